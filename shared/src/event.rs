@@ -1,0 +1,264 @@
+//! Events: what the spool stores and the link carries.
+//!
+//! The unit is the [`EventBatch`], the events of one group commit. It is encoded once, when it is committed on the
+//! box; the same bytes lie in the spool, travel to the hub and lie in the hub's ingest log. Names of streams, channels
+//! and models stand once per batch, and events refer to them by index, so that a batch can be read with nothing else.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ChannelName, Epoch, ModelName, ModelVersion, Sequence, StreamId};
+use crate::limits::{COMMIT_MAX_EVENTS, MAX_BATCH_BYTES, MAX_CHANNELS};
+
+/// Milliseconds since the Unix epoch, UTC. May be before 1970.
+pub type UnixMillis = i64;
+
+/// A stream's name and the names of its channels, in the order of a reading's values.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StreamSchema {
+    /// The stream.
+    pub stream: StreamId,
+    /// Its channels.
+    pub channels: Vec<ChannelName>,
+}
+
+/// A version of a model.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ModelRef {
+    /// The model.
+    pub name: ModelName,
+    /// Its version.
+    pub version: ModelVersion,
+}
+
+/// One timestamped vector of channel values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Index into [`EventBatch::streams`].
+    pub stream: u16,
+    /// When the source measured it.
+    pub time_ms: UnixMillis,
+    /// An operator vouches that the machine ran normally.
+    pub known_normal: bool,
+    /// One value per channel, in the schema's order, in the channel's unit.
+    pub values: Vec<f64>,
+}
+
+/// What a model said of one reading.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Index into [`EventBatch::streams`].
+    pub stream: u16,
+    /// Index into [`EventBatch::models`].
+    pub model: u16,
+    /// The reading it answers.
+    pub of: Sequence,
+    /// That reading's time.
+    pub time_ms: UnixMillis,
+    /// The smoothed score.
+    pub score: f32,
+    /// Above this score the reading is anomalous.
+    pub threshold: f32,
+    /// Whether it is.
+    pub anomaly: bool,
+}
+
+/// One event. New kinds are added at the end, so that older data stays readable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// A reading.
+    Reading(Reading),
+    /// A prediction.
+    Prediction(Prediction),
+}
+
+/// The events of one group commit, with consecutive sequences from `first`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventBatch {
+    /// The epoch of the spool the batch was committed to.
+    pub epoch: Epoch,
+    /// The sequence of the first event.
+    pub first: Sequence,
+    /// The streams the events refer to.
+    pub streams: Vec<StreamSchema>,
+    /// The models the predictions refer to.
+    pub models: Vec<ModelRef>,
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+/// Why bytes are not a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// More bytes than a batch may have.
+    #[error("event batch has {bytes} bytes, at most {MAX_BATCH_BYTES} are allowed")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// The bytes are not the encoding of a batch.
+    #[error("event batch is malformed: {0}")]
+    Malformed(#[from] postcard::Error),
+    /// The batch decodes but contradicts itself.
+    #[error("event batch from sequence {first} is inconsistent: {problem}")]
+    Inconsistent {
+        /// Where the batch starts.
+        first: Sequence,
+        /// What contradicts what.
+        problem: &'static str,
+    },
+}
+
+impl EventBatch {
+    /// The sequence after the last event.
+    #[must_use]
+    pub fn end(&self) -> Sequence {
+        self.first.plus(self.events.len() as u64)
+    }
+
+    /// The batch as bytes.
+    ///
+    /// # Errors
+    /// If the batch is larger than [`MAX_BATCH_BYTES`].
+    pub fn encode(&self) -> Result<Vec<u8>, BatchError> {
+        let bytes = postcard::to_allocvec(self)?;
+        if bytes.len() > MAX_BATCH_BYTES {
+            return Err(BatchError::TooLarge { bytes: bytes.len() });
+        }
+        Ok(bytes)
+    }
+
+    /// Reads and checks a batch: after this every index holds and every reading has its schema's width.
+    ///
+    /// # Errors
+    /// If the bytes are too many, not a batch, or a batch that contradicts itself.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BatchError> {
+        if bytes.len() > MAX_BATCH_BYTES {
+            return Err(BatchError::TooLarge { bytes: bytes.len() });
+        }
+        let batch: Self = postcard::from_bytes(bytes)?;
+        match batch.inconsistency() {
+            Some(problem) => Err(BatchError::Inconsistent { first: batch.first, problem }),
+            None => Ok(batch),
+        }
+    }
+
+    fn inconsistency(&self) -> Option<&'static str> {
+        if self.events.is_empty() {
+            return Some("it holds no event");
+        }
+        if self.events.len() > COMMIT_MAX_EVENTS {
+            return Some("it holds more events than a group commit may");
+        }
+        if self.first.0.checked_add(self.events.len() as u64).is_none() {
+            return Some("its sequences overflow");
+        }
+        if self.streams.iter().any(|schema| schema.channels.len() > MAX_CHANNELS) {
+            return Some("a stream has more channels than allowed");
+        }
+        self.events.iter().find_map(|event| match event {
+            Event::Reading(reading) => match self.streams.get(usize::from(reading.stream)) {
+                None => Some("a reading refers to a stream that is not listed"),
+                Some(schema) if schema.channels.len() != reading.values.len() => {
+                    Some("a reading's width differs from its stream's")
+                }
+                Some(_) => None,
+            },
+            Event::Prediction(prediction) => {
+                if self.streams.get(usize::from(prediction.stream)).is_none() {
+                    Some("a prediction refers to a stream that is not listed")
+                } else if self.models.get(usize::from(prediction.model)).is_none() {
+                    Some("a prediction refers to a model that is not listed")
+                } else {
+                    None
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) fn sample_batch() -> EventBatch {
+        EventBatch {
+            epoch: Epoch(3),
+            first: Sequence(7),
+            streams: vec![StreamSchema {
+                stream: StreamId::new("plant/pump1").expect("valid"),
+                channels: vec![
+                    ChannelName::new("flow").expect("valid"),
+                    ChannelName::new("current").expect("valid"),
+                ],
+            }],
+            models: vec![ModelRef { name: ModelName::new("pump").expect("valid"), version: ModelVersion(2) }],
+            events: vec![
+                Event::Reading(Reading {
+                    stream: 0,
+                    time_ms: 1_000,
+                    known_normal: true,
+                    values: vec![1.5, -2.0],
+                }),
+                Event::Prediction(Prediction {
+                    stream: 0,
+                    model: 0,
+                    of: Sequence(7),
+                    time_ms: 1_000,
+                    score: 0.5,
+                    threshold: 1.0,
+                    anomaly: false,
+                }),
+            ],
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn golden_bytes_of_a_batch() {
+        let bytes = sample_batch().encode().expect("encodes");
+        assert_eq!(
+            hex(&bytes),
+            "0307010b706c616e742f70756d70310204666c6f770763757272656e7401047075\
+             6d7002020000d00f0102000000000000f83f00000000000000c00100000 7d00f0000003f0000803f00"
+                .replace(' ', "")
+        );
+        assert_eq!(EventBatch::decode(&bytes).expect("decodes"), sample_batch());
+    }
+
+    #[test]
+    fn a_batch_that_contradicts_itself_is_refused_by_name() {
+        let mut batch = sample_batch();
+        batch.streams[0].channels.pop();
+        let bytes = postcard::to_allocvec(&batch).expect("encodes");
+        let error = EventBatch::decode(&bytes).expect_err("width differs");
+        assert_eq!(
+            error.to_string(),
+            "event batch from sequence 7 is inconsistent: a reading's width differs from its stream's"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            if let Ok(batch) = EventBatch::decode(&bytes) {
+                prop_assert!(batch.end() > batch.first);
+            }
+        }
+
+        #[test]
+        fn any_readings_survive_the_round_trip(
+            values in proptest::collection::vec(any::<f64>().prop_filter("comparable", |v| !v.is_nan()), 2),
+            time_ms in any::<i64>(), first in 0_u64..u64::MAX / 2,
+        ) {
+            let mut batch = sample_batch();
+            batch.first = Sequence(first);
+            batch.events.push(Event::Reading(Reading { stream: 0, time_ms, known_normal: false, values }));
+            let bytes = batch.encode().expect("encodes");
+            prop_assert_eq!(EventBatch::decode(&bytes).expect("decodes"), batch);
+        }
+    }
+}

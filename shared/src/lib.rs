@@ -1,0 +1,17 @@
+//! What the agent and the hub must agree on, written once.
+//!
+//! Ids and readings, the wire format, the package format, the pipeline that turns readings into predictions and the
+//! segment log both sides keep events in. There is no runtime here and no IO except [`seglog::file`]; without the
+//! feature `model` there is no burn either.
+
+pub mod drift;
+pub mod event;
+pub mod ids;
+pub mod limits;
+pub mod package;
+pub mod pipeline;
+pub mod seglog;
+pub mod wire;
+
+#[cfg(feature = "model")]
+pub mod device;

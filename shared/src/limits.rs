@@ -1,0 +1,46 @@
+//! Every bound both sides agree on, with its reason.
+
+/// Bytes of an agent's or a model's name: it must fit a certificate's common name (64, RFC 5280 appendix A.1).
+pub const MAX_ID_BYTES: usize = 64;
+/// Bytes of a stream's name: a deep plant hierarchy fits, and a topic made from it stays far below MQTT's 65,535.
+pub const MAX_STREAM_BYTES: usize = 240;
+/// Bytes of a channel's name: it becomes a column name that people read.
+pub const MAX_CHANNEL_NAME_BYTES: usize = 120;
+/// Channels of one stream: a reading stays far below one group commit.
+pub const MAX_CHANNELS: usize = 256;
+
+/// Events of one group commit: about 20 KiB of typical readings, so that one damaged record costs little.
+pub const COMMIT_MAX_EVENTS: usize = 256;
+/// Bytes of one group commit: the unit an SD card writes well.
+pub const COMMIT_MAX_BYTES: usize = 64 * 1024;
+/// The longest an event waits for its group commit.
+pub const COMMIT_MAX_DELAY_MS: u64 = 20;
+
+/// Encoded bytes of one event batch: a full commit and the largest single event after it.
+pub const MAX_BATCH_BYTES: usize = 256 * 1024;
+/// Payload bytes of one segment log record. A batch must fit with room for the hub's own header.
+pub const MAX_RECORD_BYTES: usize = MAX_BATCH_BYTES + 1024;
+/// Bytes of one segment of a log: small enough to be given back soon, large enough that creating one is rare.
+pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Body bytes of one frame: the largest batch or model chunk and its envelope.
+pub const MAX_FRAME_BYTES: usize = 300 * 1024;
+/// Bytes of a model that travel in one frame: one round trip each at a few hundred KiB of bandwidth-delay product.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+/// Batches that may be under way without an ack: fills a 100 ms link at several MiB/s, and bounds what is resent.
+pub const MAX_BATCHES_IN_FLIGHT: usize = 8;
+
+/// Bytes of a package file: "small models"; the largest thing an agent ever takes from the hub.
+pub const MAX_PACKAGE_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of a package's manifest: it is parsed whole, in memory.
+pub const MAX_MANIFEST_BYTES: usize = 1024 * 1024;
+/// Inputs of a network: channels times window length.
+pub const MAX_FEATURES: usize = 65_536;
+/// Layers of a network.
+pub const MAX_LAYERS: usize = 256;
+
+const _: () = assert!(COMMIT_MAX_BYTES < MAX_BATCH_BYTES);
+const _: () = assert!(MAX_BATCH_BYTES + 1024 <= MAX_RECORD_BYTES);
+const _: () = assert!(MAX_RECORD_BYTES < MAX_FRAME_BYTES);
+const _: () = assert!((MAX_RECORD_BYTES as u64) < SEGMENT_BYTES);
+const _: () = assert!(CHUNK_BYTES < MAX_FRAME_BYTES);

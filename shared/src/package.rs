@@ -1,0 +1,482 @@
+//! The package: one content-addressed file that holds a model.
+//!
+//! ```text
+//! "TIDE" | u16 format = 1 | u16 zero | u32 manifest length | manifest | section 0 | section 1 | ...
+//! ```
+//!
+//! Little-endian. The manifest is postcard; it holds the pipeline, the lineage and, for each section, its name, length
+//! and BLAKE3 hash. The package's [`Digest`] is the hash of everything up to the end of the manifest, so one digest
+//! vouches for every byte. Sections of format 1 are `weights` (safetensors) and `golden` (postcard [`Golden`]).
+
+use serde::{Deserialize, Serialize};
+
+use crate::drift::DriftReference;
+use crate::event::{StreamSchema, UnixMillis};
+use crate::ids::{AgentId, Digest, ModelName, ModelVersion, StreamId};
+use crate::limits::{MAX_MANIFEST_BYTES, MAX_PACKAGE_BYTES};
+use crate::pipeline::{Pipeline, PipelineError, Stage};
+
+const MAGIC: [u8; 4] = *b"TIDE";
+const FORMAT: u16 = 1;
+const PREFIX_BYTES: usize = 12;
+const MAX_SECTIONS: usize = 16;
+
+/// A model: everything that makes predictions, what it was made from and how good it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Package {
+    /// Name, version, pipeline, lineage, metrics.
+    pub manifest: Manifest,
+    /// The network's weights in the safetensors format.
+    pub weights: Vec<u8>,
+    /// Inputs with the outputs every device must reproduce.
+    pub golden: Golden,
+}
+
+/// What a package says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The model's name.
+    pub model: ModelName,
+    /// The version.
+    pub version: ModelVersion,
+    /// When it was made.
+    pub created_ms: UnixMillis,
+    /// What turns readings into predictions.
+    pub pipeline: Pipeline,
+    /// What it was made from.
+    pub lineage: Lineage,
+    /// What its training data looked like, for watching for drift.
+    pub drift_reference: DriftReference,
+    /// Figures measured when it was made, by name.
+    pub metrics: Vec<(String, f64)>,
+    sections: Vec<Section>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Section {
+    name: String,
+    bytes: u64,
+    hash: [u8; 32],
+}
+
+/// What a model was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The readings it was trained on.
+    pub trained_on: Vec<DataRange>,
+    /// The hash of those readings' values, in order.
+    pub data: Digest,
+    /// The hash of the recipe.
+    pub recipe: Digest,
+    /// The seed of everything random.
+    pub seed: u64,
+    /// The version that served when this one was made.
+    pub parent: Option<ModelVersion>,
+    /// Why it was made, in words.
+    pub trigger: String,
+    /// The release of the program that made it.
+    pub code_version: String,
+}
+
+/// A run of readings of one stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataRange {
+    /// The agent that took them in.
+    pub agent: AgentId,
+    /// Their stream.
+    pub stream: StreamId,
+    /// The time of the first.
+    pub from_ms: UnixMillis,
+    /// The time of the last.
+    pub to_ms: UnixMillis,
+    /// How many.
+    pub rows: u64,
+}
+
+/// Inputs with the outputs every device must reproduce before it may serve the package.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Golden {
+    /// The stream the readings pretend to come from.
+    pub schema: StreamSchema,
+    /// Readings in order: time and values.
+    pub readings: Vec<(UnixMillis, Vec<f64>)>,
+    /// The smoothed score after each reading; `None` while a window is filling.
+    pub scores: Vec<Option<f32>>,
+    /// A score may differ by this much of itself, and by this much absolutely.
+    pub tolerance: f32,
+}
+
+/// Why bytes are not a package, or not one to use.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// The file is larger than a package may be.
+    #[error("package has {bytes} bytes, at most {MAX_PACKAGE_BYTES} are allowed")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+    },
+    /// It does not begin as a package does.
+    #[error("this is no package: it does not begin with \"TIDE\"")]
+    NotAPackage,
+    /// It is of a format this program does not know.
+    #[error("package format is {found}, this program reads format {FORMAT}")]
+    Format {
+        /// The file's format.
+        found: u16,
+    },
+    /// It ends too early, or goes on too long.
+    #[error("package has {found} bytes, its manifest accounts for {expected}")]
+    Length {
+        /// What is there.
+        found: u64,
+        /// What should be.
+        expected: u64,
+    },
+    /// The whole is not what its name says.
+    #[error("package digest is {found}, expected {expected}")]
+    Digest {
+        /// What it is.
+        found: Digest,
+        /// What it should be.
+        expected: Digest,
+    },
+    /// A section was changed after the manifest was made.
+    #[error("section {0} does not match the hash in the manifest")]
+    Section(String),
+    /// The manifest or the golden vectors cannot be read.
+    #[error("{place} of the package is malformed: {source}")]
+    Malformed {
+        /// Which part.
+        place: &'static str,
+        /// Why.
+        source: postcard::Error,
+    },
+    /// The pipeline does not fit together.
+    #[error("pipeline of the package does not fit: {0}")]
+    Pipeline(#[from] PipelineError),
+}
+
+/// A package's file: its bytes and their digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The package's name by content.
+    pub digest: Digest,
+    /// The file.
+    pub bytes: Vec<u8>,
+}
+
+impl Manifest {
+    /// A manifest for sections that are still to be sealed.
+    #[must_use]
+    pub fn new(
+        model: ModelRefParts,
+        created_ms: UnixMillis,
+        pipeline: Pipeline,
+        lineage: Lineage,
+        drift_reference: DriftReference,
+        metrics: Vec<(String, f64)>,
+    ) -> Self {
+        let (model, version) = model;
+        Self { model, version, created_ms, pipeline, lineage, drift_reference, metrics, sections: Vec::new() }
+    }
+}
+
+/// A model's name and version.
+pub type ModelRefParts = (ModelName, ModelVersion);
+
+impl Package {
+    /// Writes the package as a file.
+    ///
+    /// # Errors
+    /// If a part is too large.
+    pub fn seal(&self) -> Result<Sealed, PackageError> {
+        let malformed = |place| move |source| PackageError::Malformed { place, source };
+        let golden = postcard::to_allocvec(&self.golden).map_err(malformed("the golden section"))?;
+        let section = |name: &str, bytes: &[u8]| Section {
+            name: name.to_owned(),
+            bytes: bytes.len() as u64,
+            hash: Digest::of(bytes).0,
+        };
+        let mut manifest = self.manifest.clone();
+        manifest.sections = vec![section("weights", &self.weights), section("golden", &golden)];
+        let manifest = postcard::to_allocvec(&manifest).map_err(malformed("the manifest"))?;
+        let mut bytes = Vec::with_capacity(PREFIX_BYTES + manifest.len() + self.weights.len() + golden.len());
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&[0, 0]);
+        bytes.extend_from_slice(&u32::try_from(manifest.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend_from_slice(&manifest);
+        let digest = Digest::of(&bytes);
+        bytes.extend_from_slice(&self.weights);
+        bytes.extend_from_slice(&golden);
+        if bytes.len() as u64 > MAX_PACKAGE_BYTES || manifest.len() > MAX_MANIFEST_BYTES {
+            return Err(PackageError::TooLarge { bytes: bytes.len() as u64 });
+        }
+        Ok(Sealed { digest, bytes })
+    }
+
+    /// Reads a package's file, checks every hash in it and the pipeline's shapes, and, if given, that it is the one
+    /// with the digest `expected`. The hashes are checked before anything but the manifest is parsed.
+    ///
+    /// # Errors
+    /// Says what does not hold.
+    pub fn open(bytes: &[u8], expected: Option<Digest>) -> Result<(Self, Digest), PackageError> {
+        let (manifest_bytes, sections_bytes, digest) = split(bytes)?;
+        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+            return Err(PackageError::Digest { found: digest, expected });
+        }
+        let malformed = |place| move |source| PackageError::Malformed { place, source };
+        let manifest: Manifest = postcard::from_bytes(manifest_bytes).map_err(malformed("the manifest"))?;
+        if manifest.sections.len() > MAX_SECTIONS {
+            return Err(PackageError::Section(format!("{MAX_SECTIONS} and more")));
+        }
+        let declared = manifest.sections.iter().try_fold(0_u64, |sum, section| sum.checked_add(section.bytes));
+        if declared != Some(sections_bytes.len() as u64) {
+            return Err(PackageError::Length {
+                found: bytes.len() as u64,
+                expected: (bytes.len() - sections_bytes.len()) as u64 + declared.unwrap_or(u64::MAX >> 1),
+            });
+        }
+        let mut weights = None;
+        let mut golden = None;
+        let mut rest = sections_bytes;
+        for section in &manifest.sections {
+            let (content, after) = rest.split_at(section.bytes as usize);
+            rest = after;
+            if Digest::of(content).0 != section.hash {
+                return Err(PackageError::Section(section.name.clone()));
+            }
+            match section.name.as_str() {
+                "weights" => weights = Some(content.to_vec()),
+                "golden" => golden = Some(postcard::from_bytes(content).map_err(malformed("the golden section"))?),
+                _ => return Err(PackageError::Section(section.name.clone())),
+            }
+        }
+        manifest.pipeline.check(Stage::Fitted)?;
+        let missing = |name: &str| PackageError::Section(name.to_owned());
+        let package = Self {
+            weights: weights.ok_or_else(|| missing("weights"))?,
+            golden: golden.ok_or_else(|| missing("golden"))?,
+            manifest,
+        };
+        Ok((package, digest))
+    }
+}
+
+/// Cuts a file into manifest and sections and names it.
+fn split(bytes: &[u8]) -> Result<(&[u8], &[u8], Digest), PackageError> {
+    if bytes.len() as u64 > MAX_PACKAGE_BYTES {
+        return Err(PackageError::TooLarge { bytes: bytes.len() as u64 });
+    }
+    let prefix: &[u8; PREFIX_BYTES] = bytes.first_chunk().ok_or(PackageError::NotAPackage)?;
+    let [m0, m1, m2, m3, f0, f1, _, _, l0, l1, l2, l3] = *prefix;
+    if [m0, m1, m2, m3] != MAGIC {
+        return Err(PackageError::NotAPackage);
+    }
+    let format = u16::from_le_bytes([f0, f1]);
+    if format != FORMAT {
+        return Err(PackageError::Format { found: format });
+    }
+    let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    if length > MAX_MANIFEST_BYTES {
+        return Err(PackageError::TooLarge { bytes: length as u64 });
+    }
+    let end = PREFIX_BYTES + length;
+    if bytes.len() < end {
+        return Err(PackageError::Length { found: bytes.len() as u64, expected: end as u64 });
+    }
+    Ok((&bytes[PREFIX_BYTES..end], &bytes[end..], Digest::of(&bytes[..end])))
+}
+
+#[cfg(feature = "model")]
+mod load {
+    use burn::tensor::Device;
+
+    use super::{Golden, Package};
+    use crate::pipeline::network::{Weights, WeightsError};
+    use crate::pipeline::runner::{Answer, BuildError, Runner, RunnerInput};
+
+    /// Why a package does not run on a device.
+    #[derive(Debug, thiserror::Error)]
+    pub enum LoadError {
+        /// The weights cannot be read.
+        #[error("{0}")]
+        Weights(#[from] WeightsError),
+        /// The pipeline cannot be built.
+        #[error("{0}")]
+        Build(#[from] BuildError),
+        /// The device computes something else than the package promises.
+        #[error("golden vector {index} differs: the device gives {found:?}, the package says {expected:?}")]
+        Golden {
+            /// Which reading.
+            index: usize,
+            /// What the device gives.
+            found: Option<f32>,
+            /// What the package says.
+            expected: Option<f32>,
+        },
+    }
+
+    impl Package {
+        /// Builds the pipeline on `device` and proves it on the golden vectors.
+        ///
+        /// # Errors
+        /// If it cannot be built or the device's scores differ from the promised ones.
+        pub fn load(&self, device: &Device) -> Result<Runner, LoadError> {
+            let weights = Weights::from_safetensors(&self.weights)?;
+            let mut probe = Runner::new(self.manifest.pipeline.clone(), &weights, device.clone())?;
+            self.golden.check(&mut probe)?;
+            Ok(Runner::new(self.manifest.pipeline.clone(), &weights, device.clone())?)
+        }
+    }
+
+    impl Golden {
+        /// The scores `runner`, which has seen nothing, gives the readings.
+        pub fn score(&self, runner: &mut Runner) -> Vec<Option<f32>> {
+            let inputs: Vec<RunnerInput<'_>> = self
+                .readings
+                .iter()
+                .map(|(time_ms, values)| RunnerInput { schema: &self.schema, time_ms: *time_ms, values })
+                .collect();
+            runner
+                .run(&inputs)
+                .into_iter()
+                .map(|answer| match answer {
+                    Answer::Verdict(verdict) => Some(verdict.score),
+                    Answer::WindowFilling | Answer::MissingChannel(_) => None,
+                })
+                .collect()
+        }
+
+        fn check(&self, runner: &mut Runner) -> Result<(), LoadError> {
+            let found = self.score(runner);
+            let close = |a: f32, b: f32| (a - b).abs() <= self.tolerance * (1.0 + b.abs());
+            for index in 0..found.len().max(self.scores.len()) {
+                let (found, expected) =
+                    (found.get(index).copied().flatten(), self.scores.get(index).copied().flatten());
+                let same = match (found, expected) {
+                    (Some(found), Some(expected)) => close(found, expected),
+                    (None, None) => true,
+                    (Some(_), None) | (None, Some(_)) => false,
+                };
+                if !same {
+                    return Err(LoadError::Golden { index, found, expected });
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+#[cfg(feature = "model")]
+pub use load::LoadError;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::tests::{names, sample};
+
+    fn package() -> Package {
+        let pipeline = sample();
+        Package {
+            manifest: Manifest::new(
+                (ModelName::new("pump").expect("valid"), ModelVersion(1)),
+                1_000,
+                pipeline,
+                Lineage {
+                    trained_on: vec![],
+                    data: Digest::of(b"data"),
+                    recipe: Digest::of(b"recipe"),
+                    seed: 7,
+                    parent: None,
+                    trigger: "a test".into(),
+                    code_version: "0".into(),
+                },
+                DriftReference { channels: vec![], half_life: 40.0 },
+                vec![("far".into(), 0.01)],
+            ),
+            weights: vec![1, 2, 3],
+            golden: Golden {
+                schema: StreamSchema {
+                    stream: StreamId::new("golden").expect("valid"),
+                    channels: names(&["a", "b"]),
+                },
+                readings: vec![(0, vec![1.0, 2.0])],
+                scores: vec![Some(0.5)],
+                tolerance: 1e-3,
+            },
+        }
+    }
+
+    #[test]
+    fn a_package_survives_its_file_and_has_one_digest() {
+        let sealed = package().seal().expect("seals");
+        assert_eq!(sealed, package().seal().expect("seals"));
+        let (opened, digest) = Package::open(&sealed.bytes, Some(sealed.digest)).expect("opens");
+        assert_eq!(digest, sealed.digest);
+        assert_eq!((opened.weights, opened.golden), (package().weights, package().golden));
+        assert!(matches!(
+            Package::open(&sealed.bytes, Some(Digest::of(b"another"))),
+            Err(PackageError::Digest { .. })
+        ));
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_cut_is_found() {
+        let sealed = package().seal().expect("seals");
+        for position in 0..sealed.bytes.len() {
+            let mut changed = sealed.bytes.clone();
+            changed[position] ^= 1;
+            let zero_bytes = (6..8).contains(&position);
+            let opened = Package::open(&changed, Some(sealed.digest));
+            assert!(opened.is_err(), "byte {position} (zero: {zero_bytes})");
+            assert!(Package::open(&sealed.bytes[..position], None).is_err(), "cut at {position}");
+        }
+    }
+}
+
+#[cfg(all(test, feature = "model"))]
+mod load_tests {
+    use super::*;
+    use crate::device::DeviceKind;
+    use crate::pipeline::network::tests::sample_weights;
+    use crate::pipeline::runner::Runner;
+    use crate::pipeline::tests::{names, sample};
+
+    #[test]
+    fn a_device_that_computes_something_else_is_refused() {
+        let device = DeviceKind::Flex.open().expect("built in");
+        let mut golden = Golden {
+            schema: StreamSchema { stream: StreamId::new("golden").expect("valid"), channels: names(&["a", "b"]) },
+            readings: (0..20).map(|i| (i * 1_000, vec![i as f64, 2.0])).collect(),
+            scores: vec![],
+            tolerance: 1e-4,
+        };
+        let mut runner = Runner::new(sample(), &sample_weights(), device.clone()).expect("builds");
+        golden.scores = golden.score(&mut runner);
+        let mut package = Package {
+            manifest: Manifest::new(
+                (ModelName::new("pump").expect("valid"), ModelVersion(1)),
+                0,
+                sample(),
+                Lineage {
+                    trained_on: vec![],
+                    data: Digest::of(b""),
+                    recipe: Digest::of(b""),
+                    seed: 0,
+                    parent: None,
+                    trigger: String::new(),
+                    code_version: String::new(),
+                },
+                DriftReference { channels: vec![], half_life: 40.0 },
+                vec![],
+            ),
+            weights: sample_weights().to_safetensors().expect("encodes"),
+            golden,
+        };
+        package.load(&device).expect("the golden vectors hold");
+        package.golden.scores[7] = Some(1e3);
+        let error = package.load(&device).expect_err("differs");
+        assert!(error.to_string().starts_with("golden vector 7 differs"), "{error}");
+    }
+}

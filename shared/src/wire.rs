@@ -1,0 +1,31 @@
+//! The protocol between agent and hub, `tideline/1`, over QUIC with mutual TLS.
+//!
+//! The agent opens one bidirectional stream and both sides write [frames](frame) of [messages](message) to it:
+//!
+//! ```text
+//! agent                                    hub
+//!   | Hello {protocol, epoch, pending...}   |
+//!   |-------------------------------------->|   who the agent is comes from its certificate alone
+//!   |            Welcome {next, time}       |
+//!   |<--------------------------------------|   `next`: the first sequence the hub does not have
+//!   | Events {first, count, zstd bytes}     |
+//!   |-------------------------------------->|   at most MAX_BATCHES_IN_FLIGHT without an ack
+//!   |            Acked {epoch, next}        |
+//!   |<--------------------------------------|   sent once the batch is durable; cumulative
+//!   |            Offer {model, digest...}   |
+//!   |<--------------------------------------|
+//!   | Fetch {digest, offset}                |
+//!   |-------------------------------------->|   one chunk a request, so that a transfer resumes anywhere
+//!   |            Chunk {digest, offset..}   |
+//!   |<--------------------------------------|
+//!   | ModelReport {digest, outcome}         |
+//!   |-------------------------------------->|
+//! ```
+
+pub mod frame;
+pub mod message;
+
+/// The ALPN protocol name both sides insist on.
+pub const ALPN: &[u8] = b"tideline/1";
+/// The version of the messages, checked in `Hello`.
+pub const PROTOCOL_VERSION: u16 = 1;

@@ -1,0 +1,237 @@
+//! The messages of `tideline/1`. New variants are added at the end and need a new protocol version.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{ModelRef, UnixMillis};
+use crate::ids::{Digest, Epoch, ModelName, ModelVersion, Sequence};
+use crate::limits::MAX_BATCH_BYTES;
+
+/// From agent to hub.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum EdgeToHub {
+    /// The first message of a connection.
+    Hello(Hello),
+    /// One event batch.
+    Events(PackedBatch),
+    /// Asks for the chunk of a package that starts at `offset`.
+    Fetch {
+        /// The package.
+        digest: Digest,
+        /// Where the chunk starts.
+        offset: u64,
+    },
+    /// What became of an offered model.
+    ModelReport(ModelReport),
+    /// How the agent is, every few seconds.
+    Status(AgentStatus),
+}
+
+/// From hub to agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum HubToEdge {
+    /// The answer to `Hello`.
+    Welcome {
+        /// The first sequence of the agent's epoch that the hub does not have.
+        next: Sequence,
+        /// The hub's time, for boxes whose clock is wrong.
+        time_ms: UnixMillis,
+    },
+    /// Everything before `next` is durable at the hub.
+    Acked {
+        /// The epoch it is said of.
+        epoch: Epoch,
+        /// The first sequence the hub does not have.
+        next: Sequence,
+    },
+    /// A version the agent should serve.
+    Offer(ModelOffer),
+    /// A part of a package.
+    Chunk {
+        /// The package.
+        digest: Digest,
+        /// Where these bytes belong.
+        offset: u64,
+        /// At most [`crate::limits::CHUNK_BYTES`] bytes; fewer only at the end.
+        bytes: Vec<u8>,
+    },
+    /// The hub will not go on with this connection.
+    Refused {
+        /// Why, in words.
+        reason: String,
+        /// When it is worth trying again.
+        retry_after_ms: u64,
+    },
+}
+
+/// What an agent says of itself when it connects. Its name is not in here: that comes from its certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`crate::wire::PROTOCOL_VERSION`] of the agent.
+    pub protocol: u16,
+    /// The agent's release.
+    pub agent_version: String,
+    /// The epoch of its spool.
+    pub epoch: Epoch,
+    /// Random, made anew at each start: two boxes with one identity differ in it.
+    pub boot_nonce: u64,
+    /// The first sequence it still holds.
+    pub oldest: Sequence,
+    /// What it serves.
+    pub serving: Option<ServedModel>,
+    /// The version it is pinned to by its own configuration.
+    pub pinned: Option<ModelVersion>,
+    /// The device it runs models on: `flex`, `ndarray` or `wgpu`.
+    pub device: String,
+}
+
+/// A model in service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServedModel {
+    /// Name and version.
+    pub model: ModelRef,
+    /// The package.
+    pub digest: Digest,
+}
+
+/// A batch on the wire: its encoding, compressed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackedBatch {
+    /// The batch's epoch.
+    pub epoch: Epoch,
+    /// The sequence of its first event.
+    pub first: Sequence,
+    /// How many events it holds.
+    pub count: u32,
+    raw_bytes: u32,
+    zstd: Vec<u8>,
+}
+
+/// A model on offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelOffer {
+    /// Its name.
+    pub model: ModelName,
+    /// Its version.
+    pub version: ModelVersion,
+    /// The package.
+    pub digest: Digest,
+    /// The package's size, known before its first byte.
+    pub bytes: u64,
+}
+
+/// What became of an offered model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelReport {
+    /// Name and version.
+    pub model: ModelRef,
+    /// The package.
+    pub digest: Digest,
+    /// What became of it.
+    pub outcome: ModelOutcome,
+}
+
+/// What became of an offered model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModelOutcome {
+    /// The box served a prediction with it.
+    Serving,
+    /// The box will not serve it.
+    Refused {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// How an agent is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Per stream: what was taken in and what became of it.
+    pub ledger: Vec<StreamLedger>,
+    /// Bytes in the spool.
+    pub spool_bytes: u64,
+    /// Readings that got no prediction, by reason.
+    pub unanswered: Vec<(String, u64)>,
+    /// Messages that were no readings, by reason.
+    pub rejected: Vec<(String, u64)>,
+}
+
+/// A stream's ledger on the box, in readings: `accepted = delivered + pending`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamLedger {
+    /// The stream.
+    pub stream: crate::ids::StreamId,
+    /// Readings appended to the spool.
+    pub accepted: u64,
+    /// Readings the hub acknowledged.
+    pub delivered: u64,
+    /// Messages that repeated a reading already accepted; not part of `accepted`.
+    pub duplicates: u64,
+}
+
+/// Why a packed batch cannot be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// It declares more bytes than a batch may have.
+    #[error("packed batch declares {bytes} bytes, at most {MAX_BATCH_BYTES} are allowed")]
+    TooLarge {
+        /// What it declares.
+        bytes: u32,
+    },
+    /// The bytes do not decompress, or not to what was declared.
+    #[error("packed batch does not decompress to the {declared} bytes it declares")]
+    Corrupt {
+        /// What it declares.
+        declared: u32,
+    },
+}
+
+impl PackedBatch {
+    /// zstd level for batches on the wire: above it small boxes pay more time than they save bytes.
+    const ZSTD_LEVEL: i32 = 1;
+
+    /// Compresses an encoded batch.
+    ///
+    /// # Errors
+    /// If zstd fails, which it does only when memory runs out.
+    pub fn pack(epoch: Epoch, first: Sequence, count: u32, encoded: &[u8]) -> std::io::Result<Self> {
+        let zstd = zstd::bulk::compress(encoded, Self::ZSTD_LEVEL)?;
+        Ok(Self { epoch, first, count, raw_bytes: u32::try_from(encoded.len()).unwrap_or(u32::MAX), zstd })
+    }
+
+    /// The encoded batch.
+    ///
+    /// # Errors
+    /// If it is larger than a batch may be, or corrupt. The declared size bounds what is allocated.
+    pub fn unpack(&self) -> Result<Vec<u8>, UnpackError> {
+        let declared = self.raw_bytes;
+        if declared as usize > MAX_BATCH_BYTES {
+            return Err(UnpackError::TooLarge { bytes: declared });
+        }
+        match zstd::bulk::decompress(&self.zstd, declared as usize) {
+            Ok(bytes) if bytes.len() == declared as usize => Ok(bytes),
+            Ok(_) | Err(_) => Err(UnpackError::Corrupt { declared }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_survives_packing() {
+        let encoded = vec![7_u8; 10_000];
+        let packed = PackedBatch::pack(Epoch(1), Sequence(2), 3, &encoded).expect("packs");
+        assert!(packed.zstd.len() < 100);
+        assert_eq!(packed.unpack().expect("unpacks"), encoded);
+    }
+
+    #[test]
+    fn a_bomb_is_refused_by_its_declared_size_and_by_its_real_one() {
+        let bomb = zstd::bulk::compress(&vec![0_u8; 50_000_000], 1).expect("compresses");
+        let packed =
+            |raw_bytes| PackedBatch { epoch: Epoch(1), first: Sequence(0), count: 1, raw_bytes, zstd: bomb.clone() };
+        assert!(matches!(packed(50_000_000).unpack(), Err(UnpackError::TooLarge { .. })));
+        assert!(matches!(packed(1_000).unpack(), Err(UnpackError::Corrupt { declared: 1_000 })));
+    }
+}
