@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::Device;
+pub use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 /// A kind of device.
@@ -58,10 +58,7 @@ impl FromStr for DeviceKind {
     type Err = DeviceError;
 
     fn from_str(name: &str) -> Result<Self, DeviceError> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.to_string() == name)
-            .ok_or_else(|| DeviceError::Unknown(name.to_owned()))
+        Self::ALL.into_iter().find(|kind| kind.to_string() == name).ok_or_else(|| DeviceError::Unknown(name.to_owned()))
     }
 }
 

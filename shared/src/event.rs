@@ -39,6 +39,8 @@ pub struct Reading {
     pub time_ms: UnixMillis,
     /// An operator vouches that the machine ran normally.
     pub known_normal: bool,
+    /// Names the message the reading came in, so that a redelivered one is recognised, also after a restart.
+    pub id: u64,
     /// One value per channel, in the schema's order, in the channel's unit.
     pub values: Vec<f64>,
 }
@@ -187,10 +189,7 @@ pub(crate) mod tests {
             first: Sequence(7),
             streams: vec![StreamSchema {
                 stream: StreamId::new("plant/pump1").expect("valid"),
-                channels: vec![
-                    ChannelName::new("flow").expect("valid"),
-                    ChannelName::new("current").expect("valid"),
-                ],
+                channels: vec![ChannelName::new("flow").expect("valid"), ChannelName::new("current").expect("valid")],
             }],
             models: vec![ModelRef { name: ModelName::new("pump").expect("valid"), version: ModelVersion(2) }],
             events: vec![
@@ -198,6 +197,7 @@ pub(crate) mod tests {
                     stream: 0,
                     time_ms: 1_000,
                     known_normal: true,
+                    id: 9,
                     values: vec![1.5, -2.0],
                 }),
                 Event::Prediction(Prediction {
@@ -223,7 +223,7 @@ pub(crate) mod tests {
         assert_eq!(
             hex(&bytes),
             "0307010b706c616e742f70756d70310204666c6f770763757272656e7401047075\
-             6d7002020000d00f0102000000000000f83f00000000000000c00100000 7d00f0000003f0000803f00"
+             6d7002020000d00f010902000000000000f83f00000000000000c00100000 7d00f0000003f0000803f00"
                 .replace(' ', "")
         );
         assert_eq!(EventBatch::decode(&bytes).expect("decodes"), sample_batch());
@@ -256,7 +256,7 @@ pub(crate) mod tests {
         ) {
             let mut batch = sample_batch();
             batch.first = Sequence(first);
-            batch.events.push(Event::Reading(Reading { stream: 0, time_ms, known_normal: false, values }));
+            batch.events.push(Event::Reading(Reading { stream: 0, time_ms, known_normal: false, id: 1, values }));
             let bytes = batch.encode().expect("encodes");
             prop_assert_eq!(EventBatch::decode(&bytes).expect("decodes"), batch);
         }

@@ -85,6 +85,13 @@ macro_rules! name_type {
             }
         }
 
+        impl std::str::FromStr for $name {
+            type Err = IdError;
+            fn from_str(name: &str) -> Result<Self, IdError> {
+                Self::new(name)
+            }
+        }
+
         impl TryFrom<String> for $name {
             type Error = IdError;
             fn try_from(name: String) -> Result<Self, IdError> {
@@ -225,10 +232,7 @@ mod tests {
     #[test]
     fn a_bad_name_is_refused_with_what_would_be_right() {
         let error = AgentId::new("pump 7").expect_err("a space is not allowed");
-        assert_eq!(
-            error.to_string(),
-            "agent name \"pump 7\" holds ' '; allowed: letters, digits, '-', '_' and '.'"
-        );
+        assert_eq!(error.to_string(), "agent name \"pump 7\" holds ' '; allowed: letters, digits, '-', '_' and '.'");
         assert_eq!(StreamId::new("").expect_err("empty").to_string(), "stream name is empty");
         assert!(StreamId::new("plant/+/x").is_err());
         assert!(ChannelName::new("Volume Flow RateRMS").is_ok());

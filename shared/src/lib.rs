@@ -4,6 +4,7 @@
 //! segment log both sides keep events in. There is no runtime here and no IO except [`seglog::file`]; without the
 //! feature `model` there is no burn either.
 
+pub mod config;
 pub mod drift;
 pub mod event;
 pub mod ids;

@@ -397,10 +397,7 @@ mod tests {
             ),
             weights: vec![1, 2, 3],
             golden: Golden {
-                schema: StreamSchema {
-                    stream: StreamId::new("golden").expect("valid"),
-                    channels: names(&["a", "b"]),
-                },
+                schema: StreamSchema { stream: StreamId::new("golden").expect("valid"), channels: names(&["a", "b"]) },
                 readings: vec![(0, vec![1.0, 2.0])],
                 scores: vec![Some(0.5)],
                 tolerance: 1e-3,
@@ -415,10 +412,7 @@ mod tests {
         let (opened, digest) = Package::open(&sealed.bytes, Some(sealed.digest)).expect("opens");
         assert_eq!(digest, sealed.digest);
         assert_eq!((opened.weights, opened.golden), (package().weights, package().golden));
-        assert!(matches!(
-            Package::open(&sealed.bytes, Some(Digest::of(b"another"))),
-            Err(PackageError::Digest { .. })
-        ));
+        assert!(matches!(Package::open(&sealed.bytes, Some(Digest::of(b"another"))), Err(PackageError::Digest { .. })));
     }
 
     #[test]

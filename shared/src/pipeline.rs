@@ -269,10 +269,7 @@ pub(crate) mod tests {
     pub(crate) fn sample() -> Pipeline {
         Pipeline {
             input: Input { channels: names(&["a", "b"]), max_gap_ms: 60_000 },
-            preprocess: vec![
-                Step::Ema { alpha: 0.5 },
-                Step::Zscore { mean: vec![1.0, 2.0], std: vec![1.0, 4.0] },
-            ],
+            preprocess: vec![Step::Ema { alpha: 0.5 }, Step::Zscore { mean: vec![1.0, 2.0], std: vec![1.0, 4.0] }],
             network: vec![
                 Layer::Linear { inputs: 2, outputs: 3 },
                 Layer::Tanh,

@@ -76,9 +76,9 @@ impl Preprocess {
     /// Takes one reading and writes the network's input to the end of `features`, unless a window is still filling.
     /// Returns whether the state began anew with this reading and whether features were written.
     pub fn push(&mut self, time_ms: UnixMillis, values: &[f64], features: &mut Vec<f32>) -> (Continuity, bool) {
-        let continues = self.last_time_ms.is_some_and(|last| {
-            time_ms.checked_sub(last).is_some_and(|gap| (0..=self.max_gap_ms).contains(&gap))
-        });
+        let continues = self
+            .last_time_ms
+            .is_some_and(|last| time_ms.checked_sub(last).is_some_and(|gap| (0..=self.max_gap_ms).contains(&gap)));
         self.last_time_ms = Some(time_ms);
         if !continues {
             self.steps.iter_mut().for_each(StepState::reset);

@@ -185,8 +185,7 @@ mod tests {
         }
         let batched = runner().run(&inputs);
         let mut single = runner();
-        let singles: Vec<Answer> =
-            inputs.iter().flat_map(|input| single.run(std::slice::from_ref(input))).collect();
+        let singles: Vec<Answer> = inputs.iter().flat_map(|input| single.run(std::slice::from_ref(input))).collect();
         assert_eq!(batched.len(), 300);
         for (a, b) in batched.iter().zip(&singles) {
             let (Answer::Verdict(a), Answer::Verdict(b)) = (a, b) else { panic!("no verdict: {a:?} {b:?}") };

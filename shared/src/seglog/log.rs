@@ -226,6 +226,12 @@ impl<S: Storage> SegmentLog<S> {
         self.segments.front().map_or(self.next, |segment| segment.first)
     }
 
+    /// The position after the last durable record.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
     /// The position the next record will begin at.
     #[must_use]
     pub fn next(&self) -> u64 {
@@ -282,10 +288,24 @@ impl<S: Storage> SegmentLog<S> {
     }
 }
 
+impl Cursor {
+    /// The position the next record read will hold.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+}
+
 enum Scanned {
-    Whole { segment: Segment, next: u64, torn: u64 },
+    Whole {
+        segment: Segment,
+        next: u64,
+        torn: u64,
+    },
     /// The last segment whose header was never finished: it holds nothing.
-    Unborn { bytes: u64 },
+    Unborn {
+        bytes: u64,
+    },
 }
 
 fn create_segment<S: Storage>(storage: &S, first: u64) -> Result<(Segment, S::File), LogError> {

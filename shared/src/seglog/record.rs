@@ -121,10 +121,7 @@ mod tests {
     fn golden_bytes_of_a_record_and_a_header() {
         let mut out = Vec::new();
         encode(258, 3, b"abc", &mut out);
-        assert_eq!(
-            out,
-            [3, 0, 0, 0, 0xc1, 0x92, 0x3e, 0x26, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, b'a', b'b', b'c']
-        );
+        assert_eq!(out, [3, 0, 0, 0, 0xc1, 0x92, 0x3e, 0x26, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, b'a', b'b', b'c']);
         let header = segment_header(258);
         assert_eq!(header[..16], [b'T', b'L', b'S', b'G', 1, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
         assert_eq!(read_segment_header(&header), Ok(258));

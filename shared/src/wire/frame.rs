@@ -84,6 +84,42 @@ pub fn encode<M: Serialize>(message: &M, out: &mut Vec<u8>) -> Result<(), FrameE
     Ok(())
 }
 
+/// Cuts a byte stream, as it comes in, into messages.
+#[derive(Debug, Default)]
+pub struct FrameDecoder {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl FrameDecoder {
+    /// Takes the next bytes of the stream.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        if self.start > 0 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next message, or `None` until more bytes came in. At most one frame and what came with it is held.
+    ///
+    /// # Errors
+    /// If the stream is no sequence of frames of `M`; nothing more can be read from it then.
+    pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<M>, FrameError> {
+        let waiting = &self.bytes[self.start..];
+        let Some(header) = waiting.first_chunk() else {
+            return Ok(None);
+        };
+        let header = FrameHeader::decode(*header)?;
+        let Some(body) = waiting.get(HEADER_BYTES..HEADER_BYTES + header.length) else {
+            return Ok(None);
+        };
+        let message = header.open(body)?;
+        self.start += HEADER_BYTES + header.length;
+        Ok(Some(message))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +156,26 @@ mod tests {
     fn a_frame_that_declares_too_much_is_refused_before_its_body() {
         let error = FrameHeader::decode([0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0]).expect_err("too large");
         assert_eq!(error.to_string(), "frame declares 2147483647 bytes, at most 307200 are allowed");
+    }
+
+    #[test]
+    fn a_stream_is_cut_into_messages_however_its_bytes_arrive() {
+        let messages: Vec<HubToEdge> = (0..5)
+            .map(|i| HubToEdge::Acked { epoch: crate::ids::Epoch(i), next: crate::ids::Sequence(1 << (7 * i)) })
+            .collect();
+        let mut stream = Vec::new();
+        messages.iter().for_each(|message| encode(message, &mut stream).expect("encodes"));
+        for step in [1, 3, 7, 64, stream.len()] {
+            let mut decoder = FrameDecoder::default();
+            let mut decoded = Vec::new();
+            for bytes in stream.chunks(step) {
+                decoder.extend(bytes);
+                while let Some(message) = decoder.next::<HubToEdge>().expect("sound") {
+                    decoded.push(message);
+                }
+            }
+            assert_eq!(decoded, messages);
+        }
     }
 
     proptest! {

@@ -119,6 +119,14 @@ pub struct ModelOffer {
     pub bytes: u64,
 }
 
+impl ModelOffer {
+    /// The offered model as one that serves.
+    #[must_use]
+    pub fn served(&self) -> ServedModel {
+        ServedModel { model: ModelRef { name: self.model.clone(), version: self.version }, digest: self.digest }
+    }
+}
+
 /// What became of an offered model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelReport {

@@ -1,0 +1,41 @@
+# The entry point. A fresh machine needs Rust (https://rustup.rs; rust-toolchain.toml picks the version) and a C
+# compiler (Debian, Ubuntu: build-essential). Nothing else has to be set up by hand.
+
+CARGO ?= cargo
+# Extra flags for every cargo command that builds; CI passes --locked.
+CARGOFLAGS ?=
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench parity-wgpu
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## The whole loop in one process: broker, plant, three agents, hub; drift, retraining, a better model back
+	$(CARGO) run $(CARGOFLAGS) --release -p demo
+
+# Process tests start the built binaries, so those are built first.
+test: ## Every test: unit, property, end to end with real brokers, disks and connections
+	$(CARGO) build $(CARGOFLAGS) --workspace --bins
+	$(CARGO) test $(CARGOFLAGS) --workspace --no-fail-fast
+
+lint: ## Formatting, clippy with warnings as errors, and licences and advisories if cargo-deny is installed
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(CARGOFLAGS) --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		$(CARGO) deny check; \
+	else \
+		echo "skipped deny.toml: cargo-deny is not installed (cargo install --locked cargo-deny)"; \
+	fi
+
+bench: ## Measure throughput and latency on this machine
+	$(CARGO) run $(CARGOFLAGS) --release -p tests --bin bench
+
+parity-wgpu: ## The same answers on the GPU device; needs Vulkan (without a GPU: mesa-vulkan-drivers), builds 20 min
+	$(CARGO) build $(CARGOFLAGS) --workspace --bins --features demo/wgpu
+	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} \
+		$(CARGO) test $(CARGOFLAGS) --workspace --features demo/wgpu parity 2>&1 | tee "$$log"; \
+	grep -Eq '^test .*parity.* \.\.\. ok$$' "$$log" || { echo "no parity test ran"; exit 1; }

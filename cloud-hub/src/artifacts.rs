@@ -1,0 +1,108 @@
+//! Packages on the disk, each under its digest.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use shared::ids::Digest;
+use shared::limits::{CHUNK_BYTES, MAX_PACKAGE_BYTES};
+
+/// The folder of packages.
+#[derive(Debug, Clone)]
+pub struct Artifacts {
+    directory: PathBuf,
+}
+
+/// Why a package cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} package {path}: {source}")]
+pub struct ArtifactError {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Artifacts {
+    /// Opens the folder, making it where it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn open(directory: &Path) -> Result<Self, ArtifactError> {
+        fs::create_dir_all(directory)
+            .map_err(|source| ArtifactError { action: "make the folder of", path: directory.to_owned(), source })?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// Writes a package durably.
+    ///
+    /// # Errors
+    /// If the disk fails; no half-written package is left under the digest's name.
+    pub fn store(&self, digest: Digest, bytes: &[u8]) -> Result<(), ArtifactError> {
+        let path = self.path(digest);
+        let partial = path.with_extension("part");
+        let write = || {
+            let mut file = File::create(&partial)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&partial, &path)?;
+            File::open(&self.directory)?.sync_all()
+        };
+        write().map_err(|source| ArtifactError { action: "write", path: path.clone(), source })
+    }
+
+    /// A whole package.
+    ///
+    /// # Errors
+    /// If it is not there or the disk fails.
+    pub fn load(&self, digest: Digest) -> Result<Vec<u8>, ArtifactError> {
+        let path = self.path(digest);
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(MAX_PACKAGE_BYTES + 1).read_to_end(&mut bytes));
+        read.map_err(|source| ArtifactError { action: "read", path, source })?;
+        Ok(bytes)
+    }
+
+    /// The part of a package that starts at `offset`; empty at the end.
+    ///
+    /// # Errors
+    /// If it is not there or the disk fails.
+    pub fn chunk(&self, digest: Digest, offset: u64) -> Result<Vec<u8>, ArtifactError> {
+        let path = self.path(digest);
+        let read = || {
+            let mut file = File::open(&path)?;
+            file.seek(SeekFrom::Start(offset))?;
+            let mut bytes = Vec::with_capacity(CHUNK_BYTES);
+            file.take(CHUNK_BYTES as u64).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map_err(|source| ArtifactError { action: "read", path: path.clone(), source })
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.directory.join(format!("{digest}.tide"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_is_read_back_in_chunks() {
+        let dir = tempfile::tempdir().expect("dir");
+        let artifacts = Artifacts::open(dir.path()).expect("opens");
+        let bytes: Vec<u8> = (0..CHUNK_BYTES * 2 + 10).map(|i| i as u8).collect();
+        let digest = Digest::of(&bytes);
+        artifacts.store(digest, &bytes).expect("writes");
+        let mut read = Vec::new();
+        loop {
+            let chunk = artifacts.chunk(digest, read.len() as u64).expect("reads");
+            if chunk.is_empty() {
+                break;
+            }
+            read.extend(chunk);
+        }
+        assert_eq!(read, bytes);
+        assert_eq!(artifacts.load(digest).expect("reads"), bytes);
+    }
+}

@@ -1,0 +1,242 @@
+//! The hub's configuration: raw TOML into checked values.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use shared::config::{ConfigError, Problems, Source};
+use shared::device::DeviceKind;
+use shared::ids::ModelName;
+use toml::Spanned;
+
+use crate::core::ModelSpec;
+use crate::recipe::Recipe;
+
+/// Milliseconds between two compactions: from a tenth of a second to an hour.
+const COMPACT_INTERVAL_MS: Range<i64> = 100..3_600_001;
+const DEFAULT_COMPACT_INTERVAL_MS: i64 = 5_000;
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data_directory: PathBuf,
+    /// The link to agents.
+    pub link: LinkSection,
+    /// The HTTP interface.
+    pub api: ApiSection,
+    /// The sample store.
+    pub samples: SamplesSection,
+    /// The models the hub keeps.
+    pub models: Vec<ModelSection>,
+}
+
+/// The link to agents.
+#[derive(Debug, Clone)]
+pub struct LinkSection {
+    /// The UDP address to listen on.
+    pub listen: SocketAddr,
+    /// The certificates agents' certificates are checked against, PEM.
+    pub ca_file: PathBuf,
+    /// The hub's certificate, PEM.
+    pub certificate_file: PathBuf,
+    /// Its key, PEM.
+    pub key_file: PathBuf,
+}
+
+/// The HTTP interface.
+#[derive(Debug, Clone, Copy)]
+pub struct ApiSection {
+    /// The TCP address to listen on.
+    pub listen: SocketAddr,
+}
+
+/// The sample store.
+#[derive(Debug, Clone, Copy)]
+pub struct SamplesSection {
+    /// Milliseconds between two compactions.
+    pub compact_interval_ms: i64,
+}
+
+/// A model the hub keeps.
+#[derive(Debug, Clone)]
+pub struct ModelSection {
+    /// What the core needs of it.
+    pub spec: ModelSpec,
+    /// How it is made.
+    pub recipe: Recipe,
+    /// The device it is trained on.
+    pub device: DeviceKind,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    hub: RawHub,
+    link: RawLink,
+    #[serde(default)]
+    api: RawApi,
+    #[serde(default)]
+    samples: RawSamples,
+    #[serde(default)]
+    model: Vec<RawModel>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHub {
+    data_directory: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLink {
+    #[serde(default = "default_link_listen")]
+    listen: SocketAddr,
+    ca_file: PathBuf,
+    certificate_file: PathBuf,
+    key_file: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawApi {
+    listen: SocketAddr,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawSamples {
+    compact_interval_ms: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawModel {
+    name: Spanned<String>,
+    streams: Spanned<Vec<String>>,
+    recipe: PathBuf,
+    #[serde(default)]
+    device: DeviceKind,
+}
+
+fn default_link_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 4433))
+}
+
+impl Default for RawApi {
+    /// Without access control yet, the interface is for this machine alone.
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+    }
+}
+
+impl Config {
+    /// Reads a configuration and the recipes it names. Relative paths in it are relative to the file.
+    ///
+    /// # Errors
+    /// Says in which file, line and column what is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let source = Source::read(path, |path| std::fs::File::open(path))?;
+        let raw: RawConfig = source.parse()?;
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut problems = Problems::new(&source);
+        let compact_interval_ms = match &raw.samples.compact_interval_ms {
+            None => DEFAULT_COMPACT_INTERVAL_MS,
+            Some(value) => {
+                if !COMPACT_INTERVAL_MS.contains(value.get_ref()) {
+                    let (low, high) = (COMPACT_INTERVAL_MS.start, COMPACT_INTERVAL_MS.end - 1);
+                    problems.at(value.span(), format!("{} is out of range; {low} to {high} are allowed", value.get_ref()));
+                }
+                *value.get_ref()
+            }
+        };
+        let mut models = Vec::new();
+        for raw in &raw.model {
+            models.extend(model(raw, &base, &mut problems)?);
+        }
+        for (index, raw_model) in raw.model.iter().enumerate() {
+            if raw.model[..index].iter().any(|other| other.name.get_ref() == raw_model.name.get_ref()) {
+                problems.at(raw_model.name.span(), format!("there is a model {:?} already", raw_model.name.get_ref()));
+            }
+        }
+        problems.finish(Some(Self {
+            data_directory: base.join(raw.hub.data_directory),
+            link: LinkSection {
+                listen: raw.link.listen,
+                ca_file: base.join(raw.link.ca_file),
+                certificate_file: base.join(raw.link.certificate_file),
+                key_file: base.join(raw.link.key_file),
+            },
+            api: ApiSection { listen: raw.api.listen },
+            samples: SamplesSection { compact_interval_ms },
+            models,
+        }))
+    }
+}
+
+fn model(raw: &RawModel, base: &Path, problems: &mut Problems<'_>) -> Result<Option<ModelSection>, ConfigError> {
+    let recipe = Recipe::load(&base.join(&raw.recipe))?;
+    if raw.streams.get_ref().is_empty() {
+        problems.at(raw.streams.span(), "no stream; name some, or \"*\" for all");
+    }
+    match ModelName::new(raw.name.get_ref()) {
+        Err(error) => {
+            problems.at(raw.name.span(), error);
+            Ok(None)
+        }
+        Ok(name) => {
+            let spec = ModelSpec {
+                name,
+                streams: raw.streams.get_ref().clone(),
+                drift: recipe.drift.alarm,
+                retrain: recipe.retrain,
+            };
+            Ok(Some(ModelSection { spec, recipe, device: raw.device }))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECIPE: &str = "preprocess = [{ ema = { alpha = 0.1 } }, { zscore = {} }]\nnetwork = { hidden = [16, 2, 16] }\n\
+        decision = { smooth = 0.2 }\n[training]\nepochs = 1\nbatch = 8\nlearning_rate = 0.01\n";
+
+    fn load(config: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().expect("dir");
+        std::fs::write(dir.path().join("r.toml"), RECIPE).expect("writes");
+        let path = dir.path().join("hub.toml");
+        std::fs::write(&path, config).expect("writes");
+        Config::load(&path).map_err(|error| error.to_string().replace(&format!("{}/", dir.path().display()), ""))
+    }
+
+    fn with_model(model: &str) -> String {
+        format!(
+            "[hub]\ndata_directory = \"d\"\n[link]\nca_file = \"ca\"\ncertificate_file = \"c\"\nkey_file = \"k\"\n{model}"
+        )
+    }
+
+    #[test]
+    fn a_short_configuration_has_sound_defaults() {
+        let model = "[[model]]\nname = \"pump\"\nstreams = [\"plant/*\"]\nrecipe = \"r.toml\"\n";
+        let config = load(&with_model(model)).expect("good");
+        assert!(config.api.listen.ip().is_loopback());
+        assert_eq!(config.models[0].recipe.network.hidden, [16, 2, 16]);
+        assert!(config.models[0].spec.covers(&shared::ids::StreamId::new("plant/7").expect("valid")));
+        assert!(!config.models[0].spec.covers(&shared::ids::StreamId::new("other").expect("valid")));
+    }
+
+    #[test]
+    fn mistakes_are_shown_where_they_stand() {
+        let error = load(&with_model("[samples]\ncompact_interval_ms = 7\n")).expect_err("out of range");
+        assert!(error.contains("hub.toml:8:23") && error.contains("100 to 3600000"), "{error}");
+        let error = load(&with_model("[api]\nlissten = \"127.0.0.1:1\"\n")).expect_err("unknown key");
+        assert!(error.contains("hub.toml:8:1") && error.contains("listen"), "{error}");
+        let model = "[[model]]\nname = \"a b\"\nstreams = [\"x\"]\nrecipe = \"r.toml\"\n";
+        let error = load(&with_model(model)).expect_err("bad name");
+        assert!(error.contains("hub.toml:8:8") && error.contains("' '"), "{error}");
+    }
+}

@@ -1,0 +1,520 @@
+//! What the hub decides, without IO: [`HubCore::handle`] takes an [`Event`] and the time, and says which [`Effect`]s to
+//! perform, in order.
+//!
+//! [`session`] takes batches from agents exactly once, [`observe`] draws everything the hub knows of its streams from
+//! durable batches (and from nothing else, so that a snapshot and the log's tail restore it), [`drift`] and
+//! [`segments`] watch, [`retrain`] decides when to train on what, [`registry`] keeps versions and offers them.
+
+pub mod drift;
+pub mod limits;
+pub mod observe;
+pub mod registry;
+pub mod retrain;
+pub mod segments;
+pub mod session;
+
+use std::collections::VecDeque;
+
+use shared::event::{EventBatch, UnixMillis};
+use shared::ids::{AgentId, Digest, Epoch, ModelName, Sequence, StreamId};
+use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelOutcome, ModelReport};
+
+use observe::Observed;
+use registry::{Registry, Release};
+use retrain::{Retraining, RunOutcome, TrainingJob};
+use session::{Sessions, Verdict};
+
+/// The hub's wall clock in milliseconds. Only intervals depend on it; data is ordered by position and event time.
+pub type Now = UnixMillis;
+
+/// One connection of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// A model the hub keeps: which streams it serves, and the recipe's rules for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// Its name.
+    pub name: ModelName,
+    /// The streams it answers; a pattern is a stream's name or a prefix that ends in `*`.
+    pub streams: Vec<String>,
+    /// How drift is judged.
+    pub drift: drift::DriftRules,
+    /// When to train.
+    pub retrain: retrain::RetrainRules,
+}
+
+impl ModelSpec {
+    /// Whether the model answers `stream`.
+    #[must_use]
+    pub fn covers(&self, stream: &StreamId) -> bool {
+        self.streams.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => stream.as_str().starts_with(prefix),
+            None => stream.as_str() == pattern,
+        })
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// An agent connected; its name comes from its certificate.
+    Connected {
+        /// The connection.
+        connection: ConnectionId,
+        /// The agent.
+        agent: AgentId,
+    },
+    /// A connection is gone.
+    Disconnected {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// An agent introduced itself.
+    Hello {
+        /// The connection.
+        connection: ConnectionId,
+        /// What it said.
+        hello: Hello,
+    },
+    /// An agent sent a batch.
+    Batch {
+        /// The connection.
+        connection: ConnectionId,
+        /// The batch.
+        batch: EventBatch,
+    },
+    /// An agent asks for a part of a package.
+    Fetch {
+        /// The connection.
+        connection: ConnectionId,
+        /// The package.
+        digest: Digest,
+        /// Where the part starts.
+        offset: u64,
+    },
+    /// An agent says what became of a model.
+    ModelReport {
+        /// The connection.
+        connection: ConnectionId,
+        /// What it said.
+        report: ModelReport,
+    },
+    /// An agent says how it is.
+    Status {
+        /// The connection.
+        connection: ConnectionId,
+        /// What it said.
+        status: AgentStatus,
+    },
+    /// The ingest log is durable up to here.
+    Durable {
+        /// The position after the last durable batch.
+        end: u64,
+    },
+    /// The ingest log failed; every batch it has not made durable is to be sent again.
+    AppendFailed,
+    /// Everything before `to` is in the sample store.
+    Compacted {
+        /// The position.
+        to: u64,
+    },
+    /// A training run ended.
+    Trained {
+        /// The run.
+        run: i64,
+        /// How.
+        outcome: RunOutcome,
+    },
+    /// A person asks for training.
+    RetrainRequested {
+        /// The model.
+        model: ModelName,
+        /// Who or what asked.
+        by: String,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Append to the ingest log; answered by `Durable` or `AppendFailed`. Positions are given in order of the effects.
+    Append {
+        /// Who sent it.
+        agent: AgentId,
+        /// The batch.
+        batch: EventBatch,
+    },
+    /// Say something to an agent.
+    Send {
+        /// The connection.
+        connection: ConnectionId,
+        /// What.
+        message: HubToEdge,
+    },
+    /// Send a part of a package to an agent.
+    SendChunk {
+        /// The connection.
+        connection: ConnectionId,
+        /// The package.
+        digest: Digest,
+        /// Where the part starts.
+        offset: u64,
+    },
+    /// Close a connection.
+    Close {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// Move batches from the ingest log to the sample store; answered by `Compacted`.
+    Compact {
+        /// The first position.
+        from: u64,
+        /// The position after the last.
+        to: u64,
+        /// Everything observed before `to`.
+        snapshot: Vec<u8>,
+    },
+    /// Train; answered by `Trained`.
+    Train(TrainingJob),
+    /// Remember how a run stands.
+    RecordRun(retrain::Run),
+    /// Remember a new version, which is its model's champion from now on, and the run that made it.
+    RecordRelease(Box<Release>, retrain::Run),
+    /// Remember what an agent said of itself.
+    RecordAgent(session::AgentFacts),
+    /// Remember what became of a model on a box.
+    RecordDeployment {
+        /// The box.
+        agent: AgentId,
+        /// The model and what became of it.
+        report: ModelReport,
+        /// When.
+        at_ms: UnixMillis,
+    },
+    /// Remember a drift alarm, or its end.
+    RecordDrift(drift::DriftAlarm),
+}
+
+/// The hub's decisions.
+#[derive(Debug)]
+pub struct HubCore {
+    specs: Vec<ModelSpec>,
+    sessions: Sessions,
+    observed: Observed,
+    registry: Registry,
+    retraining: Retraining,
+    /// Batches on their way to the disk, in order.
+    appending: VecDeque<Appending>,
+    next_position: u64,
+    compacted: u64,
+    compacting: bool,
+    compact_at: Now,
+    rules: CompactionRules,
+}
+
+#[derive(Debug)]
+struct Appending {
+    connection: ConnectionId,
+    agent: AgentId,
+    batch: EventBatch,
+}
+
+/// When to compact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompactionRules {
+    /// Milliseconds between two compactions.
+    pub interval_ms: i64,
+}
+
+/// What the hub knows when it starts, before the tail of the ingest log is replayed.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// The newest snapshot of what was observed, and the position it was taken at.
+    pub snapshot: Option<(u64, Vec<u8>)>,
+    /// Every version, in order.
+    pub releases: Vec<Release>,
+    /// The number of the newest run.
+    pub last_run: i64,
+}
+
+/// A snapshot cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("read the hub's snapshot: {0}")]
+pub struct SnapshotError(#[from] postcard::Error);
+
+impl HubCore {
+    /// A hub that starts with what it remembered. Replay the log's tail next, then handle events.
+    ///
+    /// # Errors
+    /// If the snapshot is not one of this release.
+    pub fn new(specs: Vec<ModelSpec>, rules: CompactionRules, start: Start) -> Result<Self, SnapshotError> {
+        let (position, observed) = match start.snapshot {
+            Some((position, snapshot)) => (position, Observed::restore(&snapshot)?),
+            None => (0, Observed::default()),
+        };
+        let mut core = Self {
+            sessions: Sessions::default(),
+            registry: Registry::new(start.releases),
+            retraining: Retraining::new(&specs, start.last_run),
+            observed,
+            specs,
+            appending: VecDeque::new(),
+            next_position: position,
+            compacted: position,
+            compacting: false,
+            compact_at: 0,
+            rules,
+        };
+        core.watch_champions();
+        Ok(core)
+    }
+
+    /// Takes a batch that was durable before the hub stopped.
+    pub fn replay(&mut self, agent: &AgentId, batch: &EventBatch) {
+        // What the replay would have had recorded was recorded the first time.
+        self.observed.batch(self.next_position, agent, batch, &self.specs, &mut Vec::new());
+        self.next_position += 1;
+    }
+
+    /// Puts back what the database remembers beside the log: agents, runs and alarms.
+    pub fn remember(
+        &mut self,
+        agents: Vec<session::AgentFacts>,
+        runs: Vec<retrain::Run>,
+        alarms: Vec<drift::DriftAlarm>,
+    ) {
+        agents.into_iter().for_each(|facts| self.sessions.remember(facts));
+        runs.into_iter().for_each(|run| self.retraining.remember(run));
+        alarms.into_iter().for_each(|alarm| self.observed.remember(alarm));
+    }
+
+    /// Takes one event. Effects are to be performed in order.
+    pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Connected { connection, agent } => self.sessions.connected(connection, agent, effects),
+            Event::Disconnected { connection } => self.sessions.disconnected(now, connection),
+            Event::Hello { connection, hello } => self.hello(now, connection, hello, effects),
+            Event::Batch { connection, batch } => self.batch(connection, batch, effects),
+            Event::Fetch { connection, digest, offset } => {
+                if self.registry.knows(digest) {
+                    effects.push(Effect::SendChunk { connection, digest, offset });
+                } else {
+                    self.refuse(connection, format!("there is no package {digest}"), effects);
+                }
+            }
+            Event::ModelReport { connection, report } => self.model_report(now, connection, report, effects),
+            Event::Status { connection, status } => self.sessions.status(now, connection, status),
+            Event::Durable { end } => self.durable(end, effects),
+            Event::AppendFailed => self.append_failed(effects),
+            Event::Compacted { to } => {
+                self.compacted = to;
+                self.compacting = false;
+            }
+            Event::Trained { run, outcome } => self.trained(now, run, outcome, effects),
+            Event::RetrainRequested { model, by } => self.retraining.request(&model, &by),
+            Event::Tick => {}
+        }
+        self.settle(now, effects);
+    }
+
+    /// Everything observed, for the view.
+    #[must_use]
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    /// The agents' sessions, for the view.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Versions and champions, for the view.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Training, for the view.
+    #[must_use]
+    pub fn retraining(&self) -> &Retraining {
+        &self.retraining
+    }
+
+    /// The models the hub keeps.
+    #[must_use]
+    pub fn specs(&self) -> &[ModelSpec] {
+        &self.specs
+    }
+
+    /// Positions: appended, observed, compacted.
+    #[must_use]
+    pub fn positions(&self) -> (u64, u64, u64) {
+        (self.next_position, self.observed.position(), self.compacted)
+    }
+
+    /// Asks for a compaction now, for shutdown.
+    pub fn flush(&mut self, effects: &mut Vec<Effect>) {
+        self.compact(effects);
+    }
+
+    fn hello(&mut self, now: Now, connection: ConnectionId, hello: Hello, effects: &mut Vec<Effect>) {
+        let agent_epoch = self.sessions.agent(connection).map(|agent| (agent.clone(), hello.epoch));
+        let Some(key) = agent_epoch else {
+            return;
+        };
+        // What is on its way to the disk counts: an agent that reconnects must not be told to send it again, or it
+        // would be in the log twice.
+        let in_log = self.observed.next_of(&key);
+        let on_its_way = self.appending.iter().rev().find(|a| a.agent == key.0 && a.batch.epoch == key.1);
+        let next = on_its_way.map(|appending| appending.batch.end()).or(in_log).unwrap_or(hello.oldest);
+        if !self.sessions.hello(now, connection, hello, next, effects) {
+            return;
+        }
+        let welcomed = in_log.unwrap_or(next).min(next);
+        effects.push(Effect::Send { connection, message: HubToEdge::Welcome { next: welcomed, time_ms: now } });
+        self.offer(connection, effects);
+    }
+
+    fn batch(&mut self, connection: ConnectionId, batch: EventBatch, effects: &mut Vec<Effect>) {
+        match self.sessions.batch(connection, batch) {
+            Verdict::Unknown => effects.push(Effect::Close { connection }),
+            Verdict::Refused(reason) => self.refuse(connection, reason, effects),
+            Verdict::Known { agent, epoch } => {
+                // Acked again, because the first ack may be what was lost.
+                let next = self.observed.next_of(&(agent, epoch)).unwrap_or_default();
+                effects.push(Effect::Send { connection, message: HubToEdge::Acked { epoch, next } });
+            }
+            Verdict::New { agent, batch } => {
+                effects.push(Effect::Append { agent: agent.clone(), batch: batch.clone() });
+                self.appending.push_back(Appending { connection, agent, batch });
+                self.next_position += 1;
+            }
+        }
+    }
+
+    fn durable(&mut self, end: u64, effects: &mut Vec<Effect>) {
+        let mut acks: Vec<(ConnectionId, Epoch, Sequence)> = Vec::new();
+        while self.observed.position() < end {
+            let Some(Appending { connection, agent, batch }) = self.appending.pop_front() else {
+                break;
+            };
+            let position = self.observed.position();
+            self.observed.batch(position, &agent, &batch, &self.specs, effects);
+            acks.retain(|(acked, _, _)| *acked != connection);
+            acks.push((connection, batch.epoch, batch.end()));
+        }
+        effects.extend(acks.into_iter().map(|(connection, epoch, next)| Effect::Send {
+            connection,
+            message: HubToEdge::Acked { epoch, next },
+        }));
+    }
+
+    /// Nothing of what was under way is in the log: agents send it again after a new greeting.
+    fn append_failed(&mut self, effects: &mut Vec<Effect>) {
+        self.appending.clear();
+        self.next_position = self.observed.position();
+        for connection in self.sessions.connections() {
+            self.refuse(connection, "the hub's disk failed; try again".to_owned(), effects);
+        }
+    }
+
+    fn model_report(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        report: ModelReport,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(agent) = self.sessions.agent(connection).cloned() else {
+            return;
+        };
+        if report.outcome == ModelOutcome::Serving
+            && let Some(facts) = self.sessions.serving(connection, &report)
+        {
+            effects.push(Effect::RecordAgent(facts));
+        }
+        effects.push(Effect::RecordDeployment { agent, report, at_ms: now });
+    }
+
+    fn trained(&mut self, now: Now, run: i64, outcome: RunOutcome, effects: &mut Vec<Effect>) {
+        let (blind_since, settled) = (outcome.blind_since.clone(), outcome.released.as_ref().map(|(_, since)| *since));
+        let Some((run, release)) = self.retraining.finished(now, run, outcome) else {
+            return;
+        };
+        self.observed.mark_blind(&run.model, &blind_since);
+        if let Some(since) = settled {
+            self.observed.settle_regime(&run.model, since);
+        }
+        match release {
+            None => effects.push(Effect::RecordRun(run)),
+            Some(release) => {
+                effects.push(Effect::RecordRelease(Box::new(release.clone()), run));
+                self.registry.add(release);
+                self.watch_champions();
+                for connection in self.sessions.connections() {
+                    self.offer(connection, effects);
+                }
+            }
+        }
+    }
+
+    /// Offers an agent the version it should serve, unless it serves it.
+    fn offer(&self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get(connection) else {
+            return;
+        };
+        for spec in &self.specs {
+            let wanted = match session.pinned {
+                Some(version) => self.registry.version(&spec.name, version),
+                None => self.registry.champion(&spec.name),
+            };
+            if let Some(release) = wanted
+                && session.serving.as_ref().map(|serving| serving.digest) != Some(release.digest)
+            {
+                effects.push(Effect::Send { connection, message: HubToEdge::Offer(release.offer()) });
+            }
+        }
+    }
+
+    /// Watches each model's streams for drift from what its champion was trained on.
+    fn watch_champions(&mut self) {
+        for spec in &self.specs {
+            if let Some(champion) = self.registry.champion(&spec.name) {
+                self.observed.watch(&spec.name, champion.version, &champion.drift_reference);
+            }
+        }
+    }
+
+    fn refuse(&mut self, connection: ConnectionId, reason: String, effects: &mut Vec<Effect>) {
+        let message = HubToEdge::Refused { reason, retry_after_ms: limits::RETRY_AFTER_MS };
+        effects.push(Effect::Send { connection, message });
+        self.sessions.forget(connection);
+        effects.push(Effect::Close { connection });
+    }
+
+    /// What follows from the state, whatever the event was.
+    fn settle(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let wanted = self.retraining.decide(now, &self.specs, &self.observed, &self.registry, self.compacted);
+        effects.extend(wanted.effects);
+        let full = self.observed.position() >= self.compacted + limits::COMPACT_BATCHES;
+        if now >= self.compact_at || full || wanted.compaction {
+            self.compact_at = now + self.rules.interval_ms;
+            self.compact(effects);
+        }
+    }
+
+    fn compact(&mut self, effects: &mut Vec<Effect>) {
+        let to = self.observed.position();
+        if !self.compacting && to > self.compacted {
+            self.compacting = true;
+            effects.push(Effect::Compact { from: self.compacted, to, snapshot: self.observed.snapshot() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

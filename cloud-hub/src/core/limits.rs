@@ -1,0 +1,18 @@
+//! The hub's own bounds, with their reasons.
+
+/// Batches that may wait for compaction: about 130,000 readings, some ten MiB in memory while they are written.
+pub const COMPACT_BATCHES: u64 = 512;
+/// When a refused agent should try again.
+pub const RETRY_AFTER_MS: u64 = 5_000;
+/// Closed known-normal segments remembered per stream; older ones are only in the sample store.
+pub const SEGMENTS_KEPT: usize = 256;
+/// Times of the newest readings remembered per stream, to cut a segment where a drift began.
+pub const RECENT_TIMES: usize = 1_024;
+/// Drift alarms shown; all of them are in the database.
+pub const ALARMS_KEPT: usize = 256;
+/// Readings before a live histogram is judged: a half-full one differs from any reference.
+pub const DRIFT_FILL_ROWS: u32 = 60;
+/// Runs shown; all of them are in the database.
+pub const RUNS_KEPT: usize = 200;
+/// Points from which a model could be trained anew; each may cost a training. Older ones are given up.
+pub const REGIMES_KEPT: usize = 4;

@@ -1,0 +1,276 @@
+//! What the hub knows of its streams. It is drawn from durable batches, in order, and from nothing else.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+use shared::drift::DriftReference;
+use shared::event::{Event as StoredEvent, EventBatch, ModelRef, Reading, StreamSchema, UnixMillis};
+use shared::ids::{AgentId, ChannelName, Epoch, ModelName, ModelVersion, Sequence, StreamId};
+
+use super::drift::{Change, DriftAlarm, DriftWatch};
+use super::limits::{ALARMS_KEPT, REGIMES_KEPT};
+use super::segments::Segments;
+use super::{Effect, ModelSpec};
+
+/// An agent's stream.
+pub type StreamKey = (AgentId, StreamId);
+
+/// What is known of all streams.
+#[derive(Debug, Default)]
+pub struct Observed {
+    durable: Durable,
+    references: BTreeMap<ModelName, (ModelVersion, DriftReference)>,
+    watches: BTreeMap<StreamKey, DriftWatch>,
+    alarms: VecDeque<DriftAlarm>,
+    segments_closed: u64,
+}
+
+/// The part that a snapshot keeps. The watches are not in it: they fill again within a minute of readings.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Durable {
+    position: u64,
+    next: BTreeMap<(AgentId, Epoch), Sequence>,
+    streams: BTreeMap<StreamKey, StreamFacts>,
+    regimes: BTreeMap<ModelName, Vec<Regime>>,
+}
+
+/// What is known of one stream.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamFacts {
+    /// Its channels, as last seen.
+    pub channels: Vec<ChannelName>,
+    /// Readings at the hub.
+    pub readings: u64,
+    /// Of these, those an operator vouched for.
+    pub known_normal: u64,
+    /// Predictions at the hub.
+    pub predictions: BTreeMap<u32, PredictionCounts>,
+    /// The time of the newest reading.
+    pub last_time_ms: UnixMillis,
+    /// Known-normal segments.
+    pub segments: Segments,
+}
+
+/// Predictions of one version on one stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PredictionCounts {
+    /// All.
+    pub total: u64,
+    /// Those that were anomalous.
+    pub anomalous: u64,
+}
+
+/// The way a model's machines run, since some point in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Regime {
+    /// Known-normal segments that began at or after this position belong to it.
+    pub since_position: u64,
+    /// What began it, in words.
+    pub because: String,
+    /// A model of everything since then turned out to be blind: this holds more than one way of running.
+    pub blind: bool,
+}
+
+impl Observed {
+    /// Reads a snapshot.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn restore(snapshot: &[u8]) -> Result<Self, postcard::Error> {
+        Ok(Self { durable: postcard::from_bytes(snapshot)?, ..Self::default() })
+    }
+
+    /// What was observed, as bytes.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<u8> {
+        // Postcard fails on types it cannot encode, which these are not.
+        postcard::to_allocvec(&self.durable).unwrap_or_default()
+    }
+
+    /// The position of the next batch to observe.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.durable.position
+    }
+
+    /// The first sequence the hub does not have of an agent's epoch; `None` if it has nothing of it.
+    #[must_use]
+    pub fn next_of(&self, key: &(AgentId, Epoch)) -> Option<Sequence> {
+        self.durable.next.get(key).copied()
+    }
+
+    /// Every stream.
+    pub fn streams(&self) -> impl Iterator<Item = (&StreamKey, &StreamFacts)> {
+        self.durable.streams.iter()
+    }
+
+    /// The streams watched for drift.
+    pub fn watches(&self) -> impl Iterator<Item = (&StreamKey, &DriftWatch)> {
+        self.watches.iter()
+    }
+
+    /// Recent alarms, oldest first.
+    pub fn alarms(&self) -> impl Iterator<Item = &DriftAlarm> {
+        self.alarms.iter()
+    }
+
+    /// The regimes of a model, oldest first: each is a point from which a new model could be trained on everything
+    /// that follows.
+    #[must_use]
+    pub fn regimes(&self, model: &ModelName) -> Vec<Regime> {
+        let beginning = Regime { since_position: 0, because: "the beginning".to_owned(), blind: false };
+        self.durable.regimes.get(model).cloned().unwrap_or_else(|| vec![beginning])
+    }
+
+    /// Segments of known-normal readings ever closed, to see cheaply whether there is a new one.
+    #[must_use]
+    pub fn segments_closed(&self) -> u64 {
+        self.segments_closed
+    }
+
+    /// A model of everything since these positions turned out to be blind.
+    pub fn mark_blind(&mut self, model: &ModelName, since: &[u64]) {
+        let mut regimes = self.regimes(model);
+        for regime in regimes.iter_mut().filter(|regime| since.contains(&regime.since_position)) {
+            regime.blind = true;
+        }
+        self.durable.regimes.insert(model.clone(), regimes);
+    }
+
+    /// A model of everything since this position is in service: there is one regime from there on.
+    pub fn settle_regime(&mut self, model: &ModelName, since: u64) {
+        let mut regimes = self.regimes(model);
+        regimes.retain(|regime| regime.since_position <= since);
+        self.durable.regimes.insert(model.clone(), regimes);
+    }
+
+    /// Watches the streams of `model` against a version's training data from now on.
+    pub fn watch(&mut self, model: &ModelName, version: ModelVersion, reference: &DriftReference) {
+        self.references.insert(model.clone(), (version, reference.clone()));
+        self.watches.clear();
+    }
+
+    /// Puts back an alarm from before the hub started.
+    pub(super) fn remember(&mut self, alarm: DriftAlarm) {
+        if self.alarms.len() == ALARMS_KEPT {
+            self.alarms.pop_front();
+        }
+        self.alarms.push_back(alarm);
+    }
+
+    /// Takes the next durable batch.
+    pub fn batch(
+        &mut self,
+        position: u64,
+        agent: &AgentId,
+        batch: &EventBatch,
+        specs: &[ModelSpec],
+        effects: &mut Vec<Effect>,
+    ) {
+        self.durable.position = position + 1;
+        self.durable.next.insert((agent.clone(), batch.epoch), batch.end());
+        for event in &batch.events {
+            match event {
+                StoredEvent::Reading(reading) => {
+                    let schema = &batch.streams[usize::from(reading.stream)];
+                    self.reading(position, agent, schema, reading, specs, effects);
+                }
+                StoredEvent::Prediction(prediction) => {
+                    let stream = &batch.streams[usize::from(prediction.stream)].stream;
+                    let ModelRef { version, .. } = &batch.models[usize::from(prediction.model)];
+                    let facts = self.durable.streams.entry((agent.clone(), stream.clone())).or_default();
+                    let counts = facts.predictions.entry(version.0).or_default();
+                    counts.total += 1;
+                    counts.anomalous += u64::from(prediction.anomaly);
+                }
+            }
+        }
+    }
+
+    fn reading(
+        &mut self,
+        position: u64,
+        agent: &AgentId,
+        schema: &StreamSchema,
+        reading: &Reading,
+        specs: &[ModelSpec],
+        effects: &mut Vec<Effect>,
+    ) {
+        let key = (agent.clone(), schema.stream.clone());
+        let facts = self.durable.streams.entry(key.clone()).or_default();
+        if facts.channels != schema.channels {
+            facts.channels.clone_from(&schema.channels);
+        }
+        facts.readings += 1;
+        facts.known_normal += u64::from(reading.known_normal);
+        facts.last_time_ms = reading.time_ms;
+        let closed_before = facts.segments.closed_count();
+        facts.segments.add(position, reading.time_ms, reading.known_normal);
+        self.segments_closed += facts.segments.closed_count() - closed_before;
+        let Some(spec) = specs.iter().find(|spec| spec.covers(&schema.stream)) else {
+            return;
+        };
+        let Some((version, reference)) = self.references.get(&spec.name) else {
+            return;
+        };
+        let watch =
+            self.watches.entry(key.clone()).or_insert_with(|| DriftWatch::new(*version, reference, &schema.channels));
+        match watch.add(spec.drift, reading.time_ms, &reading.values, reading.known_normal) {
+            None => {}
+            Some(Change::Raised { rows }) => {
+                let channels: Vec<_> = watch.channels().into_iter().filter(|channel| channel.excess).collect();
+                let alarm = DriftAlarm {
+                    model: spec.name.clone(),
+                    version: *version,
+                    agent: key.0.clone(),
+                    stream: key.1.clone(),
+                    raised_ms: reading.time_ms,
+                    cleared_ms: None,
+                    channels,
+                    rows,
+                };
+                self.drifted(position, &key, reference_rows(rows, reference), &alarm);
+                self.keep_alarm(alarm, effects);
+            }
+            Some(Change::Cleared { raised_ms }) => {
+                let raised = self.alarms.iter_mut().rev().find(|alarm| {
+                    (&alarm.agent, &alarm.stream, alarm.raised_ms) == (&key.0, &key.1, raised_ms)
+                });
+                if let Some(alarm) = raised {
+                    alarm.cleared_ms = Some(reading.time_ms);
+                    effects.push(Effect::RecordDrift(alarm.clone()));
+                }
+            }
+        }
+    }
+
+    /// Perhaps a new regime begins. Whether it is one, or the old one was only known too little of, shows when a
+    /// model of both turns out to be blind, or not.
+    fn drifted(&mut self, position: u64, key: &StreamKey, rows: usize, alarm: &DriftAlarm) {
+        let mut regimes = self.regimes(&alarm.model);
+        let Some(facts) = self.durable.streams.get_mut(key) else {
+            return;
+        };
+        facts.segments.cut(position, rows);
+        let since_position = facts.segments.open().map_or(position, |open| open.first_position);
+        let channels: Vec<&str> = alarm.channels.iter().map(|channel| channel.channel.as_str()).collect();
+        let because = format!("{} of {} left what version {} was trained on", channels.join(", "), key.1, alarm.version);
+        if regimes.last().is_some_and(|newest| newest.since_position < since_position) {
+            regimes.push(Regime { since_position, because, blind: false });
+        }
+        if regimes.len() > REGIMES_KEPT {
+            regimes.remove(0);
+        }
+        self.durable.regimes.insert(alarm.model.clone(), regimes);
+    }
+
+    fn keep_alarm(&mut self, alarm: DriftAlarm, effects: &mut Vec<Effect>) {
+        effects.push(Effect::RecordDrift(alarm.clone()));
+        self.remember(alarm);
+    }
+}
+
+/// Readings since the change that led to `rows` readings of excess: a histogram needs about a half-life to show it.
+fn reference_rows(rows: u32, reference: &DriftReference) -> usize {
+    rows as usize + reference.half_life.ceil() as usize
+}

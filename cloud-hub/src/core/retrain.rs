@@ -1,0 +1,364 @@
+//! When to train, and on what: one run per model at a time, on known-normal segments only.
+//!
+//! A run tries several selections, from the most data to the least: everything since each point at which the machines
+//! may have changed. The first candidate that the gate blesses is released. A selection that spans two ways of running
+//! makes a blind model; the gate sees that, and the next, shorter selection has its turn.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+use shared::event::UnixMillis;
+use shared::ids::{Digest, ModelName, ModelVersion};
+use shared::package::DataRange;
+
+use super::limits::RUNS_KEPT;
+use super::observe::Observed;
+use super::registry::{Registry, Release};
+use super::{Effect, ModelSpec, Now};
+
+/// When to train.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetrainRules {
+    /// Known-normal readings must have grown by this share since the last run.
+    pub growth: f64,
+    /// Known-normal segments with fewer readings do not count.
+    pub min_segment_rows: u64,
+}
+
+impl Default for RetrainRules {
+    fn default() -> Self {
+        Self { growth: 0.1, min_segment_rows: 200 }
+    }
+}
+
+/// The training of every model.
+#[derive(Debug)]
+pub struct Retraining {
+    models: BTreeMap<ModelName, ModelState>,
+    runs: VecDeque<Run>,
+    last_run: i64,
+}
+
+#[derive(Debug, Default)]
+struct ModelState {
+    requested_by: Option<String>,
+    /// A job that waits for its data to be compacted.
+    waiting: Option<(u64, TrainingJob)>,
+    running: Option<TrainingJob>,
+    last_seen: Option<Seen>,
+}
+
+/// What the last run saw.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// Segments closed by then.
+    segments_closed: u64,
+    /// Where its newest regime began, and known-normal readings since.
+    newest: (u64, u64),
+    /// Known-normal readings in its largest selection.
+    largest: u64,
+}
+
+/// A training run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Run {
+    /// Its number.
+    pub id: i64,
+    /// The model.
+    pub model: ModelName,
+    /// Why it runs, in words.
+    pub trigger: String,
+    /// When it was decided on.
+    pub requested_ms: UnixMillis,
+    /// When it ended.
+    pub finished_ms: Option<UnixMillis>,
+    /// How it stands.
+    pub state: RunState,
+    /// The version it made.
+    pub version: Option<ModelVersion>,
+    /// What became of each selection that was tried.
+    pub candidates: Vec<CandidateReport>,
+}
+
+/// How a run stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// It runs.
+    Running,
+    /// A candidate was blessed and released.
+    Released,
+    /// Every candidate was refused.
+    Refused,
+    /// It broke.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What became of a candidate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CandidateReport {
+    /// What it was trained on, in words.
+    pub selection: String,
+    /// The readings.
+    pub trained_on: Vec<DataRange>,
+    /// Whether the gate let it pass.
+    pub blessed: bool,
+    /// Why, or why not, in sentences with numbers.
+    pub reasons: Vec<String>,
+    /// The figures.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// What to train.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainingJob {
+    /// The run.
+    pub run: i64,
+    /// The model.
+    pub model: ModelName,
+    /// Why, in words.
+    pub trigger: String,
+    /// The version the candidate will be.
+    pub version: ModelVersion,
+    /// What to train on, most data first.
+    pub selections: Vec<Selection>,
+    /// The version in service.
+    pub champion: Option<Champion>,
+}
+
+/// Known-normal segments to train on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// The position it starts at.
+    pub since_position: u64,
+    /// What it is, in words.
+    pub name: String,
+    /// The segments, one range each.
+    pub segments: Vec<DataRange>,
+}
+
+/// The version that a candidate has to be measured against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Champion {
+    /// Its version.
+    pub version: ModelVersion,
+    /// Its package.
+    pub digest: Digest,
+    /// What it was trained on.
+    pub trained_on: Vec<DataRange>,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct RunOutcome {
+    /// What became of the candidates.
+    pub candidates: Vec<CandidateReport>,
+    /// Starts of selections whose candidates were blind.
+    pub blind_since: Vec<u64>,
+    /// The new version, with the start of its selection.
+    pub released: Option<(Release, u64)>,
+    /// Why it broke, if it did.
+    pub failure: Option<String>,
+}
+
+/// What follows from a decision.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// Effects to perform.
+    pub effects: Vec<Effect>,
+    /// A job waits for data that is not compacted.
+    pub compaction: bool,
+}
+
+impl Retraining {
+    /// No run yet, but numbers go on after `last_run`.
+    #[must_use]
+    pub fn new(specs: &[ModelSpec], last_run: i64) -> Self {
+        let models = specs.iter().map(|spec| (spec.name.clone(), ModelState::default())).collect();
+        Self { models, runs: VecDeque::new(), last_run }
+    }
+
+    /// Recent runs, oldest first.
+    pub fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter()
+    }
+
+    /// Whether anything runs or waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.models.values().all(|m| m.running.is_none() && m.waiting.is_none() && m.requested_by.is_none())
+    }
+
+    /// Puts back a run from before the hub started.
+    pub fn remember(&mut self, run: Run) {
+        self.keep(run);
+    }
+
+    pub(super) fn request(&mut self, model: &ModelName, by: &str) {
+        if let Some(state) = self.models.get_mut(model) {
+            state.requested_by = Some(by.to_owned());
+        }
+    }
+
+    pub(super) fn decide(
+        &mut self,
+        now: Now,
+        specs: &[ModelSpec],
+        observed: &Observed,
+        registry: &Registry,
+        compacted: u64,
+    ) -> Wanted {
+        let mut wanted = Wanted::default();
+        for spec in specs {
+            let Some(state) = self.models.get_mut(&spec.name) else {
+                continue;
+            };
+            if state.running.is_some() {
+                continue;
+            }
+            if state.waiting.is_none() {
+                state.waiting = propose(spec, state, observed, registry);
+            }
+            match state.waiting.take() {
+                None => {}
+                Some((needs, job)) if needs > compacted => {
+                    state.waiting = Some((needs, job));
+                    wanted.compaction = true;
+                }
+                Some((_, mut job)) => {
+                    self.last_run += 1;
+                    job.run = self.last_run;
+                    state.running = Some(job.clone());
+                    let run = Run {
+                        id: job.run,
+                        model: job.model.clone(),
+                        trigger: job.trigger.clone(),
+                        requested_ms: now,
+                        finished_ms: None,
+                        state: RunState::Running,
+                        version: None,
+                        candidates: Vec::new(),
+                    };
+                    self.keep(run.clone());
+                    wanted.effects.push(Effect::RecordRun(run));
+                    wanted.effects.push(Effect::Train(job));
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Takes a run's end; gives the run as it stands now, and the new version.
+    pub(super) fn finished(&mut self, now: Now, id: i64, outcome: RunOutcome) -> Option<(Run, Option<Release>)> {
+        let run = self.runs.iter_mut().rev().find(|run| run.id == id)?;
+        if let Some(state) = self.models.get_mut(&run.model) {
+            state.running = None;
+        }
+        let release = outcome.released.map(|(release, _)| release);
+        run.finished_ms = Some(now);
+        run.version = release.as_ref().map(|release| release.version);
+        run.candidates = outcome.candidates;
+        run.state = match (outcome.failure, &release) {
+            (Some(reason), _) => RunState::Failed { reason },
+            (None, Some(_)) => RunState::Released,
+            (None, None) => RunState::Refused,
+        };
+        Some((run.clone(), release))
+    }
+
+    fn keep(&mut self, run: Run) {
+        if self.runs.len() == RUNS_KEPT {
+            self.runs.pop_front();
+        }
+        self.runs.push_back(run);
+    }
+}
+
+/// The job that is due for a model, if one is, and the position its data reaches to.
+fn propose(
+    spec: &ModelSpec,
+    state: &mut ModelState,
+    observed: &Observed,
+    registry: &Registry,
+) -> Option<(u64, TrainingJob)> {
+    let closed = observed.segments_closed();
+    if state.requested_by.is_none() && state.last_seen.is_some_and(|seen| seen.segments_closed == closed) {
+        return None;
+    }
+    let regimes = observed.regimes(&spec.name);
+    let selections: Vec<(u64, Selection)> = regimes
+        .iter()
+        .filter(|regime| !regime.blind)
+        .map(|regime| select(spec, observed, regime.since_position, &regime.because, state.requested_by.is_some()))
+        .collect();
+    let rows = |selection: Option<&(u64, Selection)>| -> u64 {
+        selection.map_or(0, |(_, selection)| selection.segments.iter().map(|range| range.rows).sum())
+    };
+    let (newest, largest) = (rows(selections.last()), rows(selections.first()));
+    let champion = registry.champion(&spec.name);
+    let newest_since = regimes.last().map_or(0, |regime| regime.since_position);
+    let trigger = match (state.requested_by.take(), champion) {
+        (Some(by), _) => format!("requested by {by}"),
+        (None, None) => return None,
+        (None, Some(champion)) => {
+            let trained: u64 = champion.trained_on.iter().map(|range| range.rows).sum();
+            let newest_before = state.last_seen.filter(|seen| seen.newest.0 == newest_since).map_or(0, |s| s.newest.1);
+            let largest_before = state.last_seen.map_or(trained, |seen| seen.largest);
+            let grown = |rows: u64, before: u64| rows > 0 && rows as f64 >= before as f64 * (1.0 + spec.retrain.growth);
+            match regimes.last().filter(|regime| regime.since_position > 0) {
+                Some(regime) if grown(newest, newest_before) => format!("drift: {}", regime.because),
+                Some(_) | None if grown(largest, largest_before) => "new known-normal readings".to_owned(),
+                Some(_) | None => return None,
+            }
+        }
+    };
+    state.last_seen = Some(Seen { segments_closed: closed, newest: (newest_since, newest), largest });
+    let needs = selections.iter().map(|(needs, _)| *needs).max().unwrap_or(0);
+    let job = TrainingJob {
+        run: 0,
+        model: spec.name.clone(),
+        trigger,
+        version: registry.next_version(&spec.name),
+        selections: selections.into_iter().map(|(_, selection)| selection).collect(),
+        champion: champion.map(|champion| Champion {
+            version: champion.version,
+            digest: champion.digest,
+            trained_on: champion.trained_on.clone(),
+        }),
+    };
+    Some((needs, job))
+}
+
+/// The known-normal segments since a position, and the position they reach to. A person may also want the segment
+/// that still grows.
+fn select(
+    spec: &ModelSpec,
+    observed: &Observed,
+    since_position: u64,
+    because: &str,
+    with_open: bool,
+) -> (u64, Selection) {
+    let mut needs = 0;
+    let mut segments = Vec::new();
+    for ((agent, stream), facts) in observed.streams().filter(|((_, stream), _)| spec.covers(stream)) {
+        let open = facts.segments.open().filter(|_| with_open);
+        for segment in facts.segments.closed().chain(open) {
+            if segment.first_position >= since_position && segment.rows >= spec.retrain.min_segment_rows {
+                needs = needs.max(segment.last_position + 1);
+                segments.push(DataRange {
+                    agent: agent.clone(),
+                    stream: stream.clone(),
+                    from_ms: segment.from_ms,
+                    to_ms: segment.to_ms,
+                    rows: segment.rows,
+                });
+            }
+        }
+    }
+    let name = format!("known-normal readings since {because}");
+    (needs, Selection { since_position, name, segments })
+}

@@ -1,0 +1,210 @@
+//! Agents' sessions: every batch is taken once, in order, without a hole.
+
+use std::collections::BTreeMap;
+
+use shared::event::{Event as StoredEvent, EventBatch, UnixMillis};
+use shared::ids::{AgentId, Epoch, ModelVersion, Sequence};
+use shared::wire::PROTOCOL_VERSION;
+use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelReport, ServedModel};
+
+use super::limits::RETRY_AFTER_MS;
+use super::{ConnectionId, Effect, Now};
+
+/// Every agent that is connected or was.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    live: BTreeMap<ConnectionId, Session>,
+    agents: BTreeMap<AgentId, AgentFacts>,
+}
+
+/// One live connection.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// The agent, by its certificate.
+    pub agent: AgentId,
+    /// The version it is pinned to.
+    pub pinned: Option<ModelVersion>,
+    /// What it serves.
+    pub serving: Option<ServedModel>,
+    /// The epoch it introduced itself with, and the sequence its next batch must begin at.
+    expected: Option<(Epoch, Sequence)>,
+}
+
+/// What is known of an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentFacts {
+    /// Its name.
+    pub agent: AgentId,
+    /// When it was first seen.
+    pub first_seen_ms: UnixMillis,
+    /// When it was last heard of.
+    pub last_seen_ms: UnixMillis,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// What it said of itself.
+    pub hello: Hello,
+    /// How it is, as it last said.
+    pub status: Option<AgentStatus>,
+}
+
+/// What to do with a batch.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The connection has no session.
+    Unknown,
+    /// It cannot be taken.
+    Refused(String),
+    /// All of it was taken before.
+    Known {
+        /// The agent.
+        agent: AgentId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// It is new.
+    New {
+        /// The agent.
+        agent: AgentId,
+        /// What of it is new.
+        batch: EventBatch,
+    },
+}
+
+impl Sessions {
+    /// What is known of every agent.
+    pub fn agents(&self) -> impl Iterator<Item = &AgentFacts> {
+        self.agents.values()
+    }
+
+    /// The live session of a connection.
+    #[must_use]
+    pub fn get(&self, connection: ConnectionId) -> Option<&Session> {
+        self.live.get(&connection)
+    }
+
+    /// Puts back what was known of an agent before the hub started.
+    pub fn remember(&mut self, facts: AgentFacts) {
+        self.agents.insert(facts.agent.clone(), facts);
+    }
+
+    pub(super) fn agent(&self, connection: ConnectionId) -> Option<&AgentId> {
+        self.live.get(&connection).map(|session| &session.agent)
+    }
+
+    pub(super) fn connections(&self) -> Vec<ConnectionId> {
+        self.live.keys().copied().collect()
+    }
+
+    /// A new connection of an agent replaces its older one.
+    pub(super) fn connected(&mut self, connection: ConnectionId, agent: AgentId, effects: &mut Vec<Effect>) {
+        let older: Vec<ConnectionId> =
+            self.live.iter().filter(|(_, session)| session.agent == agent).map(|(id, _)| *id).collect();
+        for older in older {
+            self.live.remove(&older);
+            effects.push(Effect::Close { connection: older });
+        }
+        self.live.insert(connection, Session { agent, pinned: None, serving: None, expected: None });
+    }
+
+    pub(super) fn disconnected(&mut self, now: Now, connection: ConnectionId) {
+        let Some(session) = self.live.remove(&connection) else {
+            return;
+        };
+        let elsewhere = self.live.values().any(|other| other.agent == session.agent);
+        if let Some(facts) = self.agents.get_mut(&session.agent) {
+            facts.connected = elsewhere;
+            facts.last_seen_ms = now;
+        }
+    }
+
+    pub(super) fn forget(&mut self, connection: ConnectionId) {
+        if let Some(session) = self.live.remove(&connection)
+            && let Some(facts) = self.agents.get_mut(&session.agent)
+        {
+            facts.connected = false;
+        }
+    }
+
+    /// Takes an introduction; false if the agent was turned away.
+    pub(super) fn hello(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        hello: Hello,
+        next: Sequence,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(session) = self.live.get_mut(&connection) else {
+            return false;
+        };
+        if hello.protocol != PROTOCOL_VERSION {
+            let reason = format!("the agent speaks protocol {}, the hub {PROTOCOL_VERSION}", hello.protocol);
+            effects.push(Effect::Send {
+                connection,
+                message: HubToEdge::Refused { reason, retry_after_ms: RETRY_AFTER_MS },
+            });
+            effects.push(Effect::Close { connection });
+            self.forget(connection);
+            return false;
+        }
+        session.pinned = hello.pinned;
+        session.serving.clone_from(&hello.serving);
+        session.expected = Some((hello.epoch, next));
+        let first_seen_ms = self.agents.get(&session.agent).map_or(now, |facts| facts.first_seen_ms);
+        let facts = AgentFacts {
+            agent: session.agent.clone(),
+            first_seen_ms,
+            last_seen_ms: now,
+            connected: true,
+            hello,
+            status: None,
+        };
+        effects.push(Effect::RecordAgent(facts.clone()));
+        self.agents.insert(facts.agent.clone(), facts);
+        true
+    }
+
+    pub(super) fn status(&mut self, now: Now, connection: ConnectionId, status: AgentStatus) {
+        if let Some(session) = self.live.get(&connection)
+            && let Some(facts) = self.agents.get_mut(&session.agent)
+        {
+            facts.last_seen_ms = now;
+            facts.status = Some(status);
+        }
+    }
+
+    /// A box serves a model; returns what is now known of it.
+    pub(super) fn serving(&mut self, connection: ConnectionId, report: &ModelReport) -> Option<AgentFacts> {
+        let session = self.live.get_mut(&connection)?;
+        let serving = ServedModel { model: report.model.clone(), digest: report.digest };
+        session.serving = Some(serving.clone());
+        let facts = self.agents.get_mut(&session.agent)?;
+        facts.hello.serving = Some(serving);
+        Some(facts.clone())
+    }
+
+    pub(super) fn batch(&mut self, connection: ConnectionId, mut batch: EventBatch) -> Verdict {
+        let Some(session) = self.live.get_mut(&connection) else {
+            return Verdict::Unknown;
+        };
+        let Some((epoch, expected)) = session.expected.as_mut() else {
+            return Verdict::Refused("events before a greeting".to_owned());
+        };
+        if batch.epoch != *epoch {
+            return Verdict::Refused(format!("events of epoch {}, the greeting said {epoch}", batch.epoch));
+        }
+        if batch.first > *expected {
+            return Verdict::Refused(format!("events from {}, expected is {expected}: some are missing", batch.first));
+        }
+        if batch.end() <= *expected {
+            return Verdict::Known { agent: session.agent.clone(), epoch: *epoch };
+        }
+        let known = (expected.0 - batch.first.0) as usize;
+        if known > 0 {
+            drop::<Vec<StoredEvent>>(batch.events.drain(..known).collect());
+            batch.first = *expected;
+        }
+        *expected = batch.end();
+        Verdict::New { agent: session.agent.clone(), batch }
+    }
+}

@@ -1,0 +1,321 @@
+//! The hub: wires the core to its shells and runs them until told to stop.
+//!
+//! One loop takes what the shells report, hands it to the core and performs the core's effects, in order. Compaction
+//! and training are tasks beside it, one at a time each. Shutdown closes the link, lets the log finish what it has,
+//! compacts it, and then lets go of the shells.
+
+mod records;
+mod start;
+mod work;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use shared::event::Event as StoredEvent;
+use shared::ids::ModelName;
+use shared::wire::message::HubToEdge;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::api::{self, Command};
+use crate::artifacts::{ArtifactError, Artifacts};
+use crate::clock;
+use crate::config::{Config, ModelSection};
+use crate::core::{ConnectionId, Effect, Event, HubCore, SnapshotError};
+use crate::ingest_log::{self, Entry, IngestLogError, Report};
+use crate::link::{Link, LinkError, LinkEvent};
+use crate::samples::{SampleStore, SamplesError};
+use crate::store::{Store, StoreError};
+use crate::telemetry::Telemetry;
+use crate::train::Progress;
+use crate::view::{self, View};
+
+/// What agents say that may wait; beyond, their connections wait.
+const LINK_EVENTS: usize = 1_024;
+/// Commands that may wait.
+const COMMANDS: usize = 64;
+/// How often the picture for the HTTP interface is made anew, if something changed.
+const PICTURE_INTERVAL: Duration = Duration::from_millis(200);
+/// How often the core is told that time passed.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Why a hub cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// The database.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The ingest log.
+    #[error("{0}")]
+    IngestLog(#[from] IngestLogError),
+    /// The sample store.
+    #[error("{0}")]
+    Samples(#[from] SamplesError),
+    /// The packages.
+    #[error("{0}")]
+    Artifacts(#[from] ArtifactError),
+    /// The link.
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    /// The snapshot.
+    #[error("{0}")]
+    Snapshot(#[from] SnapshotError),
+    /// What the database says cannot be understood.
+    #[error("understand the database: {0}")]
+    Record(String),
+    /// A socket or thread.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The ingest log failed in a way that only opening it anew can mend.
+    #[error("trust the ingest log: its disk failed; start the hub again when it is well")]
+    Broken,
+}
+
+/// A hub that is ready to run.
+pub struct Hub {
+    core: HubCore,
+    models: BTreeMap<ModelName, ModelSection>,
+    link: Option<Link>,
+    link_address: SocketAddr,
+    api: Option<TcpListener>,
+    api_address: SocketAddr,
+    store: Store,
+    samples: SampleStore,
+    artifacts: Artifacts,
+    log: mpsc::Sender<ingest_log::Request>,
+    reports: mpsc::Receiver<Report>,
+    log_thread: std::thread::JoinHandle<()>,
+    agents: BTreeMap<ConnectionId, mpsc::Sender<HubToEdge>>,
+    work: JoinSet<work::Done>,
+    training_cancelled: Arc<AtomicBool>,
+    progress: watch::Sender<Option<(i64, Progress)>>,
+    telemetry: Telemetry,
+    broken: bool,
+}
+
+impl Hub {
+    /// Opens everything, finishes what a crash interrupted and replays the log.
+    ///
+    /// # Errors
+    /// If the disk, a port or a certificate is not usable.
+    pub async fn start(config: Config) -> Result<Self, HubError> {
+        start::start(config).await
+    }
+
+    /// Where agents connect.
+    #[must_use]
+    pub fn link_address(&self) -> SocketAddr {
+        self.link_address
+    }
+
+    /// Where the HTTP interface is.
+    #[must_use]
+    pub fn api_address(&self) -> SocketAddr {
+        self.api_address
+    }
+
+    /// Runs until `shutdown` is cancelled.
+    ///
+    /// # Errors
+    /// If the ingest log cannot be trusted any more.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), HubError> {
+        let (link_sender, mut link_events) = mpsc::channel(LINK_EVENTS);
+        let (command_sender, mut commands) = mpsc::channel(COMMANDS);
+        let (picture, picture_reader) = watch::channel(Arc::new(View::default()));
+        let stop = CancellationToken::new();
+        let mut services = JoinSet::new();
+        if let Some(link) = self.link.take() {
+            services.spawn(link.run(link_sender, stop.clone()));
+        }
+        if let Some(listener) = self.api.take() {
+            let telemetry = self.telemetry.clone();
+            services.spawn(api::serve(listener, picture_reader, command_sender, telemetry, stop.clone()));
+        }
+        info!(link = %self.link_address, api = %self.api_address, "started");
+
+        let mut tick = tokio::time::interval(TICK);
+        let mut pictures = tokio::time::interval(PICTURE_INTERVAL);
+        while !self.broken {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(report) = self.reports.recv() => self.report(report).await,
+                Some(event) = link_events.recv() => self.link_event(event).await,
+                Some(done) = self.work.join_next(), if !self.work.is_empty() => self.done(done).await,
+                Some(command) = commands.recv() => self.command(command).await,
+                _ = tick.tick() => self.handle(Event::Tick).await,
+                _ = pictures.tick() => self.publish(&picture),
+            }
+        }
+        info!("stopping");
+        self.training_cancelled.store(true, Ordering::Relaxed);
+        stop.cancel();
+        self.agents.clear();
+        drop(link_events);
+        self.drain().await;
+        self.publish(&picture);
+        while let Some(ended) = services.join_next().await {
+            if let Err(error) = ended {
+                error!("a task failed: {error}");
+            }
+        }
+        self.close().await
+    }
+
+    /// Waits for what the log has, compacts it, and waits for what is under way.
+    async fn drain(&mut self) {
+        while !self.broken && self.core.positions().0 > self.core.positions().1 {
+            match self.reports.recv().await {
+                Some(report) => self.report(report).await,
+                None => break,
+            }
+        }
+        while let Some(done) = self.work.join_next().await {
+            self.done(done).await;
+        }
+        let mut effects = Vec::new();
+        self.core.flush(&mut effects);
+        self.perform(effects).await;
+        while let Some(done) = self.work.join_next().await {
+            self.done(done).await;
+        }
+    }
+
+    async fn close(self) -> Result<(), HubError> {
+        let Self { log, log_thread, store, broken, reports, .. } = self;
+        drop((log, reports));
+        let joined = tokio::task::spawn_blocking(move || log_thread.join().is_ok()).await;
+        if !matches!(joined, Ok(true)) {
+            error!("the ingest log's thread failed");
+        }
+        store.close().await;
+        if broken { Err(HubError::Broken) } else { Ok(()) }
+    }
+
+    async fn handle(&mut self, event: Event) {
+        let mut effects = Vec::new();
+        self.core.handle(clock::unix_ms(), event, &mut effects);
+        self.perform(effects).await;
+    }
+
+    async fn report(&mut self, report: Report) {
+        match report {
+            Report::Durable(end) => self.handle(Event::Durable { end }).await,
+            Report::Failed => {
+                self.to_log(ingest_log::Request::Resume).await;
+                self.handle(Event::AppendFailed).await;
+            }
+            Report::Broken => self.broken = true,
+        }
+    }
+
+    async fn link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Opened { connection, agent, outgoing } => {
+                self.agents.insert(connection, outgoing);
+                self.handle(Event::Connected { connection, agent }).await;
+            }
+            LinkEvent::Core(event) => {
+                if let Event::Disconnected { connection } = &event {
+                    self.agents.remove(connection);
+                }
+                self.handle(event).await;
+            }
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Retrain { model, by } => self.handle(Event::RetrainRequested { model, by }).await,
+        }
+    }
+
+    async fn done(&mut self, done: Result<work::Done, tokio::task::JoinError>) {
+        match done {
+            Ok(work::Done::Compacted { to }) => {
+                self.telemetry.compactions.inc();
+                self.to_log(ingest_log::Request::Release(to)).await;
+                self.handle(Event::Compacted { to }).await;
+            }
+            Ok(work::Done::Trained { run, outcome }) => {
+                self.progress.send_replace(None);
+                self.handle(Event::Trained { run, outcome }).await;
+            }
+            Ok(work::Done::GaveUp) => {}
+            Err(error) => error!("a task failed: {error}"),
+        }
+    }
+
+    async fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Append { agent, batch } => {
+                    self.count(&batch.events);
+                    self.to_log(ingest_log::Request::Append(Entry { agent, batch })).await;
+                }
+                Effect::Send { connection, message } => self.send(connection, message),
+                Effect::SendChunk { connection, digest, offset } => match self.artifacts.chunk(digest, offset) {
+                    Ok(bytes) => self.send(connection, HubToEdge::Chunk { digest, offset, bytes }),
+                    Err(error) => error!("failed to {error}"),
+                },
+                Effect::Close { connection } => drop(self.agents.remove(&connection)),
+                Effect::Compact { from, to, snapshot } => self.compact(from, to, snapshot),
+                Effect::Train(job) => self.train(job),
+                recorded @ (Effect::RecordRun(_)
+                | Effect::RecordRelease(..)
+                | Effect::RecordAgent(_)
+                | Effect::RecordDeployment { .. }
+                | Effect::RecordDrift(_)) => {
+                    if let Err(error) = records::record(&self.store, recorded).await {
+                        error!("failed to {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// A full queue means the agent does not read: dropping it closes the connection, and the agent comes back.
+    fn send(&mut self, connection: ConnectionId, message: HubToEdge) {
+        if let Some(agent) = self.agents.get(&connection)
+            && agent.try_send(message).is_err()
+        {
+            warn!(?connection, "an agent does not read what it is sent; closing its connection");
+            self.agents.remove(&connection);
+        }
+    }
+
+    async fn to_log(&self, request: ingest_log::Request) {
+        if self.log.send(request).await.is_err() {
+            error!("the ingest log's thread is gone; nothing more is acknowledged");
+        }
+    }
+
+    fn count(&self, events: &[StoredEvent]) {
+        let readings = events.iter().filter(|event| matches!(event, StoredEvent::Reading(_))).count() as u64;
+        self.telemetry.batches.inc();
+        self.telemetry.readings.inc_by(readings);
+        self.telemetry.predictions.inc_by(events.len() as u64 - readings);
+    }
+
+    fn publish(&self, picture: &watch::Sender<Arc<View>>) {
+        let progress = self.progress.borrow().clone();
+        let gauges = &self.telemetry;
+        let (_, observed, compacted) = self.core.positions();
+        gauges.agents_connected.set(self.agents.len() as i64);
+        gauges.streams_in_drift.set(self.core.observed().watches().filter(|(_, watch)| watch.is_raised()).count() as i64);
+        gauges.training_runs.set(i64::from(!self.core.retraining().is_idle()));
+        gauges.ingest_log_batches.set(observed.saturating_sub(compacted) as i64);
+        picture.send_replace(Arc::new(view::picture(&self.core, progress)));
+    }
+}

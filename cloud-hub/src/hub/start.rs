@@ -1,0 +1,99 @@
+//! What a hub does before its loop runs: open everything, finish what a crash interrupted, replay the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::info;
+
+use super::{Hub, HubError, records, work};
+use crate::api;
+use crate::artifacts::Artifacts;
+use crate::config::Config;
+use crate::core::{CompactionRules, HubCore, Start};
+use crate::ingest_log::IngestLog;
+use crate::link::Link;
+use crate::samples::{Committed, SampleStore};
+use crate::store::Store;
+use crate::telemetry::Telemetry;
+
+/// Reports of the log that may wait; the loop takes them first.
+const REPORTS: usize = 64;
+
+pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
+    let directory = &config.data_directory;
+    std::fs::create_dir_all(directory)
+        .map_err(|source| HubError::Io { what: format!("make {}", directory.display()), source })?;
+    let store = Store::open(&directory.join("hub.sqlite")).await?;
+    let samples = SampleStore::open(directory)?;
+    let artifacts = Artifacts::open(&directory.join("packages"))?;
+    let log = IngestLog::open(&directory.join("ingest-log"))?;
+    finish_compaction(&store, &samples, &log).await?;
+
+    let stored = store.load().await?;
+    let releases = records::releases(&stored, &artifacts)?;
+    let last_run = stored.runs.iter().map(|run| run.id).max().unwrap_or(0);
+    let specs = config.models.iter().map(|model| model.spec.clone()).collect();
+    let rules = CompactionRules { interval_ms: config.samples.compact_interval_ms };
+    let snapshot = stored.checkpoint.as_ref().map(|checkpoint| (checkpoint.position, checkpoint.snapshot.clone()));
+    let from = snapshot.as_ref().map_or(0, |(position, _)| *position);
+    let mut core = HubCore::new(specs, rules, Start { snapshot, releases, last_run })?;
+    let replayed = log.read(from..log.end())?;
+    info!(from, batches = replayed.len(), "replaying the ingest log");
+    replayed.iter().for_each(|entry| core.replay(&entry.agent, &entry.batch));
+    let runs = records::runs(&stored)?;
+    for run in records::interrupted(&runs) {
+        store.upsert_run(&run).await?;
+    }
+    core.remember(records::agents(&stored), runs, records::alarms(&stored)?);
+
+    let link = Link::bind(&config.link)?;
+    let listener = api::listen(config.api.listen)
+        .await
+        .map_err(|source| HubError::Io { what: format!("listen on {}", config.api.listen), source })?;
+    let address = |result: std::io::Result<_>| {
+        result.map_err(|source| HubError::Io { what: "find the port".to_owned(), source })
+    };
+    let (report_sender, reports) = mpsc::channel(REPORTS);
+    let (log, log_thread) = log
+        .start(report_sender)
+        .map_err(|source| HubError::Io { what: "start the ingest log's thread".to_owned(), source })?;
+    Ok(Hub {
+        core,
+        models: config.models.into_iter().map(|model| (model.spec.name.clone(), model)).collect::<BTreeMap<_, _>>(),
+        link_address: address(link.local_address())?,
+        link: Some(link),
+        api_address: address(listener.local_addr())?,
+        api: Some(listener),
+        store,
+        samples,
+        artifacts,
+        log,
+        reports,
+        log_thread,
+        agents: BTreeMap::new(),
+        work: JoinSet::<work::Done>::new(),
+        training_cancelled: Arc::new(AtomicBool::new(false)),
+        progress: watch::Sender::new(None),
+        telemetry: Telemetry::default(),
+        broken: false,
+    })
+}
+
+/// A compaction that was planned and not finished is done again, exactly: the same positions give the same files.
+async fn finish_compaction(store: &Store, samples: &SampleStore, log: &IngestLog) -> Result<(), HubError> {
+    let Some(plan) = store.load().await?.plan else {
+        return Ok(());
+    };
+    info!(from = plan.from, to = plan.to, "finishing a compaction that was interrupted");
+    let batches: Vec<Committed> = log
+        .read(plan.from..plan.to)?
+        .into_iter()
+        .map(|entry| Committed { agent: entry.agent, batch: entry.batch })
+        .collect();
+    samples.write(plan.from..plan.to, &batches).await?;
+    store.finish_compaction().await?;
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! The hub's long work, in tasks beside its loop: compaction and training.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use shared::package::Package;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info};
+
+use super::Hub;
+use super::records;
+use crate::artifacts::Artifacts;
+use crate::clock;
+use crate::config::ModelSection;
+use crate::core::retrain::{RunOutcome, TrainingJob};
+use crate::ingest_log::Request;
+use crate::samples::{Committed, SampleStore};
+use crate::store::{CompactionPlan, Store};
+use crate::train::dataset::{Dataset, SegmentData};
+use crate::train::{self, Material, Order, Progress, Watch};
+
+/// The wait before a compaction that failed is tried again.
+const COMPACTION_RETRY: Duration = Duration::from_secs(2);
+
+/// What a task came to.
+pub(super) enum Done {
+    Compacted { to: u64 },
+    Trained { run: i64, outcome: RunOutcome },
+    /// The hub stops; what was begun is done again at the next start.
+    GaveUp,
+}
+
+impl Hub {
+    pub(super) fn compact(&mut self, from: u64, to: u64, snapshot: Vec<u8>) {
+        let compaction = Compaction {
+            plan: CompactionPlan { from, to, snapshot },
+            store: self.store.clone(),
+            samples: self.samples.clone(),
+            log: self.log.clone(),
+            stopping: Arc::clone(&self.training_cancelled),
+        };
+        let failures = self.telemetry.compaction_failures.clone();
+        self.work.spawn(async move {
+            loop {
+                match compaction.once().await {
+                    Ok(()) => return Done::Compacted { to },
+                    Err(problem) => {
+                        failures.inc();
+                        error!(from, to, "failed to compact: {problem}; the same range is tried again");
+                    }
+                }
+                if compaction.stopping.load(Ordering::Relaxed) {
+                    return Done::GaveUp;
+                }
+                tokio::time::sleep(COMPACTION_RETRY).await;
+            }
+        });
+    }
+
+    pub(super) fn train(&mut self, job: TrainingJob) {
+        let Some(model) = self.models.get(&job.model).cloned() else {
+            return;
+        };
+        let training = TrainingTask {
+            model,
+            samples: self.samples.clone(),
+            artifacts: self.artifacts.clone(),
+            progress: self.progress.clone(),
+            cancelled: Arc::clone(&self.training_cancelled),
+        };
+        info!(run = job.run, model = %job.model, trigger = job.trigger, "training");
+        self.work.spawn(async move {
+            let run = job.run;
+            let outcome = training.run(job).await.unwrap_or_else(|reason| {
+                error!(run, "failed to {reason}");
+                RunOutcome { candidates: vec![], blind_since: vec![], released: None, failure: Some(reason) }
+            });
+            Done::Trained { run, outcome }
+        });
+    }
+}
+
+struct Compaction {
+    plan: CompactionPlan,
+    store: Store,
+    samples: SampleStore,
+    log: mpsc::Sender<Request>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Compaction {
+    /// Plan, write, finish: after a crash anywhere in between, the plan is carried out again with the same result.
+    async fn once(&self) -> Result<(), String> {
+        let CompactionPlan { from, to, .. } = self.plan;
+        self.store.plan_compaction(&self.plan).await.map_err(|error| error.to_string())?;
+        let (reply, entries) = oneshot::channel();
+        let gone = || "the ingest log's thread is gone".to_owned();
+        self.log.send(Request::Read { range: from..to, reply }).await.map_err(|_| gone())?;
+        let entries = entries.await.map_err(|_| gone())?.map_err(|error| error.to_string())?;
+        let batches: Vec<Committed> =
+            entries.into_iter().map(|entry| Committed { agent: entry.agent, batch: entry.batch }).collect();
+        self.samples.write(from..to, &batches).await.map_err(|error| error.to_string())?;
+        self.store.finish_compaction().await.map_err(|error| error.to_string())
+    }
+}
+
+struct TrainingTask {
+    model: ModelSection,
+    samples: SampleStore,
+    artifacts: Artifacts,
+    progress: watch::Sender<Option<(i64, Progress)>>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl TrainingTask {
+    async fn run(self, job: TrainingJob) -> Result<RunOutcome, String> {
+        let mut materials = Vec::with_capacity(job.selections.len());
+        for selection in &job.selections {
+            let mut segments = Vec::with_capacity(selection.segments.len());
+            for range in &selection.segments {
+                let series = self.samples.read(range).await.map_err(|error| error.to_string())?;
+                segments.push(SegmentData {
+                    range: range.clone(),
+                    schema: series.schema,
+                    times_ms: series.times_ms,
+                    values: series.values,
+                });
+            }
+            segments.sort_by_key(|segment| segment.range.from_ms);
+            materials.push(Material {
+                name: selection.name.clone(),
+                since_position: selection.since_position,
+                dataset: Dataset { segments },
+            });
+        }
+        tokio::task::spawn_blocking(move || self.compute(&job, &materials))
+            .await
+            .map_err(|error| format!("train: the worker failed: {error}"))?
+    }
+
+    fn compute(&self, job: &TrainingJob, materials: &[Material]) -> Result<RunOutcome, String> {
+        let champion = match &job.champion {
+            None => None,
+            Some(champion) => {
+                let bytes = self.artifacts.load(champion.digest).map_err(|error| error.to_string())?;
+                let (package, _) =
+                    Package::open(&bytes, Some(champion.digest)).map_err(|error| error.to_string())?;
+                Some((champion.version, package))
+            }
+        };
+        let order = Order {
+            model: job.model.clone(),
+            version: job.version,
+            champion,
+            trigger: job.trigger.clone(),
+            recipe: &self.model.recipe,
+            device: self.model.device,
+            now_ms: clock::unix_ms(),
+        };
+        let mut report = |progress: Progress| {
+            self.progress.send_replace(Some((job.run, progress)));
+        };
+        let mut watch = Watch { progress: &mut report, cancelled: &self.cancelled };
+        let made = train::run(&order, materials, &mut watch).map_err(|error| error.to_string())?;
+        let released = match made.blessed {
+            None => None,
+            Some((package, sealed, since)) => {
+                self.artifacts.store(sealed.digest, &sealed.bytes).map_err(|error| error.to_string())?;
+                Some((records::release(&package, sealed.digest, sealed.bytes.len() as u64), since))
+            }
+        };
+        Ok(RunOutcome { candidates: made.candidates, blind_since: made.blind_since, released, failure: None })
+    }
+}

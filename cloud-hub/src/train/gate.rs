@@ -1,0 +1,355 @@
+//! The gate: what a candidate must prove before any box sees it, with reasons in sentences.
+//!
+//! Nobody labels faults, so two questions are asked of known-normal readings alone. Does the model stay quiet on
+//! readings it was not trained on? Whole segments are left out in turn, because neighbours in time are too much alike.
+//! And does it see? Faults of a known size are planted in one channel at a time; a model of two operating points mixed
+//! stays perfectly quiet and fails here.
+
+use shared::device::DeviceKind;
+use shared::ids::{ChannelName, ModelVersion};
+use shared::package::Package;
+use shared::pipeline::runner::Runner;
+
+use super::dataset::{Dataset, SegmentData, mean_and_deviation};
+use super::fit::{self, Fitted, verdicts};
+use super::{Order, TrainError, Watch};
+use crate::recipe::{GateRules, Recipe};
+
+/// Folds of the cross-validation, at most.
+const MAX_FOLDS: usize = 8;
+/// Rows from the end of the warm-up to the onset of a planted fault, and from there to the first row that counts.
+const ONSET_ROWS: usize = 40;
+const SETTLE_ROWS: usize = 30;
+/// Rows of a segment that faults are planted in: enough to tell, and a long baseline costs no minutes.
+const PLANTED_ROWS: usize = 400;
+/// Below this share of a planted fault's rows a model is blind in a channel.
+const BLIND: f64 = 0.5;
+
+/// A verdict: the reason to go on, or the reason to refuse.
+pub type Verdict = Result<String, String>;
+
+/// Whether there are segments enough to know what normal is. One segment, or two alike, pass every other test.
+///
+/// # Errors
+/// The refusal.
+pub fn enough_segments(dataset: &Dataset, rules: &GateRules) -> Verdict {
+    let (found, wanted) = (dataset.segments.len(), rules.min_segments);
+    if found < wanted {
+        Err(format!("too little evidence: {found} known-normal segments, at least {wanted} are needed"))
+    } else {
+        Ok(format!("trained on {found} known-normal segments"))
+    }
+}
+
+/// How much of planted faults a model sees, per channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sight {
+    channels: Vec<(ChannelName, f64)>,
+}
+
+impl Sight {
+    /// The share of planted faults' rows that alarm, on average over channels.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        self.channels.iter().map(|(_, seen)| seen).sum::<f64>() / self.channels.len().max(1) as f64
+    }
+
+    /// Whether it is enough.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn judge(&self, rules: &GateRules) -> Verdict {
+        let blind: Vec<String> = self
+            .channels
+            .iter()
+            .filter(|(_, seen)| *seen < BLIND)
+            .map(|(name, seen)| format!("{name} ({} seen)", percent(*seen)))
+            .collect();
+        let seen = percent(self.mean());
+        let size = rules.fault_size;
+        if blind.len() > rules.max_blind_channels {
+            return Err(format!("blind: faults of {size} deviations go unseen in {}", blind.join(", ")));
+        }
+        if self.mean() < rules.min_detection {
+            let wanted = percent(rules.min_detection);
+            return Err(format!("blind: {seen} of planted faults of {size} deviations are seen, {wanted} are needed"));
+        }
+        let warning = if blind.is_empty() { String::new() } else { format!("; hardly in {}", blind.join(", ")) };
+        Ok(format!("sees {seen} of planted faults of {size} deviations{warning}"))
+    }
+}
+
+/// Plants faults in known-normal segments, in one channel at a time, and counts what `fitted` sees of them.
+///
+/// # Errors
+/// If the model does not run.
+pub fn sight(
+    fitted: &Fitted,
+    dataset: &Dataset,
+    recipe: &Recipe,
+    device: DeviceKind,
+) -> Result<Sight, TrainError> {
+    measure_sight(dataset, recipe, &fitted.pipeline.input.channels, &mut || fitted.runner(device))
+}
+
+/// False alarms on segments left out of training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldOut {
+    /// Per segment of the dataset: alarmed rows and rows.
+    segments: Vec<(usize, usize)>,
+    folds: usize,
+}
+
+impl HeldOut {
+    /// The share of left-out rows that alarm.
+    #[must_use]
+    pub fn false_alarm_rate(&self) -> f64 {
+        rate(self.segments.iter().copied())
+    }
+
+    /// Whether it is low enough.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn judge(&self, rules: &GateRules) -> Verdict {
+        let (found, limit) = (percent(self.false_alarm_rate()), percent(rules.max_held_out_far));
+        let text = format!(
+            "{found} false alarms on known-normal segments left out of training ({} folds, at most {limit})",
+            self.folds
+        );
+        if self.false_alarm_rate() > rules.max_held_out_far { Err(text) } else { Ok(text) }
+    }
+}
+
+/// Trains on all but some segments and scores those, until every segment was left out once.
+///
+/// # Errors
+/// If training breaks.
+pub fn cross_validate(
+    recipe: &Recipe,
+    dataset: &Dataset,
+    device: DeviceKind,
+    watch: &mut Watch<'_>,
+) -> Result<HeldOut, TrainError> {
+    let count = dataset.segments.len();
+    let folds = count.min(MAX_FOLDS);
+    let fold_of = |segment: usize| segment * folds / count.max(1);
+    let mut segments = vec![(0, 0); count];
+    for fold in 0..folds {
+        let stage = format!("cross-validation {} of {folds}", fold + 1);
+        let (training, _) = dataset.split(|segment| fold_of(segment) == fold);
+        let fitted = fit::fit(recipe, &training, device, &stage, watch)?;
+        for (index, segment) in dataset.segments.iter().enumerate().filter(|(index, _)| fold_of(*index) == fold) {
+            segments[index] = alarms(&mut fitted.runner(device)?, segment, recipe);
+        }
+    }
+    Ok(HeldOut { segments, folds })
+}
+
+/// The candidate beside the champion, on segments that neither was trained on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Against {
+    version: ModelVersion,
+    figures: Option<Figures>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Figures {
+    segments: usize,
+    champion_far: f64,
+    champion_seen: f64,
+    candidate_far: f64,
+    candidate_seen: f64,
+}
+
+/// Measures the champion where the candidate was measured.
+///
+/// # Errors
+/// If the champion does not load.
+pub fn against_champion(
+    held_out: &HeldOut,
+    candidate_sight: &Sight,
+    version: ModelVersion,
+    champion: &Package,
+    dataset: &Dataset,
+    order: &Order<'_>,
+) -> Result<Against, TrainError> {
+    let known = &champion.manifest.lineage.trained_on;
+    let overlaps = |segment: &SegmentData| {
+        known.iter().any(|range| {
+            (&range.agent, &range.stream) == (&segment.range.agent, &segment.range.stream)
+                && range.from_ms <= segment.range.to_ms
+                && segment.range.from_ms <= range.to_ms
+        })
+    };
+    let fresh: Vec<usize> = (0..dataset.segments.len()).filter(|i| !overlaps(&dataset.segments[*i])).collect();
+    if fresh.is_empty() {
+        return Ok(Against { version, figures: None });
+    }
+    let device = order.device.open()?;
+    let mut champion_alarms = Vec::new();
+    for index in &fresh {
+        champion_alarms.push(alarms(&mut champion.load(&device)?, &dataset.segments[*index], order.recipe));
+    }
+    let (_, unseen) = dataset.split(|index| fresh.contains(&index));
+    let channels = &champion.manifest.pipeline.input.channels;
+    let champion_sight =
+        measure_sight(&unseen, order.recipe, channels, &mut || Ok(champion.load(&device)?))?;
+    let figures = Figures {
+        segments: fresh.len(),
+        champion_far: rate(champion_alarms.into_iter()),
+        champion_seen: champion_sight.mean(),
+        candidate_far: rate(fresh.iter().map(|index| held_out.segments[*index])),
+        candidate_seen: candidate_sight.mean(),
+    };
+    Ok(Against { version, figures: Some(figures) })
+}
+
+impl Against {
+    /// Whether the candidate is at least about as good.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn judge(&self, rules: &GateRules) -> Verdict {
+        let Some(f) = self.figures else {
+            return Ok(format!("version {} was trained on the same segments: no comparison", self.version));
+        };
+        let loss = |far: f64, seen: f64| far + 1.0 - seen;
+        let (candidate, champion) =
+            (loss(f.candidate_far, f.candidate_seen), loss(f.champion_far, f.champion_seen));
+        let text = format!(
+            "on {} segments new to both: {} false alarms and {} of planted faults seen, version {} has {} and {}",
+            f.segments,
+            percent(f.candidate_far),
+            percent(f.candidate_seen),
+            self.version,
+            percent(f.champion_far),
+            percent(f.champion_seen)
+        );
+        if candidate > champion + rules.margin { Err(format!("worse than what serves: {text}")) } else { Ok(text) }
+    }
+
+    /// The figures by name.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        self.figures.map_or_else(Vec::new, |f| {
+            vec![
+                ("champion_false_alarm_rate".to_owned(), f.champion_far),
+                ("champion_planted_faults_seen".to_owned(), f.champion_seen),
+                ("candidate_false_alarm_rate".to_owned(), f.candidate_far),
+            ]
+        })
+    }
+}
+
+/// Counts, per channel, the rows of planted faults that alarm.
+fn measure_sight(
+    dataset: &Dataset,
+    recipe: &Recipe,
+    channels: &[ChannelName],
+    runner: &mut dyn FnMut() -> Result<Runner, TrainError>,
+) -> Result<Sight, TrainError> {
+    let onset = recipe.training.warm_up_rows as usize + ONSET_ROWS;
+    let mut seen = Vec::new();
+    for channel in channels {
+        let Some(size) = fault_size(dataset, channel, recipe.gate.fault_size) else {
+            continue;
+        };
+        let mut counts = Vec::new();
+        for segment in &dataset.segments {
+            for step in [-size, size] {
+                let planted = plant(segment, channel, onset, step);
+                let verdicts = verdicts(&mut runner()?, &planted, onset + SETTLE_ROWS);
+                counts.push((verdicts.iter().filter(|verdict| verdict.anomaly).count(), verdicts.len()));
+            }
+        }
+        seen.push((channel.clone(), rate(counts.into_iter())));
+    }
+    Ok(Sight { channels: seen })
+}
+
+/// A fault's size in a channel's unit; `None` for a frozen channel, in which no fault has a natural size.
+fn fault_size(dataset: &Dataset, channel: &ChannelName, deviations: f64) -> Option<f64> {
+    let mut within: Vec<f64> = dataset
+        .segments
+        .iter()
+        .map(|segment| mean_and_deviation(segment.channel(channel).into_iter()).1)
+        .collect();
+    let typical = fit::quantile(&mut within, 0.5);
+    (typical > 0.0).then_some(typical * deviations)
+}
+
+fn plant(segment: &SegmentData, channel: &ChannelName, onset: usize, step: f64) -> SegmentData {
+    let width = segment.schema.channels.len();
+    let rows = segment.len().min(PLANTED_ROWS);
+    let mut planted = segment.clone();
+    planted.times_ms.truncate(rows);
+    planted.values.truncate(rows * width);
+    if let Some(column) = segment.schema.channels.iter().position(|name| name == channel) {
+        planted.values.iter_mut().skip(onset * width + column).step_by(width).for_each(|value| *value += step);
+    }
+    planted
+}
+
+/// Alarmed rows and rows of a segment after its warm-up.
+fn alarms(runner: &mut Runner, segment: &SegmentData, recipe: &Recipe) -> (usize, usize) {
+    let verdicts = verdicts(runner, segment, recipe.training.warm_up_rows as usize);
+    (verdicts.iter().filter(|verdict| verdict.anomaly).count(), verdicts.len())
+}
+
+fn rate(counts: impl Iterator<Item = (usize, usize)>) -> f64 {
+    let (part, whole) = counts.fold((0, 0), |(a, b), (part, whole)| (a + part, b + whole));
+    part as f64 / whole.max(1) as f64
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dataset::tests::segment;
+    use super::super::fit::tests::{recipe, with_watch};
+    use super::*;
+
+    fn fitted(dataset: &Dataset) -> Fitted {
+        let (fitted, _) = with_watch(|watch| fit::fit(&recipe(), dataset, DeviceKind::Flex, "training", watch));
+        fitted.expect("trains")
+    }
+
+    fn levels(levels: &[f64]) -> Dataset {
+        Dataset {
+            segments: levels.iter().enumerate().map(|(i, level)| segment(i as u32, *level, 300)).collect(),
+        }
+    }
+
+    #[test]
+    fn a_model_of_one_operating_point_sees_and_one_of_two_mixed_is_refused_as_blind() {
+        let one = levels(&[5.0, 5.05, 4.95, 5.0]);
+        let sharp = sight(&fitted(&one), &one, &recipe(), DeviceKind::Flex).expect("measures");
+        assert!(sharp.judge(&recipe().gate).is_ok(), "{sharp:?}");
+        let mixed = levels(&[5.0, 5.05, 4.95, 5.0, 500.0, 505.0, 495.0, 500.0]);
+        let dull = sight(&fitted(&mixed), &mixed, &recipe(), DeviceKind::Flex).expect("measures");
+        let refusal = dull.judge(&recipe().gate).expect_err("blind");
+        assert!(refusal.starts_with("blind: faults of 10 deviations go unseen in a (0.0 % seen), b"), "{refusal}");
+    }
+
+    #[test]
+    fn left_out_segments_that_differ_alarm_and_alike_ones_do_not() {
+        let judge = |dataset: &Dataset| {
+            let (held_out, _) = with_watch(|watch| cross_validate(&recipe(), dataset, DeviceKind::Flex, watch));
+            held_out.expect("measures").judge(&recipe().gate)
+        };
+        assert!(judge(&levels(&[5.0, 5.02, 4.98, 5.0])).is_ok());
+        let refusal = judge(&levels(&[5.0, 50.0, 100.0])).expect_err("all differ");
+        assert!(refusal.contains("false alarms on known-normal segments left out"), "{refusal}");
+    }
+
+    #[test]
+    fn one_segment_is_too_little_evidence() {
+        assert_eq!(
+            enough_segments(&levels(&[5.0]), &recipe().gate),
+            Err("too little evidence: 1 known-normal segments, at least 3 are needed".to_owned())
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! `demo`: the command line.
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use demo::plant;
+use demo::play::{self, Options};
+use demo::scenario::Scenario;
+use demo::story::Story;
+use demo::summary;
+use shared::device::DeviceKind;
+use tracing_subscriber::EnvFilter;
+
+/// Exit code for a scenario that cannot be used (EX_CONFIG).
+const EXIT_CONFIG: u8 = 78;
+/// Live readings a second when the simulated plant is watched: slow enough to see what happens.
+const WATCHED_RATE: u64 = 300;
+
+/// Tideline's whole loop in one process: a broker, a hub, agents and a plant.
+#[derive(Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Exit code: 0 if the loop closed, 1 if it did not, 78 if the scenario is wrong."
+)]
+struct Arguments {
+    /// Replays recorded data instead of the simulated pump loop.
+    #[arg(long)]
+    scenario: Option<PathBuf>,
+    /// The device models are trained and run on.
+    #[arg(long, default_value = "flex")]
+    device: DeviceKind,
+    /// How to show the result; json prints one object and nothing else on standard output.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// The seed of the simulated plant and of training.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The folder for everything; it must not exist. By default a new one in the folder for temporary files.
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let scenario = match &arguments.scenario {
+        None => plant::scenario(arguments.seed),
+        Some(path) => match Scenario::load(path) {
+            Ok(scenario) => scenario,
+            Err(error) => {
+                complain(&error.to_string());
+                return ExitCode::from(EXIT_CONFIG);
+            }
+        },
+    };
+    match run(&arguments, &scenario) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            complain(&format!("failed to {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments, scenario: &Scenario) -> anyhow::Result<bool> {
+    arguments.device.open()?;
+    let directory = directory(arguments.data.as_deref())?;
+    start_logging(&directory)?;
+    let json = arguments.output == Output::Json;
+    let simulated = arguments.scenario.is_none();
+    let options = Options {
+        directory,
+        device: arguments.device.to_string(),
+        seed: arguments.seed,
+        rate: if simulated && !json && std::io::stdout().is_terminal() { WATCHED_RATE } else { 0 },
+        two_lines: simulated,
+    };
+    let story = Story::new(json);
+    story.tell(&scenario.description);
+    let summary = play::play(scenario, &options, &story)?;
+    let text = if json { serde_json::to_string_pretty(&summary)? } else { summary::to_text(&summary) };
+    writeln!(std::io::stdout(), "{text}").context("write the result")?;
+    Ok(summary.closed)
+}
+
+fn directory(wanted: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match wanted {
+        Some(path) => {
+            std::fs::create_dir(path).with_context(|| format!("make {}; it must not exist", path.display()))?;
+            Ok(std::fs::canonicalize(path)?)
+        }
+        None => Ok(tempfile::Builder::new().prefix("tideline-demo-").tempdir()?.keep()),
+    }
+}
+
+/// The story is for the terminal; logs go to a file beside the data.
+fn start_logging(directory: &Path) -> anyhow::Result<()> {
+    let file = File::create(directory.join("demo.log"))?;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,rumqttd=warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(file)).init();
+    Ok(())
+}
+
+fn complain(message: &str) {
+    // Standard error may be gone; the exit code still tells.
+    drop(writeln!(std::io::stderr(), "error: {message}"));
+}

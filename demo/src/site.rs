@@ -1,0 +1,194 @@
+//! A site set up as a user would: certificates, configuration files, a hub and agents.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, anyhow};
+use cloud_hub::authority::{self, Subject};
+use cloud_hub::hub::Hub;
+use shared::ids::{AgentId, ChannelName, StreamId};
+use tokio_util::sync::CancellationToken;
+
+use crate::publish::topic;
+
+/// The model of the demo.
+pub const MODEL: &str = "demo-anomaly";
+/// How often agents publish their status: the publisher paces itself by it.
+const STATUS_INTERVAL_MS: u64 = 100;
+
+/// What to set up.
+pub struct Plan<'a> {
+    /// The folder for everything.
+    pub directory: &'a Path,
+    /// The broker.
+    pub broker: SocketAddr,
+    /// The stream.
+    pub stream: &'a StreamId,
+    /// Its channels.
+    pub channels: &'a [ChannelName],
+    /// The agents, each perhaps pinned to a version.
+    pub agents: Vec<(AgentId, Option<u32>)>,
+    /// The device models run on.
+    pub device: &'a str,
+    /// The seed of training.
+    pub seed: u64,
+}
+
+/// A running site.
+pub struct Site {
+    hub: Member,
+    agents: Vec<Member>,
+    /// Where the hub's HTTP interface is.
+    pub api: SocketAddr,
+    /// The hub's data.
+    pub hub_directory: PathBuf,
+}
+
+struct Member {
+    name: String,
+    stop: CancellationToken,
+    thread: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Site {
+    /// Sets everything up and starts it.
+    ///
+    /// # Errors
+    /// If a file, port or device is not to be had.
+    pub fn start(plan: &Plan<'_>) -> anyhow::Result<Self> {
+        let certificates = plan.directory.join("certificates");
+        authority::init(&certificates)?;
+        authority::issue(&certificates, &Subject::Hub(vec!["localhost".into(), "127.0.0.1".into()]), &certificates)?;
+        let hub_file = write_hub(plan, &certificates)?;
+        let (hub, link, api) = start_hub(&hub_file)?;
+        let mut agents = Vec::new();
+        for (agent, pin) in &plan.agents {
+            authority::issue(&certificates, &Subject::Agent(agent.clone()), &certificates)?;
+            agents.push(start_agent(&write_agent(plan, agent, *pin, link, &certificates)?, agent)?);
+        }
+        Ok(Self { hub, agents, api, hub_directory: plan.directory.join("hub") })
+    }
+
+    /// Stops the agents, then the hub, which first puts all it has into the sample store.
+    ///
+    /// # Errors
+    /// If one of them had failed.
+    pub fn stop(self) -> anyhow::Result<()> {
+        self.agents.iter().for_each(|agent| agent.stop.cancel());
+        for agent in self.agents {
+            agent.join()?;
+        }
+        self.hub.stop.cancel();
+        self.hub.join()
+    }
+}
+
+impl Member {
+    fn join(self) -> anyhow::Result<()> {
+        let ended = self.thread.join().map_err(|_| anyhow!("{} failed", self.name))?;
+        ended.with_context(|| self.name)
+    }
+}
+
+fn start_hub(file: &Path) -> anyhow::Result<(Member, SocketAddr, SocketAddr)> {
+    let config = cloud_hub::config::Config::load(file)?;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let (addresses, started) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("hub".into()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(async move {
+            let hub = Hub::start(config).await?;
+            // Whoever waited for the addresses is there, or gave up and the demo with it.
+            drop(addresses.send((hub.link_address(), hub.api_address())));
+            Ok(hub.run(stopped).await?)
+        })
+    })?;
+    let member = Member { name: "the hub".to_owned(), stop, thread };
+    match started.recv() {
+        Ok((link, api)) => Ok((member, link, api)),
+        Err(_) => Err(member.join().err().unwrap_or_else(|| anyhow!("the hub did not start"))),
+    }
+}
+
+fn start_agent(file: &Path, agent: &AgentId) -> anyhow::Result<Member> {
+    let config = edge_agent::config::Config::load(file)?;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let thread = std::thread::Builder::new().name(agent.to_string()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(edge_agent::agent::run(config, stopped))?)
+    })?;
+    Ok(Member { name: format!("agent {agent}"), stop, thread })
+}
+
+fn write_hub(plan: &Plan<'_>, certificates: &Path) -> anyhow::Result<PathBuf> {
+    let recipe = RECIPE.replace("\nseed = 1\n", &format!("\nseed = {}\n", plan.seed));
+    fs::write(plan.directory.join("recipe.toml"), recipe)?;
+    let text = format!(
+        "[hub]\ndata_directory = \"hub\"\n\n\
+         [link]\nlisten = \"127.0.0.1:0\"\nca_file = {ca}\ncertificate_file = {certificate}\nkey_file = {key}\n\n\
+         [api]\nlisten = \"127.0.0.1:0\"\n\n\
+         [samples]\ncompact_interval_ms = 1000\n\n\
+         [[model]]\nname = \"{MODEL}\"\nstreams = [{stream}]\nrecipe = \"recipe.toml\"\ndevice = \"{device}\"\n",
+        ca = quoted(&certificates.join("ca.pem")),
+        certificate = quoted(&certificates.join("hub.pem")),
+        key = quoted(&certificates.join("hub.key")),
+        stream = string(plan.stream.as_str()),
+        device = plan.device,
+    );
+    let file = plan.directory.join("hub.toml");
+    fs::write(&file, text)?;
+    Ok(file)
+}
+
+fn write_agent(
+    plan: &Plan<'_>,
+    agent: &AgentId,
+    pin: Option<u32>,
+    hub: SocketAddr,
+    certificates: &Path,
+) -> anyhow::Result<PathBuf> {
+    let mut features = String::new();
+    for channel in plan.channels {
+        let path = format!("$.channels['{}']", channel.as_str().replace('\\', "\\\\").replace('\'', "\\'"));
+        writeln!(features, "  {{ name = {}, path = {} }},", string(channel.as_str()), string(&path))?;
+    }
+    let text = format!(
+        "[agent]\nname = \"{agent}\"\nstate_directory = \"{agent}\"\n\n\
+         [mqtt]\nurl = \"mqtt://{broker}\"\n\n\
+         [[input]]\nname = \"plant\"\ntopic = {topic}\nkey = {key}\n\
+         time = {{ path = \"$.ts\", unit = \"ms\" }}\nknown_normal = \"$.known_normal\"\nid = \"$.id\"\n\
+         feature = [\n{features}]\n\n\
+         [hub]\naddress = \"{hub}\"\nserver_name = \"localhost\"\nca_file = {ca}\n\
+         certificate_file = {certificate}\nkey_file = {key_file}\n\n\
+         [model]\ndevice = \"{device}\"\n{pin}\n\
+         [status]\ninterval_ms = {STATUS_INTERVAL_MS}\n",
+        broker = plan.broker,
+        topic = string(&topic(agent.as_str(), plan.stream)),
+        key = string(plan.stream.as_str()),
+        ca = quoted(&certificates.join("ca.pem")),
+        certificate = quoted(&certificates.join(format!("{agent}.pem"))),
+        key_file = quoted(&certificates.join(format!("{agent}.key"))),
+        device = plan.device,
+        pin = pin.map(|pin| format!("pin = {pin}\n")).unwrap_or_default(),
+    );
+    let file = plan.directory.join(format!("{agent}.toml"));
+    fs::write(&file, text)?;
+    Ok(file)
+}
+
+fn quoted(path: &Path) -> String {
+    string(&path.display().to_string())
+}
+
+/// A TOML string; JSON's escapes are valid in it.
+fn string(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// The demo's recipe, which users can take as well.
+const RECIPE: &str = include_str!("../../deploy/recipes/autoencoder.toml");

@@ -1,0 +1,347 @@
+//! The agent: wires the core to its shells and runs them until told to stop.
+//!
+//! One loop takes what the shells report, hands it to the core and performs the core's effects, in order. Everything
+//! else is a task or thread that the loop owns; shutdown stops taking messages in, makes what was taken in durable,
+//! acknowledges it, and then lets go of the shells one after another.
+
+pub mod start;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shared::ids::AgentId;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::artifacts::{ArtifactError, Artifacts};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::core::{Effect, Event, Millis, Published, Received};
+use crate::ingest::payload::Decoder;
+use crate::ingest::{Ingest, Outgoing};
+use crate::link::{self, Link, LinkError};
+use crate::spool::SpoolError;
+use crate::status::{self, Rejected};
+use crate::store::{StateStore, StoreError};
+use crate::telemetry::Telemetry;
+use crate::{infer, ingest, spool};
+use start::Recovered;
+
+/// Reports of the shells that may wait. Each shell has a bounded number of answers outstanding, so it is never full.
+const EVENTS: usize = 256;
+/// Messages handed to the core at once: one group commit.
+const MESSAGES_AT_ONCE: usize = 256;
+/// How long shutdown waits for the disk before it gives up on what was not acknowledged anyway.
+const FLUSH_DEADLINE_MS: u64 = 10_000;
+/// Rejected messages kept to look at.
+const REJECTED_KEPT: usize = 64;
+
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The spool.
+    #[error("{0}")]
+    Spool(#[from] SpoolError),
+    /// The state store.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The model files.
+    #[error("{0}")]
+    Artifacts(#[from] ArtifactError),
+    /// The device.
+    #[error("{0}")]
+    Infer(#[from] infer::StartError),
+    /// The link to the hub.
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    /// A thread, a socket or a secret.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Runs an agent until `shutdown` is cancelled.
+///
+/// # Errors
+/// If it cannot start: its disk, its device or its certificates are not usable. Trouble later is logged and survived.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), AgentError> {
+    let mut agent = Agent::start(config).await?;
+    agent.work(&shutdown).await;
+    agent.stop().await;
+    Ok(())
+}
+
+struct Agent {
+    name: AgentId,
+    clock: Clock,
+    core: crate::core::EdgeCore,
+    events: mpsc::Receiver<Event>,
+    ingest: Ingest,
+    spool: mpsc::Sender<spool::Request>,
+    infer: mpsc::Sender<infer::Request>,
+    link: Option<mpsc::Sender<link::Command>>,
+    store: mpsc::Sender<start::StoreRequest>,
+    artifacts: Artifacts,
+    loads: mpsc::Sender<Event>,
+    telemetry: Telemetry,
+    rejected: VecDeque<Rejected>,
+    status: watch::Sender<Value>,
+    status_interval_ms: u64,
+    device: String,
+    tasks: JoinSet<()>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Agent {
+    async fn start(config: Config) -> Result<Self, AgentError> {
+        let clock = Clock::start();
+        let telemetry = Telemetry::default();
+        let name = config.agent.name.clone();
+        let directory = config.agent.state_directory.clone();
+        let (event_sender, events) = mpsc::channel(EVENTS);
+
+        let (state, aside) = StateStore::open(&directory.join("state"))?;
+        if let Some(aside) = aside {
+            warn!(kept = %aside.display(), "the state store was begun anew");
+        }
+        let artifacts = Artifacts::open(&directory.join("models"))?;
+        let Recovered { spool, mut core, effects } = start::recover(&config, &state, &clock)?;
+        let (spool, spool_thread) = spool
+            .start(event_sender.clone())
+            .map_err(|source| AgentError::Io { what: "start the spool thread".to_owned(), source })?;
+        let (infer, infer_thread) = infer::start(config.model.device, clock, telemetry.clone(), event_sender.clone())?;
+        let (store, store_thread) = start::store_thread(state, event_sender.clone())?;
+
+        let mut tasks = JoinSet::new();
+        let link = match config.hub.clone() {
+            None => None,
+            Some(hub) => {
+                let (sender, commands) = link::channel();
+                tasks.spawn(Link::new(hub)?.run(commands, event_sender.clone()));
+                Some(sender)
+            }
+        };
+        let password = start::password(config.mqtt.password_file.as_deref())?;
+        let decoder = Decoder::new(&config.inputs);
+        let (ingest, poller, sender) = ingest::open(&config.mqtt, &name, password, decoder, clock, telemetry.clone());
+        tasks.spawn(poller.run());
+        tasks.spawn(sender.run());
+        let (status, status_reader) = watch::channel(Value::Null);
+        tasks.spawn(status::serve(directory, status_reader).await?);
+
+        let mut startup = Vec::new();
+        core.handle(clock.monotonic(), Event::Tick, &mut startup);
+        let mut agent = Self {
+            name,
+            clock,
+            core,
+            events,
+            ingest,
+            spool,
+            infer,
+            link,
+            store,
+            artifacts,
+            loads: event_sender,
+            telemetry,
+            rejected: VecDeque::new(),
+            status,
+            status_interval_ms: config.status.interval_ms,
+            device: config.model.device.to_string(),
+            tasks,
+            threads: vec![spool_thread, infer_thread, store_thread],
+        };
+        agent.perform(effects).await;
+        agent.perform(startup).await;
+        info!(agent = %agent.name, device = agent.device, "started");
+        Ok(agent)
+    }
+
+    async fn work(&mut self, shutdown: &CancellationToken) {
+        let mut status = tokio::time::interval(Duration::from_millis(self.status_interval_ms));
+        let mut messages = Vec::with_capacity(MESSAGES_AT_ONCE);
+        loop {
+            let now = self.clock.monotonic();
+            let wait = self
+                .core
+                .poll_timeout()
+                .map_or(Duration::from_secs(1), |at| Duration::from_millis(at.0.saturating_sub(now.0)));
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                Some(event) = self.events.recv() => self.handle(event).await,
+                count = self.ingest.received.recv_many(&mut messages, MESSAGES_AT_ONCE),
+                    if self.core.wants_messages() =>
+                {
+                    if count == 0 {
+                        error!("the MQTT task ended; stopping");
+                        return;
+                    }
+                    self.take(&mut messages).await;
+                }
+                _ = status.tick() => self.publish_status(),
+                () = tokio::time::sleep(wait) => self.handle(Event::Tick).await,
+            }
+        }
+    }
+
+    /// Stops taking messages in, makes the rest durable and lets the shells end one after another.
+    async fn stop(mut self) {
+        info!(agent = %self.name, "stopping");
+        let mut effects = Vec::new();
+        self.core.flush(&mut effects);
+        self.perform(effects).await;
+        let deadline = self.clock.monotonic().plus(FLUSH_DEADLINE_MS);
+        while !self.core.is_flushed() && self.clock.monotonic() < deadline {
+            match tokio::time::timeout(Duration::from_millis(50), self.events.recv()).await {
+                Ok(Some(event)) => self.handle(event).await,
+                Ok(None) => break,
+                Err(_) => self.handle(Event::Tick).await,
+            }
+        }
+        if !self.core.is_flushed() {
+            error!("failed to make everything durable in time; what is missing was not acknowledged");
+        }
+        self.publish_status();
+        let Self { ingest, spool, infer, link, store, events, loads, mut tasks, threads, status, .. } = self;
+        drop((ingest, spool, infer, link, store, loads, status));
+        // The shells may have one more thing to report; nobody listens, which ends them.
+        drop(events);
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                error!("a task failed: {error}");
+            }
+        }
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok())).await;
+        if !matches!(joined, Ok(true)) {
+            error!("a thread failed");
+        }
+    }
+
+    async fn take(&mut self, messages: &mut Vec<Received>) {
+        for message in messages.iter_mut() {
+            if let Err(rejection) = &mut message.content {
+                self.rejected.extend(rejection.sample.take());
+            }
+        }
+        let excess = self.rejected.len().saturating_sub(REJECTED_KEPT);
+        self.rejected.drain(..excess);
+        let batch = messages.drain(..).collect();
+        self.handle(Event::Received(batch)).await;
+    }
+
+    async fn handle(&mut self, event: Event) {
+        let mut effects = Vec::new();
+        self.core.handle(self.clock.monotonic(), event, &mut effects);
+        self.perform(effects).await;
+    }
+
+    async fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Append(batch) => self.to_spool(spool::Request::Append(batch)).await,
+                Effect::ReadSpool { from, batches } => self.to_spool(spool::Request::Read { from, batches }).await,
+                Effect::Release(before) => self.to_spool(spool::Request::Release(before)).await,
+                Effect::Acknowledge(receipt) => {
+                    self.ingest.acknowledge.send_replace(Some(receipt));
+                }
+                Effect::Infer(questions) => self.to_infer(infer::Request::Ask(questions)).await,
+                Effect::Publish(predictions) => self.publish(predictions),
+                Effect::Checkpoint(checkpoint) => self.to_store(start::StoreRequest::Checkpoint(checkpoint)).await,
+                Effect::Remember(model) => self.to_store(start::StoreRequest::Serving(model)).await,
+                Effect::Dial => self.to_link(link::Command::Dial).await,
+                Effect::Hangup => self.to_link(link::Command::Hangup).await,
+                Effect::Send(message) => self.to_link(link::Command::Send(Box::new(message))).await,
+                Effect::StoreChunk { digest, offset, bytes } => {
+                    if let Err(error) = self.artifacts.store_chunk(digest, offset, &bytes) {
+                        error!("failed to {error}");
+                    }
+                }
+                Effect::Load(model) => match self.artifacts.complete(model.digest) {
+                    Ok(bytes) => self.to_infer(infer::Request::Load { model, bytes }).await,
+                    Err(error) => {
+                        error!("failed to {error}");
+                        let refused = Event::ModelRefused { model, reason: error.to_string() };
+                        if self.loads.try_send(refused).is_err() {
+                            error!("the agent's own queue is full");
+                        }
+                    }
+                },
+                Effect::Discard(digest) => self.artifacts.discard(digest),
+            }
+        }
+    }
+
+    async fn to_spool(&self, request: spool::Request) {
+        if self.spool.send(request).await.is_err() {
+            error!("the spool's thread is gone; nothing more is acknowledged");
+        }
+    }
+
+    async fn to_infer(&self, request: infer::Request) {
+        if self.infer.send(request).await.is_err() {
+            error!("the inference thread is gone; readings are delivered without predictions");
+        }
+    }
+
+    async fn to_store(&self, request: start::StoreRequest) {
+        if self.store.send(request).await.is_err() {
+            error!("the store's thread is gone; a restart will count more than once");
+        }
+    }
+
+    async fn to_link(&self, command: link::Command) {
+        if let Some(link) = &self.link
+            && link.send(command).await.is_err()
+        {
+            error!("the link's task is gone; events stay in the spool");
+        }
+    }
+
+    fn publish(&self, predictions: Vec<Published>) {
+        for (index, prediction) in predictions.iter().enumerate() {
+            let topic = format!("tideline/{}/prediction/{}", self.name, prediction.stream);
+            let body = json!({
+                "time_ms": prediction.time_ms,
+                "stream": prediction.stream.as_str(),
+                "sequence": prediction.of.0,
+                "model": prediction.model.name.as_str(),
+                "version": prediction.model.version.0,
+                "score": prediction.verdict.score,
+                "threshold": prediction.verdict.threshold,
+                "anomaly": prediction.verdict.anomaly,
+            });
+            let message = Outgoing { topic, payload: body.to_string().into_bytes(), retain: false };
+            if self.ingest.outbox.try_send(message).is_err() {
+                self.telemetry.unpublished(predictions.len() - index);
+                return;
+            }
+        }
+    }
+
+    fn publish_status(&mut self) {
+        let report = status::report(&self.name, &self.device, &self.core, &self.telemetry, self.clock.monotonic());
+        let payload = report.to_string().into_bytes();
+        let topic = format!("tideline/{}/status", self.name);
+        // A full outbox means the broker is away; the next status replaces this one.
+        drop(self.ingest.outbox.try_send(Outgoing { topic, payload, retain: true }));
+        let mut local = report;
+        local["rejected_messages"] = self.rejected.iter().map(Rejected::to_json).collect();
+        self.status.send_replace(local);
+    }
+}
+
+impl Millis {
+    /// The time in seconds.
+    #[must_use]
+    pub fn as_seconds(self) -> f64 {
+        self.0 as f64 / 1_000.0
+    }
+}

@@ -1,0 +1,492 @@
+//! The agent's configuration: a TOML file in, checked values out.
+//!
+//! `deploy/config/agent.toml` shows every key. Whatever is wrong in a file is reported as
+//! `file:line:column: key: what is wrong; what would be right`, all mistakes in values at once. Relative paths start at
+//! the folder of the file. Secrets stand in files of their own.
+
+mod address;
+mod check;
+pub mod path;
+mod raw;
+pub mod topic;
+
+use std::fs::File;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use shared::config::{ConfigError, Source};
+use shared::device::DeviceKind;
+use shared::ids::{AgentId, ChannelName, ModelVersion};
+
+use path::JsonPath;
+use topic::{StreamKey, TopicPattern};
+
+/// Messages the broker may send before acks. From 1, MQTT's own least; more than 10,000 messages in memory fill no
+/// group commit faster.
+pub const RECEIVE_MAXIMUM: RangeInclusive<i64> = 1..=10_000;
+/// Messages the broker may send before acks, if the file does not say: four group commits' worth of events.
+pub const DEFAULT_RECEIVE_MAXIMUM: u16 = 1000;
+/// Bytes of one MQTT packet. From a small message; a reading of 256 channels takes about 40 KiB of JSON, so that more
+/// than a MiB is a mistake.
+pub const PACKET_BYTES: RangeInclusive<i64> = 1024..=1024 * 1024;
+/// Bytes of one MQTT packet, if the file does not say.
+pub const DEFAULT_MAX_PACKET_BYTES: u32 = 256 * 1024;
+/// Bytes of the spool. At least a few segments, so that whole ones can be given back; more than 16 TiB is a slip.
+pub const SPOOL_BYTES: RangeInclusive<i64> = 16 * 1024 * 1024..=16 * 1024 * 1024 * 1024 * 1024;
+/// Bytes of the spool, if the file does not say: weeks of typical readings, on the smallest SD card sold.
+pub const DEFAULT_SPOOL_BYTES: u64 = 1024 * 1024 * 1024;
+/// Milliseconds a reading may wait for its group commit. Above a second producers see acks as lost.
+pub const COMMIT_DELAY_MS: RangeInclusive<i64> = 1..=1000;
+/// Milliseconds between two publications of the status. Faster burdens the broker, slower looks dead to watchers.
+pub const STATUS_INTERVAL_MS: RangeInclusive<i64> = 100..=60_000;
+/// Milliseconds between two publications of the status, if the file does not say.
+pub const DEFAULT_STATUS_INTERVAL_MS: u64 = 1000;
+/// Bytes of the MQTT client id: brokers' session stores take this much, and an agent's name and a prefix fit.
+pub const MAX_CLIENT_ID_BYTES: usize = 128;
+/// Bytes of a unit's name: the longest UCUM codes in use are shorter.
+pub const MAX_UNIT_BYTES: usize = 32;
+
+/// Everything the agent is told at start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Who the agent is and where it keeps its state.
+    pub agent: AgentSection,
+    /// The broker.
+    pub mqtt: Mqtt,
+    /// Which messages are readings: at least one. The first whose topic matches takes a message.
+    pub inputs: Vec<Input>,
+    /// The hub; a box without one works fully.
+    pub hub: Option<Hub>,
+    /// How models run.
+    pub model: Model,
+    /// How events are kept.
+    pub spool: Spool,
+    /// How the agent reports itself.
+    pub status: Status,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is wrong: then with every mistake that could be found.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&Source::read(path, |path| File::open(path))?)
+    }
+
+    /// Checks a file that was read already.
+    ///
+    /// # Errors
+    /// If it is wrong: with every mistake that could be found.
+    pub fn parse(source: &Source) -> Result<Self, ConfigError> {
+        check::check(source, &source.parse()?)
+    }
+}
+
+/// Who the agent is and where it keeps its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentSection {
+    /// Its name; the hub knows it by its certificate, which must say the same.
+    pub name: AgentId,
+    /// The folder of the spool, the models and the small state.
+    pub state_directory: PathBuf,
+}
+
+/// The broker and how the agent connects to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mqtt {
+    /// The host it listens on, for MQTT over TCP: a DNS name or an IP address, an IPv6 address without brackets.
+    pub host: String,
+    /// The port it listens on, at least 1.
+    pub port: u16,
+    /// The session's name at the broker, by default `tideline-` and the agent's name. 1 to [`MAX_CLIENT_ID_BYTES`].
+    pub client_id: String,
+    /// The name to log in with.
+    pub username: Option<String>,
+    /// The file that holds the password; only with a `username`.
+    pub password_file: Option<PathBuf>,
+    /// Messages the broker may send before acks, in [`RECEIVE_MAXIMUM`]. With `max_packet_bytes` it bounds memory.
+    pub receive_maximum: u16,
+    /// Bytes of the largest packet taken, in [`PACKET_BYTES`].
+    pub max_packet_bytes: u32,
+}
+
+/// One kind of message and how it becomes a reading.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    /// Its name in counters and logs, unique, of letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// The topics.
+    pub topic: TopicPattern,
+    /// The stream, from the topic's captures.
+    pub key: StreamKey,
+    /// Where a message says when it was measured. Without it the time of arrival counts.
+    pub time: Option<TimeSource>,
+    /// Where a message may hold `true` to say that the machine runs normally.
+    pub known_normal: Option<JsonPath>,
+    /// Where a message holds its producer's own id, a string or an integer, unique in its stream.
+    pub id: Option<JsonPath>,
+    /// The channels: 1 to [`shared::limits::MAX_CHANNELS`], with unique names.
+    pub features: Vec<Feature>,
+}
+
+/// Where a message says when it was measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeSource {
+    /// The place in the message.
+    pub path: JsonPath,
+    /// What it counts.
+    pub unit: TimeUnit,
+}
+
+/// How a time is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeUnit {
+    /// Milliseconds since the Unix epoch.
+    Ms,
+    /// Seconds since the Unix epoch.
+    S,
+    /// Microseconds since the Unix epoch.
+    Us,
+    /// Nanoseconds since the Unix epoch.
+    Ns,
+    /// A text like `2026-11-23T09:30:00.250+01:00`, RFC 3339.
+    Rfc3339,
+}
+
+impl TimeUnit {
+    /// Every unit.
+    pub const ALL: [Self; 5] = [Self::Ms, Self::S, Self::Us, Self::Ns, Self::Rfc3339];
+
+    /// Its name in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ms => "ms",
+            Self::S => "s",
+            Self::Us => "us",
+            Self::Ns => "ns",
+            Self::Rfc3339 => "rfc3339",
+        }
+    }
+}
+
+/// One channel and where a message holds its value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Feature {
+    /// The channel.
+    pub name: ChannelName,
+    /// The place in the message: a number, or `true` for 1 and `false` for 0.
+    pub path: JsonPath,
+    /// The channel's unit, for people.
+    pub unit: Option<String>,
+    /// What the message's number is multiplied by, finite and not 0.
+    pub scale: f64,
+    /// What is added after that, finite.
+    pub offset: f64,
+    /// The least value after both, in the channel's unit; negative infinity if the file does not say.
+    pub min: f64,
+    /// The greatest value after both, above `min`; infinity if the file does not say.
+    pub max: f64,
+}
+
+/// The hub and how the agent proves who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hub {
+    /// Where it listens: `host:port`, an IPv6 address in brackets.
+    pub address: String,
+    /// The name its certificate must have, by default the host of `address`.
+    pub server_name: String,
+    /// The PEM file of the authority that signed its certificate.
+    pub ca_file: PathBuf,
+    /// The PEM file of the agent's own certificate.
+    pub certificate_file: PathBuf,
+    /// The PEM file of that certificate's key.
+    pub key_file: PathBuf,
+}
+
+/// How models run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Model {
+    /// The device; it may be one this program was built without.
+    pub device: DeviceKind,
+    /// Serve this version only, whatever the hub offers. From 1.
+    pub pin: Option<ModelVersion>,
+}
+
+/// How events are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spool {
+    /// Bytes the spool may take on disk, in [`SPOOL_BYTES`].
+    pub max_bytes: u64,
+    /// Milliseconds a reading waits at most for its group commit, in [`COMMIT_DELAY_MS`].
+    pub commit_delay_ms: u64,
+}
+
+/// How the agent reports itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Milliseconds between two publications of the retained status, in [`STATUS_INTERVAL_MS`].
+    pub interval_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const EXAMPLE: &str = include_str!("../../deploy/config/agent.toml");
+
+    const SMALLEST: &str = r#"
+[agent]
+name = "box"
+state_directory = "state"
+[mqtt]
+url = "mqtt://broker"
+[[input]]
+name = "pumps"
+topic = "plant/{pump}"
+key = "{pump}"
+feature = [{ name = "flow", path = "$.flow" }]
+"#;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(&Source::new(Path::new("/etc/tideline/agent.toml"), text.to_owned()))
+    }
+
+    /// The mistakes of the smallest file with `right` replaced by `wrong`, without the file's name.
+    fn mistakes(right: &str, wrong: &str) -> Vec<String> {
+        assert!(SMALLEST.contains(right), "{right} is not in the smallest file");
+        let error = parse(&SMALLEST.replacen(right, wrong, 1)).expect_err("it is wrong");
+        error.to_string().lines().map(|line| line.replacen("/etc/tideline/agent.toml:", "", 1)).collect()
+    }
+
+    /// The example with its keys that show defaults made real.
+    fn example_with_defaults_written_out() -> String {
+        let is_key = |line: &str| {
+            let name = line.split(" = ").next().unwrap_or("");
+            line.contains(" = ") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        let line = |line: &'static str| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line);
+        EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_example_is_a_right_file() {
+        let config = parse(EXAMPLE).expect("valid");
+        assert_eq!(config.agent.name.as_str(), "pump-box-1");
+        assert_eq!(config.agent.state_directory, Path::new("/var/lib/tideline"));
+        assert_eq!((config.mqtt.host.as_str(), config.mqtt.port), ("127.0.0.1", 1883));
+        assert_eq!(config.inputs[0].topic.filter(), "plant/+/+/telemetry");
+        assert_eq!(config.inputs[0].time.as_ref().map(|time| time.unit), Some(TimeUnit::Ms));
+        let flow = &config.inputs[0].features[0];
+        assert_eq!((flow.name.as_str(), flow.unit.as_deref(), flow.min, flow.max), ("flow", Some("l/min"), 0.0, 500.0));
+        let hub = config.hub.expect("the example has a hub");
+        assert_eq!(hub.server_name, "hub.example.com");
+        assert_eq!(hub.ca_file, Path::new("/etc/tideline/ca.pem"));
+    }
+
+    #[test]
+    fn the_example_shows_the_defaults() {
+        let written = example_with_defaults_written_out();
+        for key in ["client_id", "receive_maximum", "max_packet_bytes", "server_name", "max_bytes", "interval_ms"] {
+            assert!(written.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key}");
+        }
+        let mut written = parse(&written).expect("valid");
+        assert_eq!(written.mqtt.username.take().as_deref(), Some("pump-box-1"));
+        assert_eq!(written.mqtt.password_file.take().as_deref(), Some(Path::new("/etc/tideline/mqtt.password")));
+        assert_eq!(written.model.pin.take(), Some(ModelVersion(1)));
+        assert_eq!(parse(EXAMPLE).expect("valid"), written);
+    }
+
+    #[test]
+    fn the_smallest_file_has_the_defaults() {
+        let config = parse(SMALLEST).expect("valid");
+        assert_eq!(config.hub, None);
+        assert_eq!(config.mqtt.client_id, "tideline-box");
+        assert_eq!((config.mqtt.receive_maximum, config.mqtt.max_packet_bytes), (1000, 262_144));
+        assert_eq!(config.model, Model { device: DeviceKind::Flex, pin: None });
+        assert_eq!(config.spool, Spool { max_bytes: 1 << 30, commit_delay_ms: 20 });
+        assert_eq!(config.status, Status { interval_ms: 1000 });
+        let flow = &config.inputs[0].features[0];
+        assert_eq!((flow.scale, flow.offset, flow.min, flow.max), (1.0, 0.0, f64::NEG_INFINITY, f64::INFINITY));
+    }
+
+    #[test]
+    fn a_file_is_loaded_and_its_paths_start_at_its_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("agent.toml");
+        std::fs::write(&path, SMALLEST).expect("writable");
+        let config = Config::load(&path).expect("valid");
+        assert_eq!(config.agent.state_directory, folder.path().join("state"));
+        let missing = folder.path().join("missing.toml");
+        let error = Config::load(&missing).expect_err("missing").to_string();
+        assert!(error.starts_with(&format!("{}: cannot be read: ", missing.display())), "{error}");
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once_at_their_places() {
+        let text = SMALLEST
+            .replace("\"box\"", "\"my box\"")
+            .replace("mqtt://broker", "mqtts://broker")
+            .replace("key = \"{pump}\"", "key = \"{line}\"")
+            .replace("$.flow", "$..flow")
+            + "[model]\ndevice = \"tpu\"\npin = 0\n[spool]\nmax_bytes = 1000\n[status]\ninterval_ms = 99\n";
+        let mistakes = parse(&text).expect_err("wrong").to_string();
+        let expected = [
+            "3:8: agent.name: agent name \"my box\" holds ' '; allowed: letters, digits, '-', '_' and '.'",
+            "6:7: mqtt.url: \"mqtts://\" is not supported; supported is mqtt://host[:port], MQTT over TCP without TLS",
+            "10:7: input.key: key uses {line}, which is not in the topic; the topic has {pump}",
+            "11:36: input.feature.path: path \"$..flow\" is wrong at character 3: `..` may find several values; \
+             name the way to one, as in $.a.b[0]['c d']",
+            "13:10: model.device: \"tpu\" is no device; there are flex, ndarray and wgpu",
+            "14:7: model.pin: 0 is out of range; allowed: 1 to 4294967295",
+            "16:13: spool.max_bytes: 1000 is out of range; allowed: 16777216 to 17592186044416",
+            "18:15: status.interval_ms: 99 is out of range; allowed: 100 to 60000",
+        ];
+        let expected: Vec<String> = expected.iter().map(|line| format!("/etc/tideline/agent.toml:{line}")).collect();
+        assert_eq!(mistakes.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_a_suggestion() {
+        assert_eq!(
+            mistakes("key = ", "keys = "),
+            ["10:1: input.keys: unknown key `keys`; did you mean `key`? \
+              known here: name, topic, key, time, known_normal, id, feature"]
+        );
+        assert_eq!(
+            mistakes("path = \"$.flow\"", "path = \"$.flow\", scael = 1"),
+            ["11:46: input.feature.scael: unknown key `scael`; did you mean `scale`? \
+              known here: name, path, unit, scale, offset, min, max"]
+        );
+    }
+
+    #[test]
+    fn a_file_without_inputs_is_refused() {
+        let (without, _) = SMALLEST.split_once("[[input]]").expect("it has one");
+        assert_eq!(
+            parse(without).expect_err("no input").to_string(),
+            "/etc/tideline/agent.toml:1:1: there is no [[input]]; at least one says which messages are readings"
+        );
+    }
+
+    #[test]
+    fn names_must_be_unique() {
+        let second = "[[input]]\nname = 'pumps'\ntopic = 'x'\nkey = 'x'\n\
+                      feature = [{name = 'a', path = '$'}, {name = 'a', path = '$.a'}]\n[[input]]\nname = 'pumps'";
+        assert_eq!(
+            mistakes("[[input]]\nname = \"pumps\"", second),
+            [
+                "11:46: input.feature.name: feature \"a\" is given twice; each needs its own name",
+                "13:8: input.name: input \"pumps\" is given twice; each needs its own name",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_input_that_would_never_see_a_message_is_refused() {
+        let all = "[[input]]\nname = 'all'\ntopic = 'plant/#'\nkey = 'x'\nfeature = [{name = 'a', path = '$'}]\n";
+        assert_eq!(
+            mistakes("[[input]]\n", &format!("{all}[[input]]\n")),
+            ["14:9: input.topic: input \"all\" above takes every message of this topic; put the narrower topic first"]
+        );
+        let narrow_first = SMALLEST.to_owned() + all;
+        assert_eq!(parse(&narrow_first).expect("valid").inputs.len(), 2);
+    }
+
+    #[test]
+    fn impossible_numbers_of_a_feature_are_refused() {
+        for (keys, expected) in [
+            ("scale = 0", "scale: a scale of 0 makes every value the same; leave it out for 1"),
+            ("scale = inf", "scale: inf is no finite number; leave the key out"),
+            ("offset = nan", "offset: NaN is no finite number; leave the key out"),
+            ("min = 2, max = 2", "max: max 2 is not above min 2; no value would be in range"),
+            ("min = -inf", "min: -inf is no finite number; leave the key out"),
+            ("unit = \"\"", "unit: \"\" is no unit; it takes 1 to 32 bytes of printable text"),
+        ] {
+            let found = mistakes("path = \"$.flow\"", &format!("path = \"$.flow\", {keys}"));
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].ends_with(&format!(": input.feature.{expected}")), "{found:?}");
+        }
+        let none = mistakes("feature = [{ name = \"flow\", path = \"$.flow\" }]", "feature = []");
+        assert_eq!(none, ["11:11: input.feature: there are 0 features; an input has 1 to 256"]);
+        let entries = |count| (0..count).map(|n| format!("{{name='{n}',path='$[{n}]'}},")).collect::<String>();
+        let features = |count| format!("feature = [\n{}]", entries(count).replace("},", "},\n"));
+        let text = |count| SMALLEST.replace("feature = [{ name = \"flow\", path = \"$.flow\" }]", &features(count));
+        assert_eq!(parse(&text(256)).expect("valid").inputs[0].features.len(), 256);
+        assert!(parse(&text(257)).expect_err("too many").to_string().contains("there are 257 features"));
+    }
+
+    #[test]
+    fn impossible_values_of_an_input_are_refused_at_their_places() {
+        for (right, wrong, expected) in [
+            ("\"pumps\"", "\"a/b\"", "8:8: input.name: \"a/b\" is no name; it takes 1 to 64 letters, "),
+            ("{pump}\"", "{pump}x\"", "9:9: input.topic: level \"{pump}x\" mixes text with a wildcard; "),
+            ("key = ", "known_normal = 'x'\nkey = ", "10:16: input.known_normal: path \"x\" is wrong at character 1: "),
+            ("key = ", "id = '$.*'\nkey = ", "10:6: input.id: path \"$.*\" is wrong at character 3: "),
+            (
+                "key = ",
+                "time = {path='$.t', unit='mss'}\nkey = ",
+                "10:26: input.time.unit: \"mss\" is no unit of time; did you mean `ms`? there are ms, s, us, ns, ",
+            ),
+        ] {
+            let found = mistakes(right, wrong);
+            assert_eq!(found.len(), 1, "{wrong}: {found:?}");
+            assert!(found[0].starts_with(expected), "{wrong}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn impossible_values_of_other_tables_are_refused_at_their_places() {
+        let files = "ca_file='a'\ncertificate_file='b'\nkey_file='c'";
+        for (lines, expected) in [
+            ("client_id = ''", "7:13: mqtt.client_id: \"\" is no client id; "),
+            ("username = ''", "7:12: mqtt.username: the name is empty or not printable; "),
+            ("password_file = 'p'", "7:17: mqtt.password_file: a password without a name; "),
+            ("receive_maximum = 10001", "7:19: mqtt.receive_maximum: 10001 is out of range; allowed: 1 to 10000"),
+            ("max_packet_bytes = -1", "7:20: mqtt.max_packet_bytes: -1 is out of range; allowed: 1024 to 1048576"),
+            ("[spool]\ncommit_delay_ms = 0", "8:19: spool.commit_delay_ms: 0 is out of range; allowed: 1 to 1000"),
+            (
+                "[spool]\nmax_bytes = 99999999999999999999",
+                "8:13: spool.max_bytes: found integer `99999999999999999999`; ",
+            ),
+            ("[model]\ndevice = 7", "8:10: model.device: found integer `7`; expected a string"),
+            (&format!("[hub]\naddress='h'\n{files}"), "8:9: hub.address: \"h\" has no port; "),
+            (&format!("[hub]\naddress=':1'\n{files}"), "8:9: hub.address: \"\" is no host; "),
+            (
+                &format!("[hub]\nserver_name='a b'\naddress='h:1'\n{files}"),
+                "8:13: hub.server_name: \"a b\" is no name ",
+            ),
+            (&format!("[hub]\naddress='h:1'\n{}", &files[12..]), "7:1: hub.ca_file: is missing; it has no default"),
+        ] {
+            let found = mistakes("[[input]]", &format!("{lines}\n[[input]]"));
+            assert_eq!(found.len(), 1, "{lines}: {found:?}");
+            assert!(found[0].starts_with(expected), "{lines}: {found:?}");
+        }
+        assert!(mistakes("\"state\"", "\"\"")[0].starts_with("4:19: agent.state_directory: the path is empty; "));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_configuration_or_refused(text in ".{0,300}") {
+            if let Err(error) = parse(&text) {
+                prop_assert!(error.to_string().starts_with("/etc/tideline/agent.toml:"));
+            }
+        }
+
+        #[test]
+        fn the_example_with_any_damage_is_a_configuration_or_refused(
+            at in 0_usize..EXAMPLE.len(), length in 0_usize..40, instead in "[\\[\\]{}=\"'$.,#a-z0-9\n-]{0,8}"
+        ) {
+            let start = EXAMPLE.floor_char_boundary(at);
+            let end = EXAMPLE.ceil_char_boundary(at + length);
+            let mut text = EXAMPLE.to_owned();
+            text.replace_range(start..end, &instead);
+            if let Err(error) = parse(&text) {
+                let is_placed = |line: &str| line.starts_with("/etc/tideline/agent.toml:");
+                prop_assert!(error.to_string().lines().all(is_placed), "{}", error);
+            }
+        }
+    }
+}

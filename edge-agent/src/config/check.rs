@@ -1,0 +1,311 @@
+//! From the file as it is written to the checked [`Config`]. A `None` on the way always has its mistake noted.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rustls_pki_types::ServerName;
+use shared::config::{ConfigError, Problems, Source, nearest};
+use shared::device::DeviceKind;
+use shared::ids::{AgentId, ChannelName, ModelVersion};
+use shared::limits::{COMMIT_MAX_DELAY_MS, MAX_CHANNELS, MAX_ID_BYTES};
+use toml::Spanned;
+
+use super::address::HostPort;
+use super::path::JsonPath;
+use super::topic::{StreamKey, TopicPattern};
+use super::{
+    AgentSection, COMMIT_DELAY_MS, Config, DEFAULT_MAX_PACKET_BYTES, DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES,
+    DEFAULT_STATUS_INTERVAL_MS, Feature, Hub, Input, MAX_CLIENT_ID_BYTES, MAX_UNIT_BYTES, Model, Mqtt, PACKET_BYTES,
+    RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status, TimeSource, TimeUnit, raw,
+};
+
+pub(super) fn check(source: &Source, raw: &raw::Root) -> Result<Config, ConfigError> {
+    let folder = source.path().parent().unwrap_or(Path::new(""));
+    let mut checker = Checker { folder, problems: Problems::new(source) };
+    let config = checker.config(raw);
+    checker.problems.finish(config)
+}
+
+struct Checker<'a> {
+    folder: &'a Path,
+    problems: Problems<'a>,
+}
+
+impl Checker<'_> {
+    fn config(&mut self, raw: &raw::Root) -> Option<Config> {
+        let agent = self.agent(&raw.agent);
+        let mqtt = self.mqtt(&raw.mqtt, agent.as_ref());
+        let inputs = self.inputs(&raw.input);
+        let hub = self.optional(raw.hub.as_ref(), Self::hub);
+        let model = self.model(&raw.model);
+        let spool = self.spool(&raw.spool);
+        let status = self.status(&raw.status);
+        Some(Config {
+            agent: agent?,
+            mqtt: mqtt?,
+            inputs: inputs?,
+            hub: hub?,
+            model: model?,
+            spool: spool?,
+            status: status?,
+        })
+    }
+
+    fn agent(&mut self, raw: &raw::Agent) -> Option<AgentSection> {
+        let name = self.text(&raw.name, AgentId::new);
+        let state_directory = self.path(&raw.state_directory);
+        Some(AgentSection { name: name?, state_directory: state_directory? })
+    }
+
+    fn mqtt(&mut self, raw: &raw::Mqtt, agent: Option<&AgentSection>) -> Option<Mqtt> {
+        let address = self.text(&raw.url, HostPort::parse_mqtt_url);
+        let client_id = match &raw.client_id {
+            Some(id) => self.text(id, parse_client_id),
+            None => agent.map(|agent| format!("tideline-{}", agent.name)),
+        };
+        let username = self.optional(raw.username.as_ref(), |checker, name| checker.text(name, parse_username));
+        let password_file = self.optional(raw.password_file.as_ref(), Self::path);
+        if let (None, Some(file)) = (&raw.username, &raw.password_file) {
+            self.fail::<()>(file, "a password without a name; give `username`, too");
+        }
+        let receive_maximum = self.number(raw.receive_maximum.as_ref(), RECEIVE_MAXIMUM, DEFAULT_RECEIVE_MAXIMUM);
+        let max_packet_bytes = self.number(raw.max_packet_bytes.as_ref(), PACKET_BYTES, DEFAULT_MAX_PACKET_BYTES);
+        Some(Mqtt {
+            host: address.as_ref()?.host.clone(),
+            port: address?.port,
+            client_id: client_id?,
+            username: username?,
+            password_file: password_file?,
+            receive_maximum: receive_maximum?,
+            max_packet_bytes: max_packet_bytes?,
+        })
+    }
+
+    fn inputs(&mut self, raw: &[Spanned<raw::Input>]) -> Option<Vec<Input>> {
+        if raw.is_empty() {
+            self.problems.at(0..0, "there is no [[input]]; at least one says which messages are readings");
+            return None;
+        }
+        let checked: Vec<Option<Input>> = raw.iter().map(|input| self.input(input.get_ref())).collect();
+        self.no_repeats(raw.iter().map(|input| &input.get_ref().name), "input");
+        for (index, later) in checked.iter().enumerate() {
+            let Some(later) = later else { continue };
+            let mut earlier = checked[..index].iter().flatten();
+            if let Some(earlier) = earlier.find(|earlier| earlier.topic.covers(&later.topic)) {
+                let message = format!(
+                    "input {:?} above takes every message of this topic; put the narrower topic first",
+                    earlier.name
+                );
+                self.fail::<()>(&raw[index].get_ref().topic, message);
+            }
+        }
+        checked.into_iter().collect()
+    }
+
+    fn input(&mut self, raw: &raw::Input) -> Option<Input> {
+        let name = self.text(&raw.name, parse_input_name);
+        let topic = self.text(&raw.topic, TopicPattern::parse);
+        let key = topic.as_ref().and_then(|topic| self.text(&raw.key, |key| StreamKey::parse(key, topic)));
+        let time = self.optional(raw.time.as_ref(), Self::time);
+        let known_normal = self.optional(raw.known_normal.as_ref(), Self::json_path);
+        let id = self.optional(raw.id.as_ref(), Self::json_path);
+        let features = self.features(&raw.feature);
+        Some(Input {
+            name: name?,
+            topic: topic?,
+            key: key?,
+            time: time?,
+            known_normal: known_normal?,
+            id: id?,
+            features: features?,
+        })
+    }
+
+    fn time(&mut self, raw: &raw::Time) -> Option<TimeSource> {
+        let path = self.json_path(&raw.path);
+        let unit = self.text(&raw.unit, TimeUnit::from_str);
+        Some(TimeSource { path: path?, unit: unit? })
+    }
+
+    fn features(&mut self, raw: &Spanned<Vec<raw::Feature>>) -> Option<Vec<Feature>> {
+        let count = raw.get_ref().len();
+        if count == 0 || count > MAX_CHANNELS {
+            let message = format!("there are {count} features; an input has 1 to {MAX_CHANNELS}");
+            return self.fail(raw, message);
+        }
+        self.no_repeats(raw.get_ref().iter().map(|feature| &feature.name), "feature");
+        let checked: Vec<Option<Feature>> = raw.get_ref().iter().map(|feature| self.feature(feature)).collect();
+        checked.into_iter().collect()
+    }
+
+    fn feature(&mut self, raw: &raw::Feature) -> Option<Feature> {
+        let name = self.text(&raw.name, ChannelName::new);
+        let path = self.json_path(&raw.path);
+        let unit = self.optional(raw.unit.as_ref(), |checker, unit| checker.text(unit, parse_unit));
+        let scale = self.finite(raw.scale.as_ref(), 1.0);
+        if let (Some(scale), Some(0.0)) = (&raw.scale, scale) {
+            self.fail::<()>(scale, "a scale of 0 makes every value the same; leave it out for 1");
+        }
+        let offset = self.finite(raw.offset.as_ref(), 0.0);
+        let min = self.finite(raw.min.as_ref(), f64::NEG_INFINITY);
+        let max = self.finite(raw.max.as_ref(), f64::INFINITY);
+        if let (Some(low), Some(high), Some(spanned)) = (min, max, &raw.max)
+            && low >= high
+        {
+            self.fail::<()>(spanned, format!("max {high} is not above min {low}; no value would be in range"));
+        }
+        Some(Feature { name: name?, path: path?, unit: unit?, scale: scale?, offset: offset?, min: min?, max: max? })
+    }
+
+    fn hub(&mut self, raw: &raw::Hub) -> Option<Hub> {
+        let address = self.text(&raw.address, HostPort::parse);
+        let server_name = match &raw.server_name {
+            Some(name) => self.text(name, parse_server_name),
+            None => address.as_ref().map(|address| address.host.clone()),
+        };
+        let ca_file = self.path(&raw.ca_file);
+        let certificate_file = self.path(&raw.certificate_file);
+        let key_file = self.path(&raw.key_file);
+        Some(Hub {
+            address: address?.to_string(),
+            server_name: server_name?,
+            ca_file: ca_file?,
+            certificate_file: certificate_file?,
+            key_file: key_file?,
+        })
+    }
+
+    fn model(&mut self, raw: &raw::Model) -> Option<Model> {
+        let device = match &raw.device {
+            Some(device) => self.text(device, DeviceKind::from_str),
+            None => Some(DeviceKind::default()),
+        };
+        let pin = self.optional(raw.pin.as_ref(), |checker, pin| {
+            checker.number(Some(pin), 1..=i64::from(u32::MAX), 1).map(ModelVersion)
+        });
+        Some(Model { device: device?, pin: pin? })
+    }
+
+    fn spool(&mut self, raw: &raw::Spool) -> Option<Spool> {
+        let max_bytes = self.number(raw.max_bytes.as_ref(), SPOOL_BYTES, DEFAULT_SPOOL_BYTES);
+        let delay = self.number(raw.commit_delay_ms.as_ref(), COMMIT_DELAY_MS, COMMIT_MAX_DELAY_MS);
+        Some(Spool { max_bytes: max_bytes?, commit_delay_ms: delay? })
+    }
+
+    fn status(&mut self, raw: &raw::Status) -> Option<Status> {
+        let interval = self.number(raw.interval_ms.as_ref(), STATUS_INTERVAL_MS, DEFAULT_STATUS_INTERVAL_MS);
+        Some(Status { interval_ms: interval? })
+    }
+
+    fn fail<T>(&mut self, place: &Spanned<impl Sized>, message: impl Display) -> Option<T> {
+        self.problems.at(place.span(), message);
+        None
+    }
+
+    /// `Some(None)` where nothing is given, `None` where what is given is wrong.
+    fn optional<R, T>(&mut self, raw: Option<&R>, check: impl FnOnce(&mut Self, &R) -> Option<T>) -> Option<Option<T>> {
+        raw.map_or(Some(None), |raw| check(self, raw).map(Some))
+    }
+
+    fn text<T, E: Display>(&mut self, raw: &Spanned<String>, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        match parse(raw.get_ref()) {
+            Ok(value) => Some(value),
+            Err(message) => self.fail(raw, message),
+        }
+    }
+
+    fn json_path(&mut self, raw: &Spanned<String>) -> Option<JsonPath> {
+        self.text(raw, JsonPath::parse)
+    }
+
+    fn path(&mut self, raw: &Spanned<PathBuf>) -> Option<PathBuf> {
+        if raw.get_ref().as_os_str().is_empty() {
+            return self.fail(raw, "the path is empty; a relative one starts at this file's folder");
+        }
+        Some(self.folder.join(raw.get_ref()))
+    }
+
+    fn number<T: TryFrom<i64>>(
+        &mut self,
+        raw: Option<&Spanned<i64>>,
+        allowed: RangeInclusive<i64>,
+        default: T,
+    ) -> Option<T> {
+        let Some(raw) = raw else { return Some(default) };
+        let number = *raw.get_ref();
+        match T::try_from(number) {
+            Ok(value) if allowed.contains(&number) => Some(value),
+            Ok(_) | Err(_) => {
+                self.fail(raw, format!("{number} is out of range; allowed: {} to {}", allowed.start(), allowed.end()))
+            }
+        }
+    }
+
+    fn finite(&mut self, raw: Option<&Spanned<f64>>, default: f64) -> Option<f64> {
+        match raw {
+            None => Some(default),
+            Some(raw) if raw.get_ref().is_finite() => Some(*raw.get_ref()),
+            Some(raw) => self.fail(raw, format!("{} is no finite number; leave the key out", raw.get_ref())),
+        }
+    }
+
+    fn no_repeats<'n>(&mut self, names: impl Iterator<Item = &'n Spanned<String>>, what: &str) {
+        let mut seen = BTreeSet::new();
+        for name in names {
+            if !seen.insert(name.get_ref()) {
+                self.fail::<()>(name, format!("{what} {:?} is given twice; each needs its own name", name.get_ref()));
+            }
+        }
+    }
+}
+
+fn parse_input_name(name: &str) -> Result<String, String> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > MAX_ID_BYTES || !name.chars().all(is_allowed) {
+        return Err(format!("{name:?} is no name; it takes 1 to {MAX_ID_BYTES} letters, digits, '-', '_' and '.'"));
+    }
+    Ok(name.to_owned())
+}
+
+fn parse_client_id(id: &str) -> Result<String, String> {
+    if id.is_empty() || id.len() > MAX_CLIENT_ID_BYTES || id.chars().any(char::is_control) {
+        return Err(format!("{id:?} is no client id; it takes 1 to {MAX_CLIENT_ID_BYTES} bytes of printable text"));
+    }
+    Ok(id.to_owned())
+}
+
+fn parse_username(name: &str) -> Result<String, String> {
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err("the name is empty or not printable; leave it out if the broker asks for none".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
+fn parse_unit(unit: &str) -> Result<String, String> {
+    if unit.is_empty() || unit.len() > MAX_UNIT_BYTES || unit.chars().any(char::is_control) {
+        return Err(format!("{unit:?} is no unit; it takes 1 to {MAX_UNIT_BYTES} bytes of printable text"));
+    }
+    Ok(unit.to_owned())
+}
+
+fn parse_server_name(name: &str) -> Result<String, String> {
+    match ServerName::try_from(name) {
+        Ok(_) => Ok(name.to_owned()),
+        Err(_) => Err(format!("{name:?} is no name a certificate can have; it takes a DNS name or an IP address")),
+    }
+}
+
+impl FromStr for TimeUnit {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|unit| unit.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name);
+            let hint = nearest(name, &known).map_or(String::new(), |near| format!("did you mean `{near}`? "));
+            format!("{name:?} is no unit of time; {hint}there are {}", known.join(", "))
+        })
+    }
+}

@@ -1,0 +1,104 @@
+//! The configuration file as it is written, before its values are checked.
+//!
+//! A number is an `i64` here, whatever its range: a number out of range is then refused with the range, at its place,
+//! together with all other mistakes.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Root {
+    pub(super) agent: Agent,
+    pub(super) mqtt: Mqtt,
+    #[serde(default)]
+    pub(super) input: Vec<Spanned<Input>>,
+    pub(super) hub: Option<Hub>,
+    #[serde(default)]
+    pub(super) model: Model,
+    #[serde(default)]
+    pub(super) spool: Spool,
+    #[serde(default)]
+    pub(super) status: Status,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Agent {
+    pub(super) name: Spanned<String>,
+    pub(super) state_directory: Spanned<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mqtt {
+    pub(super) url: Spanned<String>,
+    pub(super) client_id: Option<Spanned<String>>,
+    pub(super) username: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<PathBuf>>,
+    pub(super) receive_maximum: Option<Spanned<i64>>,
+    pub(super) max_packet_bytes: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    pub(super) name: Spanned<String>,
+    pub(super) topic: Spanned<String>,
+    pub(super) key: Spanned<String>,
+    pub(super) time: Option<Time>,
+    pub(super) known_normal: Option<Spanned<String>>,
+    pub(super) id: Option<Spanned<String>>,
+    pub(super) feature: Spanned<Vec<Feature>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Time {
+    pub(super) path: Spanned<String>,
+    pub(super) unit: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Feature {
+    pub(super) name: Spanned<String>,
+    pub(super) path: Spanned<String>,
+    pub(super) unit: Option<Spanned<String>>,
+    pub(super) scale: Option<Spanned<f64>>,
+    pub(super) offset: Option<Spanned<f64>>,
+    pub(super) min: Option<Spanned<f64>>,
+    pub(super) max: Option<Spanned<f64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hub {
+    pub(super) address: Spanned<String>,
+    pub(super) server_name: Option<Spanned<String>>,
+    pub(super) ca_file: Spanned<PathBuf>,
+    pub(super) certificate_file: Spanned<PathBuf>,
+    pub(super) key_file: Spanned<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Model {
+    pub(super) device: Option<Spanned<String>>,
+    pub(super) pin: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Spool {
+    pub(super) max_bytes: Option<Spanned<i64>>,
+    pub(super) commit_delay_ms: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Status {
+    pub(super) interval_ms: Option<Spanned<i64>>,
+}

@@ -1,0 +1,35 @@
+//! The agent's own bounds, with their reasons.
+
+/// Group commits handed to the disk and not yet durable: enough that the disk never waits for the core.
+pub const COMMITS_IN_FLIGHT: usize = 4;
+/// Questions of one inference call: as many as go through a network at once, four times over.
+pub const INFER_BATCH: usize = 256;
+/// Inference calls under way: one working, one waiting, so that the inference thread is never idle.
+pub const ANSWERS_IN_FLIGHT: usize = 2;
+/// Readings waiting for inference. Beyond, they are delivered without a prediction and counted: acknowledging must
+/// not wait for a slow model. 16,384 readings of 8 channels are about 2 MiB.
+pub const INFER_QUEUE: usize = 16_384;
+/// Events kept in the spool after the hub has them, at least: from them a restarted agent knows which messages are
+/// redeliveries, and what the pipelines had seen.
+pub const RECENT_EVENTS: u64 = 4_096;
+/// Message ids remembered for telling redeliveries.
+pub const RECENT_IDS: usize = 16_384;
+/// Events between two checkpoints: bounds what is counted again after a restart, and how often the store is written.
+pub const CHECKPOINT_EVENTS: u64 = 2_048;
+/// Readings that bring the pipelines up to date after a restart.
+pub const WARM_UP_READINGS: usize = 512;
+
+/// The first wait before dialling the hub again.
+pub const BACKOFF_FIRST_MS: u64 = 500;
+/// The longest wait before dialling the hub again.
+pub const BACKOFF_LONGEST_MS: u64 = 60_000;
+/// A connection that lasted this long makes the next wait short again.
+pub const STABLE_AFTER_MS: u64 = 30_000;
+/// The hub must greet within this time.
+pub const GREETING_TIMEOUT_MS: u64 = 10_000;
+/// An unacknowledged batch for this long means the connection is dead in the water.
+pub const ACK_TIMEOUT_MS: u64 = 30_000;
+/// Time between two status messages to the hub.
+pub const STATUS_INTERVAL_MS: u64 = 1_000;
+/// Time before a batch that the disk would not take is tried again.
+pub const APPEND_RETRY_MS: u64 = 500;

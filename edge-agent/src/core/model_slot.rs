@@ -1,0 +1,147 @@
+//! From an offer to a model in service.
+
+use shared::event::ModelRef;
+use shared::ids::{Digest, ModelVersion};
+use shared::limits::MAX_PACKAGE_BYTES;
+use shared::wire::message::{EdgeToHub, ModelOffer, ModelOutcome, ModelReport, ServedModel};
+
+use super::Effect;
+
+/// The one model a box serves, and the one on its way.
+#[derive(Debug)]
+pub struct ModelSlot {
+    pinned: Option<ModelVersion>,
+    serving: Option<ServedModel>,
+    incoming: Option<Incoming>,
+    /// Whether the hub listens.
+    connected: bool,
+    /// What became of the newest offer, until the hub was told.
+    report: Option<ModelReport>,
+    /// The serving model has not answered since it was loaded.
+    unproven: bool,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    offer: ModelOffer,
+    received: u64,
+    loading: bool,
+}
+
+impl ModelSlot {
+    pub(super) fn new(pinned: Option<ModelVersion>) -> Self {
+        Self { pinned, serving: None, incoming: None, connected: false, report: None, unproven: false }
+    }
+
+    /// Loads the model that served before the restart.
+    pub(super) fn resume(&mut self, model: ServedModel, effects: &mut Vec<Effect>) {
+        if self.pinned.is_none_or(|pinned| pinned == model.model.version) {
+            effects.push(Effect::Load(model));
+        }
+    }
+
+    pub(super) fn serving(&self) -> Option<&ServedModel> {
+        self.serving.as_ref()
+    }
+
+    pub(super) fn can_answer(&self) -> bool {
+        self.serving.is_some()
+    }
+
+    pub(super) fn link_up(&mut self, effects: &mut Vec<Effect>) {
+        self.connected = true;
+        self.send_report(effects);
+        self.fetch_next(effects);
+    }
+
+    pub(super) fn link_down(&mut self) {
+        self.connected = false;
+    }
+
+    pub(super) fn offered(&mut self, offer: ModelOffer, effects: &mut Vec<Effect>) {
+        if let Some(pinned) = self.pinned.filter(|pinned| *pinned != offer.version) {
+            let reason = format!("the box is pinned to version {pinned}");
+            self.report(&offer.served(), ModelOutcome::Refused { reason }, effects);
+            return;
+        }
+        if offer.bytes > MAX_PACKAGE_BYTES {
+            let reason = format!("{} bytes, the box takes at most {MAX_PACKAGE_BYTES}", offer.bytes);
+            self.report(&offer.served(), ModelOutcome::Refused { reason }, effects);
+            return;
+        }
+        if self.serving.as_ref().is_some_and(|serving| serving.digest == offer.digest) {
+            if !self.unproven {
+                self.report(&offer.served(), ModelOutcome::Serving, effects);
+            }
+            return;
+        }
+        match &self.incoming {
+            Some(incoming) if incoming.offer.digest == offer.digest => {}
+            Some(_) | None => self.incoming = Some(Incoming { offer, received: 0, loading: false }),
+        }
+        self.fetch_next(effects);
+    }
+
+    pub(super) fn chunk(&mut self, digest: Digest, offset: u64, bytes: Vec<u8>, effects: &mut Vec<Effect>) {
+        let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.offer.digest == digest) else {
+            return;
+        };
+        let end = offset + bytes.len() as u64;
+        if offset != incoming.received || bytes.is_empty() || end > incoming.offer.bytes || incoming.loading {
+            return;
+        }
+        incoming.received = end;
+        effects.push(Effect::StoreChunk { digest, offset, bytes });
+        if end == incoming.offer.bytes {
+            incoming.loading = true;
+            effects.push(Effect::Load(incoming.offer.served()));
+        } else {
+            self.fetch_next(effects);
+        }
+    }
+
+    pub(super) fn loaded(&mut self, model: ServedModel, effects: &mut Vec<Effect>) {
+        if self.incoming.as_ref().is_some_and(|incoming| incoming.offer.digest == model.digest) {
+            self.incoming = None;
+        }
+        self.unproven = true;
+        effects.push(Effect::Remember(model.clone()));
+        self.serving = Some(model);
+    }
+
+    pub(super) fn refused(&mut self, model: &ServedModel, reason: String, effects: &mut Vec<Effect>) {
+        if self.incoming.as_ref().is_some_and(|incoming| incoming.offer.digest == model.digest) {
+            self.incoming = None;
+            effects.push(Effect::Discard(model.digest));
+        }
+        self.report(model, ModelOutcome::Refused { reason }, effects);
+    }
+
+    /// The model answered: now it may be called serving.
+    pub(super) fn served(&mut self, model: &ModelRef, effects: &mut Vec<Effect>) {
+        if !self.unproven {
+            return;
+        }
+        if let Some(serving) = self.serving.clone().filter(|serving| serving.model == *model) {
+            self.unproven = false;
+            self.report(&serving, ModelOutcome::Serving, effects);
+        }
+    }
+
+    fn report(&mut self, model: &ServedModel, outcome: ModelOutcome, effects: &mut Vec<Effect>) {
+        self.report = Some(ModelReport { model: model.model.clone(), digest: model.digest, outcome });
+        self.send_report(effects);
+    }
+
+    fn send_report(&mut self, effects: &mut Vec<Effect>) {
+        if self.connected {
+            effects.extend(self.report.take().map(|report| Effect::Send(EdgeToHub::ModelReport(report))));
+        }
+    }
+
+    fn fetch_next(&self, effects: &mut Vec<Effect>) {
+        if let Some(incoming) = self.incoming.as_ref().filter(|incoming| self.connected && !incoming.loading) {
+            effects.push(Effect::Send(EdgeToHub::Fetch { digest: incoming.offer.digest, offset: incoming.received }));
+        }
+    }
+}

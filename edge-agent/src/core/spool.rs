@@ -1,0 +1,216 @@
+//! From accepted readings to durable events: sequences, group commits, acknowledgements in receive order.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use shared::event::{Event as StoredEvent, EventBatch, ModelRef, Prediction, Reading, StreamSchema};
+use shared::ids::{Epoch, Sequence};
+use shared::limits::{COMMIT_MAX_BYTES, COMMIT_MAX_EVENTS};
+
+use super::limits::{APPEND_RETRY_MS, COMMITS_IN_FLIGHT};
+use super::recent::RecentIds;
+use super::{Effect, Millis, NewReading, Receipt, Settings, Start};
+
+/// The spool as the core sees it.
+#[derive(Debug)]
+pub struct SpoolState {
+    epoch: Epoch,
+    /// The sequence the next event gets.
+    next: Sequence,
+    open: OpenCommit,
+    /// Commits handed to the disk, oldest first.
+    in_flight: VecDeque<Commit>,
+    /// Commits the disk would not take, in order, and when to try them again.
+    failed: BTreeMap<Sequence, EventBatch>,
+    retry_at: Option<Millis>,
+    recent: RecentIds,
+    bytes: u64,
+    max_bytes: u64,
+    commit_delay_ms: u64,
+}
+
+/// The group commit that is being filled.
+#[derive(Debug, Default)]
+struct OpenCommit {
+    streams: Vec<StreamSchema>,
+    models: Vec<ModelRef>,
+    events: Vec<StoredEvent>,
+    bytes: usize,
+    receipt: Option<Receipt>,
+    deadline: Option<Millis>,
+}
+
+/// A commit on its way to the disk, and the newest message that waits for it.
+#[derive(Debug)]
+struct Commit {
+    end: Sequence,
+    receipt: Option<Receipt>,
+}
+
+impl SpoolState {
+    pub(super) fn new(settings: &Settings, start: &Start) -> Self {
+        let mut recent = RecentIds::default();
+        start.recent_ids.iter().for_each(|id| recent.insert(*id));
+        Self {
+            epoch: start.epoch,
+            next: start.next,
+            open: OpenCommit::default(),
+            in_flight: VecDeque::new(),
+            failed: BTreeMap::new(),
+            retry_at: None,
+            recent,
+            bytes: start.spool_bytes,
+            max_bytes: settings.spool_max_bytes,
+            commit_delay_ms: settings.commit_delay_ms,
+        }
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub(super) fn next(&self) -> Sequence {
+        self.next
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn is_flushed(&self) -> bool {
+        self.open.events.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// Whether a message may be taken in: the disk keeps up and the spool is below its limit.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes < self.max_bytes && self.failed.is_empty() && self.in_flight.len() < COMMITS_IN_FLIGHT
+    }
+
+    /// Whether the reading was accepted before. Names given by the producer are exact; a name made from the content
+    /// only counts where the broker may have delivered the message before, because a machine may well say the same
+    /// thing twice.
+    pub(super) fn is_duplicate(&self, reading: &NewReading) -> bool {
+        (reading.named_by_producer || reading.may_be_redelivered) && self.recent.contains(reading.id)
+    }
+
+    /// Takes a message that leaves nothing behind: it is acknowledged when those before it are.
+    pub(super) fn pass(&mut self, receipt: Receipt, effects: &mut Vec<Effect>) {
+        if !self.open.events.is_empty() {
+            self.open.receipt = Some(receipt);
+        } else if let Some(newest) = self.in_flight.back_mut() {
+            newest.receipt = Some(receipt);
+        } else {
+            effects.push(Effect::Acknowledge(receipt));
+        }
+    }
+
+    pub(super) fn accept(&mut self, now: Millis, receipt: Receipt, reading: NewReading, effects: &mut Vec<Effect>) {
+        self.recent.insert(reading.id);
+        let bytes = 24 + 8 * reading.values.len();
+        self.make_room(bytes, effects);
+        let stream = self.open.stream(&reading.schema);
+        let event = StoredEvent::Reading(Reading {
+            stream,
+            time_ms: reading.time_ms,
+            known_normal: reading.known_normal,
+            id: reading.id,
+            values: reading.values,
+        });
+        self.open.receipt = Some(receipt);
+        self.push(now, event, bytes);
+    }
+
+    /// Takes a prediction; its indices are filled in here.
+    pub(super) fn accept_prediction(
+        &mut self,
+        now: Millis,
+        schema: &StreamSchema,
+        model: &ModelRef,
+        prediction: Prediction,
+        effects: &mut Vec<Effect>,
+    ) {
+        const PREDICTION_BYTES: usize = 32;
+        self.make_room(PREDICTION_BYTES, effects);
+        let (stream, model) = (self.open.stream(schema), self.open.model(model));
+        self.push(now, StoredEvent::Prediction(Prediction { stream, model, ..prediction }), PREDICTION_BYTES);
+    }
+
+    pub(super) fn durable(&mut self, end: Sequence, bytes: u64, effects: &mut Vec<Effect>) {
+        self.bytes = bytes;
+        let mut receipt = None;
+        while self.in_flight.front().is_some_and(|commit| commit.end <= end) {
+            receipt = self.in_flight.pop_front().and_then(|commit| commit.receipt).or(receipt);
+        }
+        effects.extend(receipt.map(Effect::Acknowledge));
+    }
+
+    pub(super) fn append_failed(&mut self, now: Millis, batch: EventBatch) {
+        self.failed.insert(batch.first, batch);
+        self.retry_at = Some(now.plus(APPEND_RETRY_MS));
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Millis> {
+        let open = self.open.deadline.filter(|_| self.in_flight.len() < COMMITS_IN_FLIGHT && self.failed.is_empty());
+        [open, self.retry_at].into_iter().flatten().min()
+    }
+
+    pub(super) fn poll(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            effects.extend(std::mem::take(&mut self.failed).into_values().map(Effect::Append));
+        }
+        let due = self.open.deadline.is_some_and(|deadline| deadline <= now);
+        if due && self.in_flight.len() < COMMITS_IN_FLIGHT && self.failed.is_empty() {
+            self.flush(effects);
+        }
+    }
+
+    /// Hands the open commit to the disk.
+    pub(super) fn flush(&mut self, effects: &mut Vec<Effect>) {
+        let open = std::mem::take(&mut self.open);
+        if open.events.is_empty() {
+            return;
+        }
+        let first = Sequence(self.next.0 - open.events.len() as u64);
+        self.in_flight.push_back(Commit { end: self.next, receipt: open.receipt });
+        effects.push(Effect::Append(EventBatch {
+            epoch: self.epoch,
+            first,
+            streams: open.streams,
+            models: open.models,
+            events: open.events,
+        }));
+    }
+
+    fn make_room(&mut self, bytes: usize, effects: &mut Vec<Effect>) {
+        if self.open.events.len() >= COMMIT_MAX_EVENTS || self.open.bytes + bytes > COMMIT_MAX_BYTES {
+            self.flush(effects);
+        }
+    }
+
+    fn push(&mut self, now: Millis, event: StoredEvent, bytes: usize) {
+        self.open.events.push(event);
+        self.open.bytes += bytes;
+        self.open.deadline.get_or_insert(now.plus(self.commit_delay_ms));
+        self.next = self.next.plus(1);
+    }
+}
+
+impl OpenCommit {
+    fn stream(&mut self, schema: &StreamSchema) -> u16 {
+        let index = self.streams.iter().rposition(|known| known == schema).unwrap_or_else(|| {
+            self.streams.push(schema.clone());
+            self.bytes += schema.channels.iter().map(|name| name.as_str().len() + 1).sum::<usize>();
+            self.streams.len() - 1
+        });
+        // A commit holds at most COMMIT_MAX_EVENTS events, so no more streams than that.
+        index as u16
+    }
+
+    fn model(&mut self, model: &ModelRef) -> u16 {
+        let index = self.models.iter().rposition(|known| known == model).unwrap_or_else(|| {
+            self.models.push(model.clone());
+            self.models.len() - 1
+        });
+        index as u16
+    }
+}

@@ -1,0 +1,294 @@
+//! The conversation with the hub: dial, greet, send what is durable within the window, move on with the acks.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use shared::event::Event as StoredEvent;
+use shared::ids::{Epoch, ModelVersion, Sequence, StreamId};
+use shared::limits::MAX_BATCHES_IN_FLIGHT;
+use shared::wire::PROTOCOL_VERSION;
+use shared::wire::message::{EdgeToHub, Hello, PackedBatch, ServedModel};
+
+use super::backoff::Backoff;
+use super::limits::{
+    ACK_TIMEOUT_MS, BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, GREETING_TIMEOUT_MS, STABLE_AFTER_MS, STATUS_INTERVAL_MS,
+};
+use super::{Effect, Millis, Settings, SpooledBatch};
+
+/// The session with the hub.
+#[derive(Debug)]
+pub struct SyncSession {
+    state: State,
+    backoff: Backoff,
+    epoch: Epoch,
+    /// Everything before it is acknowledged, and counted as delivered.
+    acked: Sequence,
+    /// Everything before it is durable.
+    durable: Sequence,
+    /// The first sequence that was not sent in this session.
+    unsent: Sequence,
+    /// What the hub said it has; what lies before it is counted as delivered without being sent.
+    known_at_hub: Sequence,
+    in_flight: VecDeque<SentBatch>,
+    reading: bool,
+    problem: Option<String>,
+    hello: HelloParts,
+}
+
+#[derive(Debug)]
+struct HelloParts {
+    agent_version: String,
+    boot_nonce: u64,
+    pinned: Option<ModelVersion>,
+    device: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// There is no hub.
+    Alone,
+    Waiting {
+        until: Millis,
+    },
+    Dialling,
+    /// `Hello` was sent.
+    Greeting {
+        deadline: Millis,
+    },
+    Live {
+        since: Millis,
+        status_at: Millis,
+        ack_deadline: Option<Millis>,
+    },
+    /// The agent asked for the connection to be closed.
+    Closing,
+}
+
+/// A batch that the hub has or will have, with the readings in it per stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentBatch {
+    /// The sequence after its last event.
+    pub end: Sequence,
+    /// Readings per stream.
+    pub readings: BTreeMap<StreamId, u64>,
+}
+
+impl SyncSession {
+    pub(super) fn new(settings: &Settings, epoch: Epoch, acked: Sequence, durable: Sequence, seed: u64) -> Self {
+        Self {
+            state: if settings.has_hub { State::Waiting { until: Millis(0) } } else { State::Alone },
+            backoff: Backoff::new(BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, seed),
+            epoch,
+            acked,
+            durable,
+            unsent: acked,
+            known_at_hub: acked,
+            in_flight: VecDeque::new(),
+            reading: false,
+            problem: None,
+            hello: HelloParts {
+                agent_version: settings.agent_version.clone(),
+                boot_nonce: settings.boot_nonce,
+                pinned: settings.pinned,
+                device: settings.device.clone(),
+            },
+        }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.state, State::Live { .. })
+    }
+
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    pub(super) fn acked_through(&self) -> Sequence {
+        self.acked
+    }
+
+    pub(super) fn durable(&mut self, end: Sequence) {
+        self.durable = self.durable.max(end);
+    }
+
+    pub(super) fn link_up(&mut self, now: Millis, serving: Option<&ServedModel>, effects: &mut Vec<Effect>) {
+        self.state = State::Greeting { deadline: now.plus(GREETING_TIMEOUT_MS) };
+        effects.push(Effect::Send(EdgeToHub::Hello(Hello {
+            protocol: PROTOCOL_VERSION,
+            agent_version: self.hello.agent_version.clone(),
+            epoch: self.epoch,
+            boot_nonce: self.hello.boot_nonce,
+            oldest: self.acked,
+            serving: serving.cloned(),
+            pinned: self.hello.pinned,
+            device: self.hello.device.clone(),
+        })));
+    }
+
+    pub(super) fn link_down(&mut self, now: Millis) {
+        if let State::Live { since, .. } = self.state
+            && now >= since.plus(STABLE_AFTER_MS)
+        {
+            self.backoff.reset();
+        }
+        if !matches!(self.state, State::Waiting { .. }) {
+            self.state = State::Waiting { until: now.plus(self.backoff.next_ms()) };
+        }
+        self.in_flight.clear();
+        self.unsent = self.acked;
+    }
+
+    pub(super) fn welcome(&mut self, now: Millis, next: Sequence, effects: &mut Vec<Effect>) {
+        if !matches!(self.state, State::Greeting { .. }) {
+            self.hang_up("the hub greeted twice", effects);
+            return;
+        }
+        if next > self.durable {
+            let problem = format!(
+                "the hub has events up to {next} of epoch {}, this spool ends at {}: its disk was restored or copied",
+                self.epoch, self.durable
+            );
+            self.hang_up(&problem, effects);
+            return;
+        }
+        if next < self.acked {
+            let problem = format!(
+                "the hub acknowledged events up to {} of epoch {} and now has them only up to {next}: its data was lost",
+                self.acked, self.epoch
+            );
+            self.hang_up(&problem, effects);
+            return;
+        }
+        self.problem = None;
+        self.known_at_hub = next;
+        self.unsent = self.acked;
+        self.state = State::Live { since: now, status_at: now, ack_deadline: None };
+    }
+
+    /// Takes an ack and says which batches it delivered.
+    pub(super) fn acked(&mut self, epoch: Epoch, next: Sequence, effects: &mut Vec<Effect>) -> Vec<SentBatch> {
+        if epoch != self.epoch || !self.is_live() {
+            return Vec::new();
+        }
+        if next > self.unsent {
+            self.hang_up(&format!("the hub acknowledged up to {next}, sent was up to {}", self.unsent), effects);
+            return Vec::new();
+        }
+        self.known_at_hub = self.known_at_hub.max(next);
+        if let State::Live { ack_deadline, .. } = &mut self.state {
+            *ack_deadline = None;
+        }
+        self.take_delivered()
+    }
+
+    pub(super) fn refused(&mut self, now: Millis, reason: String, retry_after_ms: u64, effects: &mut Vec<Effect>) {
+        self.problem = Some(format!("the hub refuses this agent: {reason}"));
+        self.in_flight.clear();
+        let wait = retry_after_ms.clamp(BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS);
+        self.state = State::Waiting { until: now.plus(wait) };
+        effects.push(Effect::Hangup);
+    }
+
+    pub(super) fn spool_read(&mut self, batches: Vec<SpooledBatch>, effects: &mut Vec<Effect>) {
+        self.reading = false;
+        if !self.is_live() {
+            return;
+        }
+        for SpooledBatch { encoded, batch } in batches {
+            // A reconnect while the read was under way starts over from `acked`; what does not follow is read again.
+            if batch.first > self.unsent || batch.end() <= self.unsent {
+                continue;
+            }
+            let mut readings = BTreeMap::new();
+            for event in &batch.events {
+                if let StoredEvent::Reading(reading) = event {
+                    let stream = &batch.streams[usize::from(reading.stream)].stream;
+                    *readings.entry(stream.clone()).or_default() += 1;
+                }
+            }
+            self.unsent = batch.end();
+            self.in_flight.push_back(SentBatch { end: batch.end(), readings });
+            if batch.end() <= self.known_at_hub {
+                continue;
+            }
+            match PackedBatch::pack(batch.epoch, batch.first, batch.events.len() as u32, &encoded) {
+                Ok(packed) => effects.push(Effect::Send(EdgeToHub::Events(packed))),
+                Err(error) => self.hang_up(&format!("a batch could not be compressed: {error}"), effects),
+            }
+        }
+    }
+
+    pub(super) fn status_due(&mut self, now: Millis) -> bool {
+        match &mut self.state {
+            State::Live { status_at, .. } if *status_at <= now => {
+                *status_at = now.plus(STATUS_INTERVAL_MS);
+                true
+            }
+            State::Live { .. }
+            | State::Alone
+            | State::Waiting { .. }
+            | State::Dialling
+            | State::Greeting { .. }
+            | State::Closing => false,
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Millis> {
+        match self.state {
+            State::Alone | State::Dialling | State::Closing => None,
+            State::Waiting { until } => Some(until),
+            State::Greeting { deadline } => Some(deadline),
+            State::Live { status_at, ack_deadline, .. } => Some(ack_deadline.map_or(status_at, |d| d.min(status_at))),
+        }
+    }
+
+    /// What is due; returns batches that turned out to be at the hub already.
+    pub(super) fn poll(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Vec<SentBatch> {
+        match self.state {
+            State::Waiting { until } if until <= now => {
+                self.state = State::Dialling;
+                effects.push(Effect::Dial);
+            }
+            State::Greeting { deadline } if deadline <= now => self.hang_up("the hub did not greet", effects),
+            State::Live { ack_deadline: Some(deadline), .. } if deadline <= now => {
+                self.hang_up("the hub stopped acknowledging", effects);
+            }
+            State::Live { .. } => return self.keep_sending(now, effects),
+            State::Waiting { .. } | State::Greeting { .. } | State::Alone | State::Dialling | State::Closing => {}
+        }
+        Vec::new()
+    }
+
+    fn keep_sending(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Vec<SentBatch> {
+        let delivered = self.take_delivered();
+        let room = MAX_BATCHES_IN_FLIGHT.saturating_sub(self.in_flight.len());
+        if room > 0 && !self.reading && self.unsent < self.durable {
+            self.reading = true;
+            effects.push(Effect::ReadSpool { from: self.unsent, batches: room });
+        }
+        if let State::Live { ack_deadline, .. } = &mut self.state {
+            if self.in_flight.is_empty() {
+                *ack_deadline = None;
+            } else {
+                ack_deadline.get_or_insert(now.plus(ACK_TIMEOUT_MS));
+            }
+        }
+        delivered
+    }
+
+    fn take_delivered(&mut self) -> Vec<SentBatch> {
+        let mut delivered = Vec::new();
+        while self.in_flight.front().is_some_and(|batch| batch.end <= self.known_at_hub) {
+            delivered.extend(self.in_flight.pop_front());
+        }
+        if let Some(last) = delivered.last() {
+            self.acked = last.end;
+        }
+        delivered
+    }
+
+    fn hang_up(&mut self, problem: &str, effects: &mut Vec<Effect>) {
+        self.problem = Some(problem.to_owned());
+        self.state = State::Closing;
+        effects.push(Effect::Hangup);
+    }
+}

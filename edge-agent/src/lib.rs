@@ -1,0 +1,19 @@
+//! Tideline's agent.
+//!
+//! Readings come in over MQTT, are made durable in the spool, acknowledged, answered by a model on the box and synced
+//! to the hub. `core` decides, in a state machine without IO; the shells `ingest`, `spool`, `infer`, `store`,
+//! `artifacts` and `link` each do one kind of IO; `agent` wires them.
+
+pub mod agent;
+pub mod artifacts;
+pub mod clock;
+pub mod config;
+pub mod core;
+pub mod infer;
+pub mod ingest;
+pub mod link;
+pub mod score;
+pub mod spool;
+pub mod status;
+pub mod store;
+pub mod telemetry;

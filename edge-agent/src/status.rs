@@ -1,0 +1,188 @@
+//! How an agent is, in JSON: published to MQTT, and handed out on a local socket to `edge-agent status`.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shared::event::UnixMillis;
+use shared::ids::AgentId;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::agent::AgentError;
+use crate::core::{EdgeCore, Millis};
+use crate::telemetry::Telemetry;
+
+/// Bytes of a rejected message that are kept: enough to see what it was.
+pub const REJECTED_PAYLOAD_BYTES: usize = 512;
+/// Bytes of a status: a thousand streams and the rejected messages.
+const MAX_STATUS_BYTES: u64 = 4 * 1024 * 1024;
+/// A running agent answers at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A message that was no reading.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    /// When it came.
+    pub time_ms: UnixMillis,
+    /// Its topic.
+    pub topic: String,
+    /// The beginning of its content.
+    pub payload: String,
+    /// What was wrong, in words.
+    pub problem: String,
+}
+
+impl Rejected {
+    pub(crate) fn to_json(&self) -> Value {
+        json!({ "time_ms": self.time_ms, "topic": self.topic, "payload": self.payload, "problem": self.problem })
+    }
+}
+
+/// The agent's state.
+#[must_use]
+pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Telemetry, uptime: Millis) -> Value {
+    let status = core.status();
+    let counters = telemetry.snapshot();
+    let total = |of: fn(&shared::wire::message::StreamLedger) -> u64| status.ledger.iter().map(of).sum::<u64>();
+    let (accepted, delivered) = (total(|entry| entry.accepted), total(|entry| entry.delivered));
+    let counts = |counts: &[(String, u64)]| counts.iter().cloned().collect::<std::collections::BTreeMap<_, _>>();
+    json!({
+        "agent": agent.as_str(),
+        "release": env!("CARGO_PKG_VERSION"),
+        "uptime_s": uptime.as_seconds(),
+        "device": device,
+        "model": core.serving().map(|serving| json!({
+            "name": serving.model.name.as_str(),
+            "version": serving.model.version.0,
+            "digest": serving.digest.to_string(),
+        })),
+        "hub": { "connected": core.is_connected(), "problem": core.hub_problem() },
+        "broker": { "connected": counters.broker_connected },
+        "readings": {
+            "accepted": accepted,
+            "delivered": delivered,
+            "pending": accepted - delivered,
+            "duplicates": total(|entry| entry.duplicates),
+            "rejected": counts(&status.rejected),
+            "overflowed": counters.overflowed,
+        },
+        "predictions": {
+            "answered": core.answered_count(),
+            "unanswered": counts(&status.unanswered),
+            "unpublished": counters.unpublished,
+            "mean_inference_us": counters.inference_us,
+        },
+        "spool_bytes": status.spool_bytes,
+        "streams": status.ledger.iter().map(|entry| json!({
+            "stream": entry.stream.as_str(),
+            "accepted": entry.accepted,
+            "delivered": entry.delivered,
+            "pending": entry.accepted - entry.delivered,
+            "duplicates": entry.duplicates,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// The task that hands the newest status to whoever connects to the socket, until the other side of `status` is gone.
+///
+/// # Errors
+/// If the socket cannot be made.
+pub(crate) async fn serve(
+    directory: PathBuf,
+    mut status: watch::Receiver<Value>,
+) -> Result<impl Future<Output = ()>, AgentError> {
+    let path = socket(&directory);
+    // A socket left behind by a killed agent; only one agent can have the folder, because its store is locked.
+    drop(std::fs::remove_file(&path));
+    let listener = UnixListener::bind(&path)
+        .map_err(|source| AgentError::Io { what: format!("listen on {}", path.display()), source })?;
+    Ok(async move {
+        loop {
+            let mut stream = tokio::select! {
+                gone = async { while status.changed().await.is_ok() {} } => return gone,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => { warn!("failed to accept on the status socket: {error}"); continue; }
+                },
+            };
+            let body = status.borrow().to_string();
+            if let Err(error) = stream.write_all(body.as_bytes()).await {
+                warn!("failed to hand out the status: {error}");
+            }
+        }
+    })
+}
+
+/// Asks the agent that runs in `directory` how it is.
+///
+/// # Errors
+/// If none runs there, or it does not answer.
+pub fn ask(directory: &Path) -> io::Result<Value> {
+    let stream = UnixStream::connect(socket(directory))?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let mut text = String::new();
+    stream.take(MAX_STATUS_BYTES).read_to_string(&mut text)?;
+    serde_json::from_str(&text).map_err(io::Error::from)
+}
+
+fn socket(directory: &Path) -> PathBuf {
+    directory.join("agent.sock")
+}
+
+/// The report for people.
+#[must_use]
+pub fn to_text(report: &Value) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let model = match &report["model"] {
+        Value::Null => "none yet".to_owned(),
+        model => format!("{} version {}", text(&model["name"]), model["version"]),
+    };
+    let hub = match (&report["hub"]["connected"], &report["hub"]["problem"]) {
+        (Value::Bool(true), _) => "connected".to_owned(),
+        (_, Value::String(problem)) => format!("away: {problem}"),
+        (_, _) => "away; events wait in the spool".to_owned(),
+    };
+    let broker = if report["broker"]["connected"] == Value::Bool(true) { "connected" } else { "away" };
+    let readings = &report["readings"];
+    let mut lines = vec![
+        format!(
+            "agent        {} ({}, up {:.0} s)",
+            text(&report["agent"]),
+            text(&report["release"]),
+            report["uptime_s"].as_f64().unwrap_or(0.0)
+        ),
+        format!("model        {model} on {}", text(&report["device"])),
+        format!("broker       {broker}"),
+        format!("hub          {hub}"),
+        format!(
+            "readings     {} accepted = {} delivered + {} pending; {} duplicates dropped",
+            readings["accepted"], readings["delivered"], readings["pending"], readings["duplicates"]
+        ),
+        format!(
+            "predictions  {} answered, {:.0} us each",
+            report["predictions"]["answered"],
+            report["predictions"]["mean_inference_us"].as_f64().unwrap_or(0.0)
+        ),
+        format!("spool        {} bytes", report["spool_bytes"]),
+    ];
+    for (what, counts) in [("rejected", &readings["rejected"]), ("unanswered", &report["predictions"]["unanswered"])] {
+        if let Some(counts) = counts.as_object().filter(|counts| !counts.is_empty()) {
+            let counts: Vec<String> = counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            lines.push(format!("{what:<12} {}", counts.join(", ")));
+        }
+    }
+    for rejected in report["rejected_messages"].as_array().into_iter().flatten().rev().take(5) {
+        lines.push(format!(
+            "  {}: {}: {}",
+            text(&rejected["topic"]),
+            text(&rejected["problem"]),
+            text(&rejected["payload"])
+        ));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,22 @@
+//! The agent's small keyed state: the epoch, the last checkpoint, the model in service.
+
+pub mod sled;
+
+use serde::{Deserialize, Serialize};
+use shared::ids::Epoch;
+use shared::wire::message::ServedModel;
+
+use crate::core::Checkpoint;
+
+pub use self::sled::{StateStore, StoreError};
+
+/// What the store remembers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The newest epoch ever used on this box.
+    pub epoch: Option<Epoch>,
+    /// How far the hub had acknowledged.
+    pub checkpoint: Option<Checkpoint>,
+    /// The model in service.
+    pub serving: Option<ServedModel>,
+}

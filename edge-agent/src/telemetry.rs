@@ -1,0 +1,69 @@
+//! What the shells count: read for the status, written from any thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// The agent's counters. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Telemetry(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    inferred: AtomicU64,
+    inference_us: AtomicU64,
+    unpublished: AtomicU64,
+    overflowed: AtomicU64,
+    broker_connected: AtomicBool,
+}
+
+/// A reading of the counters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Snapshot {
+    /// Readings that went through a pipeline.
+    pub inferred: u64,
+    /// Mean time in the pipeline per reading, in microseconds; 0 before the first.
+    pub inference_us: f64,
+    /// Predictions that were not published because the broker was away too long.
+    pub unpublished: u64,
+    /// QoS 0 messages dropped because they came faster than they could be made durable.
+    pub overflowed: u64,
+    /// Whether the broker is connected.
+    pub broker_connected: bool,
+}
+
+impl Telemetry {
+    /// A batch of `readings` took `us` microseconds in the pipeline.
+    pub fn inference(&self, readings: usize, us: u64) {
+        self.0.inferred.fetch_add(readings as u64, Ordering::Relaxed);
+        self.0.inference_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// `predictions` could not be published.
+    pub fn unpublished(&self, predictions: usize) {
+        self.0.unpublished.fetch_add(predictions as u64, Ordering::Relaxed);
+    }
+
+    /// A QoS 0 message was dropped.
+    pub fn overflowed(&self) {
+        self.0.overflowed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The broker connected or went away.
+    pub fn broker_connected(&self, connected: bool) {
+        self.0.broker_connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// The counters now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let inferred = load(&self.0.inferred);
+        Snapshot {
+            inferred,
+            inference_us: load(&self.0.inference_us) as f64 / inferred.max(1) as f64,
+            unpublished: load(&self.0.unpublished),
+            overflowed: load(&self.0.overflowed),
+            broker_connected: self.0.broker_connected.load(Ordering::Relaxed),
+        }
+    }
+}
