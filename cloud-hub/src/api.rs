@@ -75,17 +75,29 @@ fn router(context: Context) -> Router {
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .route("/api/v1/agents", get(|State(context): State<Context>| async move { items(context.now().agents.clone()) }))
+        .route(
+            "/api/v1/agents",
+            get(|State(context): State<Context>| async move { items(context.now().agents.clone()) }),
+        )
         .route("/api/v1/agents/{agent}", get(agent))
-        .route("/api/v1/streams", get(|State(context): State<Context>| async move { items(context.now().streams.clone()) }))
+        .route(
+            "/api/v1/streams",
+            get(|State(context): State<Context>| async move { items(context.now().streams.clone()) }),
+        )
         .route("/api/v1/models", get(models))
         .route("/api/v1/models/{model}", get(model))
         .route("/api/v1/models/{model}/versions", get(versions))
         .route("/api/v1/models/{model}/retraining", post(retrain))
         .route("/api/v1/drift", get(|State(context): State<Context>| async move { Json(context.now().drift.clone()) }))
-        .route("/api/v1/retraining-runs", get(|State(context): State<Context>| async move { items(context.now().runs.clone()) }))
+        .route(
+            "/api/v1/retraining-runs",
+            get(|State(context): State<Context>| async move { items(context.now().runs.clone()) }),
+        )
         .route("/api/v1/retraining-runs/{run}", get(run))
-        .route("/api/v1/ledger", get(|State(context): State<Context>| async move { Json(context.now().ledger.clone()) }))
+        .route(
+            "/api/v1/ledger",
+            get(|State(context): State<Context>| async move { Json(context.now().ledger.clone()) }),
+        )
         .fallback(|| async { Problem::not_found("path", "there is nothing at this path; the API is under /api/v1") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -28,8 +28,11 @@ impl Artifacts {
     /// # Errors
     /// If it cannot be made.
     pub fn open(directory: &Path) -> Result<Self, ArtifactError> {
-        fs::create_dir_all(directory)
-            .map_err(|source| ArtifactError { action: "make the folder of", path: directory.to_owned(), source })?;
+        fs::create_dir_all(directory).map_err(|source| ArtifactError {
+            action: "make the folder of",
+            path: directory.to_owned(),
+            source,
+        })?;
         Ok(Self { directory: directory.to_owned() })
     }
 

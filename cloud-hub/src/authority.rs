@@ -54,8 +54,11 @@ pub enum AuthorityError {
 /// # Errors
 /// If a file is there already or cannot be written.
 pub fn init(directory: &Path) -> Result<Issued, AuthorityError> {
-    fs::create_dir_all(directory)
-        .map_err(|source| AuthorityError::Io { action: "make", path: directory.to_owned(), source })?;
+    fs::create_dir_all(directory).map_err(|source| AuthorityError::Io {
+        action: "make",
+        path: directory.to_owned(),
+        source,
+    })?;
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "Tideline development CA");
@@ -93,8 +96,11 @@ pub fn issue(directory: &Path, subject: &Subject, output: &Path) -> Result<Issue
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &issuer)?;
-    fs::create_dir_all(output)
-        .map_err(|source| AuthorityError::Io { action: "make", path: output.to_owned(), source })?;
+    fs::create_dir_all(output).map_err(|source| AuthorityError::Io {
+        action: "make",
+        path: output.to_owned(),
+        source,
+    })?;
     write_pair(output, &name, &certificate.pem(), &key.serialize_pem())
 }
 

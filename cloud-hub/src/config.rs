@@ -147,7 +147,8 @@ impl Config {
             Some(value) => {
                 if !COMPACT_INTERVAL_MS.contains(value.get_ref()) {
                     let (low, high) = (COMPACT_INTERVAL_MS.start, COMPACT_INTERVAL_MS.end - 1);
-                    problems.at(value.span(), format!("{} is out of range; {low} to {high} are allowed", value.get_ref()));
+                    problems
+                        .at(value.span(), format!("{} is out of range; {low} to {high} are allowed", value.get_ref()));
                 }
                 *value.get_ref()
             }

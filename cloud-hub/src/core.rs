@@ -407,10 +407,12 @@ impl HubCore {
             acks.retain(|(acked, _, _)| *acked != connection);
             acks.push((connection, batch.epoch, batch.end()));
         }
-        effects.extend(acks.into_iter().map(|(connection, epoch, next)| Effect::Send {
-            connection,
-            message: HubToEdge::Acked { epoch, next },
-        }));
+        effects.extend(
+            acks.into_iter().map(|(connection, epoch, next)| Effect::Send {
+                connection,
+                message: HubToEdge::Acked { epoch, next },
+            }),
+        );
     }
 
     /// Nothing of what was under way is in the log: agents send it again after a new greeting.
@@ -422,13 +424,7 @@ impl HubCore {
         }
     }
 
-    fn model_report(
-        &mut self,
-        now: Now,
-        connection: ConnectionId,
-        report: ModelReport,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn model_report(&mut self, now: Now, connection: ConnectionId, report: ModelReport, effects: &mut Vec<Effect>) {
         let Some(agent) = self.sessions.agent(connection).cloned() else {
             return;
         };

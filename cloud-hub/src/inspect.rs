@@ -77,7 +77,12 @@ pub fn to_text(report: &Value) -> String {
     ];
     for range in report["trained_on"].as_array().into_iter().flatten() {
         let (stream, agent) = (text(&range["stream"]), text(&range["agent"]));
-        lines.push(format!("trained on  {} rows of {stream} at {agent}, {} to {}", range["rows"], text(&range["from"]), text(&range["to"])));
+        lines.push(format!(
+            "trained on  {} rows of {stream} at {agent}, {} to {}",
+            range["rows"],
+            text(&range["from"]),
+            text(&range["to"])
+        ));
     }
     for (name, value) in report["metrics"].as_object().into_iter().flatten() {
         lines.push(format!("metric      {name} {value}"));

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream, ServerConfig, TransportConfig, VarInt};
+use quinn::{
+    Connection, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream, ServerConfig, TransportConfig, VarInt,
+};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -284,9 +286,8 @@ fn unpack(packed: &PackedBatch) -> Result<EventBatch, LinkError> {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {
     let error = |problem: String| LinkError::File { path: path.to_owned(), problem };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(|source| error(source.to_string()))?
-        .collect();
+    let found: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|source| error(source.to_string()))?.collect();
     let found = found.map_err(|source| error(source.to_string()))?;
     if found.is_empty() { Err(error("it holds no PEM certificate".to_owned())) } else { Ok(found) }
 }

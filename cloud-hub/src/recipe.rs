@@ -215,8 +215,7 @@ impl Recipe {
     /// # Errors
     /// If the recipe does not fit the channels.
     pub fn pipeline(&self, available: &[ChannelName]) -> Result<Pipeline, PipelineError> {
-        let channels =
-            if self.input.channels.is_empty() { available.to_vec() } else { self.input.channels.clone() };
+        let channels = if self.input.channels.is_empty() { available.to_vec() } else { self.input.channels.clone() };
         let mut pipeline = Pipeline {
             input: Input { channels, max_gap_ms: self.input.max_gap_ms },
             preprocess: self.preprocess.clone(),

@@ -229,26 +229,6 @@ impl SampleStore {
         collected.into_series(range)
     }
 
-    /// What there is: for each agent and stream the time of its first and last reading, and how many it has.
-    ///
-    /// # Errors
-    /// If a file cannot be read.
-    pub async fn streams(&self) -> Result<Vec<DataRange>, SamplesError> {
-        let mut found = Vec::new();
-        for stream in self.list(Kind::Samples.folder()).await?.common_prefixes {
-            for day in self.list(stream.as_ref()).await?.common_prefixes {
-                for object in self.list(day.as_ref()).await?.objects {
-                    if object.location.extension() == Some(layout::EXTENSION) {
-                        let bytes = self.bytes(&object.location).await?;
-                        let spans = tokio::task::spawn_blocking(move || table::spans(bytes)).await?;
-                        found.extend(spans.map_err(|source| unreadable(&object.location, source))?);
-                    }
-                }
-            }
-        }
-        Ok(table::join_spans(found))
-    }
-
     /// What there is to read: for each stream and agent, from its earliest to its latest reading and how many, by
     /// stream and agent. It looks into every file.
     ///
@@ -256,7 +236,7 @@ impl SampleStore {
     /// If a file cannot be read.
     pub async fn streams(&self) -> Result<Vec<DataRange>, SamplesError> {
         let mut found: BTreeMap<(StreamId, AgentId), DataRange> = BTreeMap::new();
-        for stream in self.list(layout::SAMPLES).await?.common_prefixes {
+        for stream in self.list(Kind::Samples.folder()).await?.common_prefixes {
             for (_, day) in self.days(stream.as_ref()).await? {
                 for file in self.files(&day).await? {
                     for range in self.decode(&file, table::ranges).await? {

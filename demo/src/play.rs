@@ -14,7 +14,7 @@ use crate::observe::Observer;
 use crate::publish::Publisher;
 use crate::scenario::{Phase, Purpose, Recording, Row, Scenario};
 use crate::score::{self, Quality};
-use crate::site::{MODEL, Plan, Site};
+use crate::site::{self, MODEL, Plan, Site};
 use crate::story::Story;
 use crate::summary::{self, Outcome, Summary};
 
@@ -80,10 +80,11 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
         agents: agents.clone(),
         device: &options.device,
         seed: options.seed,
+        hub: (site::any_port(), site::any_port()),
     })?;
     let names: Vec<AgentId> = agents.iter().map(|(agent, _)| agent.clone()).collect();
     story.tell(&format!("broker, hub and {} agents are up in {}", agents.len(), options.directory.display()));
-    let api = HubApi { address: site.api };
+    let api = HubApi::new(site.api);
     let watching = story.watch(&names, observer.clone(), api);
     let mut play = Play {
         scenario,
@@ -358,6 +359,12 @@ pub struct HubApi {
 }
 
 impl HubApi {
+    /// The interface at this address.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address }
+    }
+
     /// The JSON at a path under `/api/v1`.
     ///
     /// # Errors
@@ -385,7 +392,11 @@ impl HubApi {
         Ok(streams.iter().filter_map(|stream| stream["at_hub"].as_u64()).sum())
     }
 
-    fn post(&self, path: &str, body: &Value) -> anyhow::Result<()> {
+    /// Posts JSON to a path under `/api/v1`.
+    ///
+    /// # Errors
+    /// If the hub does not answer, or with an error.
+    pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<()> {
         let url = format!("http://{}/api/v1/{path}", self.address);
         ureq::post(&url).send_json(body).with_context(|| url.clone())?;
         Ok(())

@@ -35,6 +35,14 @@ pub struct Plan<'a> {
     pub device: &'a str,
     /// The seed of training.
     pub seed: u64,
+    /// The hub's addresses for agents and for HTTP; port 0 takes a free one.
+    pub hub: (SocketAddr, SocketAddr),
+}
+
+/// A loopback address with a port that is free when it is used.
+#[must_use]
+pub fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 /// A running site.
@@ -59,15 +67,10 @@ impl Site {
     /// # Errors
     /// If a file, port or device is not to be had.
     pub fn start(plan: &Plan<'_>) -> anyhow::Result<Self> {
-        let certificates = plan.directory.join("certificates");
-        authority::init(&certificates)?;
-        authority::issue(&certificates, &Subject::Hub(vec!["localhost".into(), "127.0.0.1".into()]), &certificates)?;
-        let hub_file = write_hub(plan, &certificates)?;
-        let (hub, link, api) = start_hub(&hub_file)?;
+        let (hub, link, api) = start_hub(&write_hub(plan)?)?;
         let mut agents = Vec::new();
         for (agent, pin) in &plan.agents {
-            authority::issue(&certificates, &Subject::Agent(agent.clone()), &certificates)?;
-            agents.push(start_agent(&write_agent(plan, agent, *pin, link, &certificates)?, agent)?);
+            agents.push(start_agent(&write_agent(plan, agent, *pin, link)?, agent)?);
         }
         Ok(Self { hub, agents, api, hub_directory: plan.directory.join("hub") })
     }
@@ -125,15 +128,24 @@ fn start_agent(file: &Path, agent: &AgentId) -> anyhow::Result<Member> {
     Ok(Member { name: format!("agent {agent}"), stop, thread })
 }
 
-fn write_hub(plan: &Plan<'_>, certificates: &Path) -> anyhow::Result<PathBuf> {
+/// Writes a new authority, the hub's certificate, its recipe and its configuration, whose path is returned.
+///
+/// # Errors
+/// If a file is there already or cannot be written.
+pub fn write_hub(plan: &Plan<'_>) -> anyhow::Result<PathBuf> {
+    let certificates = plan.directory.join("certificates");
+    authority::init(&certificates)?;
+    authority::issue(&certificates, &Subject::Hub(vec!["localhost".into(), "127.0.0.1".into()]), &certificates)?;
     let recipe = RECIPE.replace("\nseed = 1\n", &format!("\nseed = {}\n", plan.seed));
     fs::write(plan.directory.join("recipe.toml"), recipe)?;
     let text = format!(
         "[hub]\ndata_directory = \"hub\"\n\n\
-         [link]\nlisten = \"127.0.0.1:0\"\nca_file = {ca}\ncertificate_file = {certificate}\nkey_file = {key}\n\n\
-         [api]\nlisten = \"127.0.0.1:0\"\n\n\
+         [link]\nlisten = \"{link}\"\nca_file = {ca}\ncertificate_file = {certificate}\nkey_file = {key}\n\n\
+         [api]\nlisten = \"{api}\"\n\n\
          [samples]\ncompact_interval_ms = 1000\n\n\
          [[model]]\nname = \"{MODEL}\"\nstreams = [{stream}]\nrecipe = \"recipe.toml\"\ndevice = \"{device}\"\n",
+        link = plan.hub.0,
+        api = plan.hub.1,
         ca = quoted(&certificates.join("ca.pem")),
         certificate = quoted(&certificates.join("hub.pem")),
         key = quoted(&certificates.join("hub.key")),
@@ -145,13 +157,13 @@ fn write_hub(plan: &Plan<'_>, certificates: &Path) -> anyhow::Result<PathBuf> {
     Ok(file)
 }
 
-fn write_agent(
-    plan: &Plan<'_>,
-    agent: &AgentId,
-    pin: Option<u32>,
-    hub: SocketAddr,
-    certificates: &Path,
-) -> anyhow::Result<PathBuf> {
+/// Writes an agent's certificate and its configuration, whose path is returned.
+///
+/// # Errors
+/// If a file is there already or cannot be written.
+pub fn write_agent(plan: &Plan<'_>, agent: &AgentId, pin: Option<u32>, hub: SocketAddr) -> anyhow::Result<PathBuf> {
+    let certificates = plan.directory.join("certificates");
+    authority::issue(&certificates, &Subject::Agent(agent.clone()), &certificates)?;
     let mut features = String::new();
     for channel in plan.channels {
         let path = format!("$.channels['{}']", channel.as_str().replace('\\', "\\\\").replace('\'', "\\'"));

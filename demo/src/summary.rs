@@ -121,8 +121,11 @@ pub fn summarise(
     })
 }
 
-/// Readings that are missing, and readings that are too many, compared bit for bit.
-fn difference(scenario: &Scenario, published: &Published, hub_directory: &Path) -> anyhow::Result<(u64, u64)> {
+/// Readings that are missing from the sample store, and readings that are too many in it, compared bit for bit.
+///
+/// # Errors
+/// If the sample store cannot be read.
+pub fn difference(scenario: &Scenario, published: &Published, hub_directory: &Path) -> anyhow::Result<(u64, u64)> {
     let times = || published.rows.iter().map(|row| row.time_ms);
     let range = DataRange {
         agent: published.agent.clone(),

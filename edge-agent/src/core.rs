@@ -19,10 +19,10 @@ use shared::ids::{Digest, Epoch, ModelVersion, Sequence, StreamId};
 use shared::pipeline::decision::Verdict;
 use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel, StreamLedger};
 
+use crate::status::Rejected;
 use limits::{ANSWERS_IN_FLIGHT, INFER_BATCH, INFER_QUEUE};
 use model_slot::ModelSlot;
 use spool::SpoolState;
-use crate::status::Rejected;
 use sync::{SentBatch, SyncSession};
 
 /// Monotonic time in milliseconds since the agent's start.

@@ -283,8 +283,7 @@ impl Sender {
     }
 
     async fn publish(&mut self, message: Outgoing) {
-        let published =
-            self.client.publish(message.topic, QoS::AtLeastOnce, message.retain, message.payload).await;
+        let published = self.client.publish(message.topic, QoS::AtLeastOnce, message.retain, message.payload).await;
         if let Err(error) = published {
             warn!("failed to publish: {error}");
         }

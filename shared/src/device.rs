@@ -34,6 +34,16 @@ impl DeviceKind {
     /// Every kind, built in or not.
     pub const ALL: [Self; 3] = [Self::Flex, Self::Ndarray, Self::Wgpu];
 
+    /// Whether this program was built with it.
+    #[must_use]
+    pub fn is_built_in(self) -> bool {
+        match self {
+            Self::Flex => true,
+            Self::Ndarray => cfg!(feature = "ndarray"),
+            Self::Wgpu => cfg!(feature = "wgpu"),
+        }
+    }
+
     /// The device.
     ///
     /// # Errors

@@ -1,1 +1,9 @@
-fn main() {}
+//! Tests of the pair as users run it.
+
+#![cfg(test)]
+
+mod command_line;
+mod kills;
+mod parity;
+mod scenario;
+mod tidy;

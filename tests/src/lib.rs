@@ -1,1 +1,108 @@
-//! x
+//! What the tests of whole programs share: the programs as processes, and how to stop them, gently or not.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+/// Time a program has to end when it is asked to.
+const STOP_ATTEMPTS: u32 = 600;
+const STOP_PAUSE: Duration = Duration::from_millis(50);
+
+/// One of the project's programs, built beside this test.
+///
+/// # Errors
+/// If it was not built: `make test` builds the programs first.
+pub fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.parent().and_then(Path::parent).context("the test lies in target/<profile>/deps")?;
+    let program = folder.join(name);
+    if program.exists() { Ok(program) } else { bail!("{} is not built; run `make test`", program.display()) }
+}
+
+/// A program that runs, and can be killed and started again. Dropped, it is killed.
+pub struct Process {
+    name: &'static str,
+    arguments: Vec<String>,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Process {
+    /// Starts a program; what it says goes to the end of `log`.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(name: &'static str, arguments: &[&str], log: &Path) -> anyhow::Result<Self> {
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let child = spawn(name, &arguments, log)?;
+        Ok(Self { name, arguments, log: log.to_owned(), child })
+    }
+
+    /// Kills the program as a power cut of the process would: no signal handler, no flush.
+    ///
+    /// # Errors
+    /// If it is gone already.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("{} had ended by itself: {status}; see {}", self.name, self.log.display());
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts the killed program again.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(self.name, &self.arguments, &self.log)?;
+        Ok(())
+    }
+
+    /// Asks the program to stop and waits until it has, with exit code 0.
+    ///
+    /// # Errors
+    /// If it does not, or not well.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        if !asked.success() {
+            bail!("{} could not be asked to stop", self.name);
+        }
+        for _ in 0..STOP_ATTEMPTS {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("{} ended with {status}; see {}", self.name, self.log.display()),
+                None => pause(STOP_PAUSE),
+            }
+        }
+        bail!("{} did not stop", self.name)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to kill.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Sleeps.
+pub fn pause(time: Duration) {
+    #[expect(clippy::disallowed_methods, reason = "processes are waited for from outside")]
+    std::thread::sleep(time);
+}
+
+fn spawn(name: &str, arguments: &[String], log: &Path) -> anyhow::Result<Child> {
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+    Command::new(program(name)?)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .spawn()
+        .with_context(|| format!("start {name}"))
+}

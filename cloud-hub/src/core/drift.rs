@@ -90,9 +90,15 @@ pub enum Change {
 }
 
 impl DriftWatch {
-    /// Watches a stream with these `channels` against the reference of a version.
+    /// Watches a stream with these `channels` against the reference of a version. `raised` is when the alarm was
+    /// raised, if it was up before the hub started.
     #[must_use]
-    pub fn new(version: ModelVersion, reference: &DriftReference, channels: &[ChannelName]) -> Self {
+    pub fn new(
+        version: ModelVersion,
+        reference: &DriftReference,
+        channels: &[ChannelName],
+        raised: Option<UnixMillis>,
+    ) -> Self {
         let columns = reference
             .channels
             .iter()
@@ -109,7 +115,7 @@ impl DriftWatch {
             excess_rows: 0,
             excess_known_normal_rows: 0,
             calm_rows: 0,
-            raised: None,
+            raised,
         }
     }
 
@@ -170,7 +176,7 @@ impl DriftWatch {
         } else {
             self.excess_rows = 0;
             self.excess_known_normal_rows = 0;
-            self.calm_rows += 1;
+            self.calm_rows += u32::from(judged);
         }
         let drifted = self.excess_rows >= rules.rows || self.excess_known_normal_rows >= rules.known_normal_rows;
         match self.raised {
@@ -198,7 +204,7 @@ mod tests {
         let mut channel = ChannelReference::fit(name.clone(), &values);
         channel.threshold = 0.8;
         let reference = DriftReference { channels: vec![channel], half_life: 40.0 };
-        DriftWatch::new(ModelVersion(1), &reference, &[ChannelName::new("other").expect("valid"), name])
+        DriftWatch::new(ModelVersion(1), &reference, &[ChannelName::new("other").expect("valid"), name], None)
     }
 
     fn run(watch: &mut DriftWatch, rows: i64, value: f64, known_normal: bool) -> Vec<(i64, Change)> {

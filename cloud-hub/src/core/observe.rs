@@ -32,6 +32,8 @@ struct Durable {
     next: BTreeMap<(AgentId, Epoch), Sequence>,
     streams: BTreeMap<StreamKey, StreamFacts>,
     regimes: BTreeMap<ModelName, Vec<Regime>>,
+    /// Streams whose alarm is up, against which version, and since when: a restart is no new alarm.
+    raised: BTreeMap<StreamKey, (ModelVersion, UnixMillis)>,
 }
 
 /// What is known of one stream.
@@ -213,11 +215,14 @@ impl Observed {
         let Some((version, reference)) = self.references.get(&spec.name) else {
             return;
         };
-        let watch =
-            self.watches.entry(key.clone()).or_insert_with(|| DriftWatch::new(*version, reference, &schema.channels));
+        let watch = self.watches.entry(key.clone()).or_insert_with(|| {
+            let raised = self.durable.raised.get(&key).filter(|(against, _)| against == version);
+            DriftWatch::new(*version, reference, &schema.channels, raised.map(|(_, raised_ms)| *raised_ms))
+        });
         match watch.add(spec.drift, reading.time_ms, &reading.values, reading.known_normal) {
             None => {}
             Some(Change::Raised { rows }) => {
+                self.durable.raised.insert(key.clone(), (*version, reading.time_ms));
                 let channels: Vec<_> = watch.channels().into_iter().filter(|channel| channel.excess).collect();
                 let alarm = DriftAlarm {
                     model: spec.name.clone(),
@@ -233,9 +238,12 @@ impl Observed {
                 self.keep_alarm(alarm, effects);
             }
             Some(Change::Cleared { raised_ms }) => {
-                let raised = self.alarms.iter_mut().rev().find(|alarm| {
-                    (&alarm.agent, &alarm.stream, alarm.raised_ms) == (&key.0, &key.1, raised_ms)
-                });
+                self.durable.raised.remove(&key);
+                let raised = self
+                    .alarms
+                    .iter_mut()
+                    .rev()
+                    .find(|alarm| (&alarm.agent, &alarm.stream, alarm.raised_ms) == (&key.0, &key.1, raised_ms));
                 if let Some(alarm) = raised {
                     alarm.cleared_ms = Some(reading.time_ms);
                     effects.push(Effect::RecordDrift(alarm.clone()));
@@ -254,12 +262,16 @@ impl Observed {
         facts.segments.cut(position, rows);
         let since_position = facts.segments.open().map_or(position, |open| open.first_position);
         let channels: Vec<&str> = alarm.channels.iter().map(|channel| channel.channel.as_str()).collect();
-        let because = format!("{} of {} left what version {} was trained on", channels.join(", "), key.1, alarm.version);
+        let because =
+            format!("{} of {} left what version {} was trained on", channels.join(", "), key.1, alarm.version);
         if regimes.last().is_some_and(|newest| newest.since_position < since_position) {
             regimes.push(Regime { since_position, because, blind: false });
         }
         if regimes.len() > REGIMES_KEPT {
-            regimes.remove(0);
+            // What proved blind is of no more use. Failing that, the newest but one: all that followed it is also
+            // part of what the older ones begin.
+            let useless = regimes.iter().position(|regime| regime.blind).unwrap_or(regimes.len() - 2);
+            regimes.remove(useless);
         }
         self.durable.regimes.insert(alarm.model.clone(), regimes);
     }

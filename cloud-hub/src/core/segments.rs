@@ -61,9 +61,10 @@ impl Segments {
 
     /// Takes the next reading.
     pub fn add(&mut self, position: u64, time_ms: UnixMillis, known_normal: bool) {
-        let continues = self.open.as_ref().is_some_and(|open| {
-            time_ms.checked_sub(open.to_ms).is_some_and(|gap| (0..=MAX_GAP_MS).contains(&gap))
-        });
+        let continues = self
+            .open
+            .as_ref()
+            .is_some_and(|open| time_ms.checked_sub(open.to_ms).is_some_and(|gap| (0..=MAX_GAP_MS).contains(&gap)));
         if !known_normal || !continues {
             self.close();
         }

@@ -23,7 +23,9 @@ use crate::view::show_range;
 pub(super) async fn record(store: &Store, effect: Effect) -> Result<(), StoreError> {
     match effect {
         Effect::RecordRun(run) => store.upsert_run(&run_row(&run)).await,
-        Effect::RecordRelease(release, run) => store.insert_version(&version_row(&release, run.id), &run_row(&run)).await,
+        Effect::RecordRelease(release, run) => {
+            store.insert_version(&version_row(&release, run.id), &run_row(&run)).await
+        }
         Effect::RecordAgent(facts) => store.upsert_agent(&agent_row(&facts)).await,
         Effect::RecordDrift(alarm) => store.upsert_drift(&drift_row(&alarm)).await,
         Effect::RecordDeployment { agent, report, at_ms } => {
@@ -142,10 +144,10 @@ pub(super) fn agents(stored: &Stored) -> Vec<AgentFacts> {
                 epoch: row.epoch,
                 boot_nonce: row.boot_nonce,
                 oldest: Default::default(),
-                serving: row.serving.clone().map(|(name, version, digest)| ServedModel {
-                    model: ModelRef { name, version },
-                    digest,
-                }),
+                serving: row
+                    .serving
+                    .clone()
+                    .map(|(name, version, digest)| ServedModel { model: ModelRef { name, version }, digest }),
                 pinned: row.pinned,
                 device: row.device.clone(),
             },

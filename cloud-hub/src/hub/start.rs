@@ -53,9 +53,8 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     let listener = api::listen(config.api.listen)
         .await
         .map_err(|source| HubError::Io { what: format!("listen on {}", config.api.listen), source })?;
-    let address = |result: std::io::Result<_>| {
-        result.map_err(|source| HubError::Io { what: "find the port".to_owned(), source })
-    };
+    let address =
+        |result: std::io::Result<_>| result.map_err(|source| HubError::Io { what: "find the port".to_owned(), source });
     let (report_sender, reports) = mpsc::channel(REPORTS);
     let (log, log_thread) = log
         .start(report_sender)

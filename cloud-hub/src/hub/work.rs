@@ -25,8 +25,13 @@ const COMPACTION_RETRY: Duration = Duration::from_secs(2);
 
 /// What a task came to.
 pub(super) enum Done {
-    Compacted { to: u64 },
-    Trained { run: i64, outcome: RunOutcome },
+    Compacted {
+        to: u64,
+    },
+    Trained {
+        run: i64,
+        outcome: RunOutcome,
+    },
     /// The hub stops; what was begun is done again at the next start.
     GaveUp,
 }
@@ -144,8 +149,7 @@ impl TrainingTask {
             None => None,
             Some(champion) => {
                 let bytes = self.artifacts.load(champion.digest).map_err(|error| error.to_string())?;
-                let (package, _) =
-                    Package::open(&bytes, Some(champion.digest)).map_err(|error| error.to_string())?;
+                let (package, _) = Package::open(&bytes, Some(champion.digest)).map_err(|error| error.to_string())?;
                 Some((champion.version, package))
             }
         };

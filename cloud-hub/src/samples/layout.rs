@@ -8,10 +8,6 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use shared::event::UnixMillis;
 use shared::ids::{Digest, StreamId};
 
-/// The folder of all readings, below the root.
-pub(super) const SAMPLES: &str = "samples";
-/// The folder of all predictions, below the root.
-const PREDICTIONS: &str = "predictions";
 /// How the name of a sample file ends.
 pub(super) const EXTENSION: &str = "parquet";
 
@@ -41,8 +37,8 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) const fn folder(self) -> &'static str {
         match self {
-            Self::Samples => SAMPLES,
-            Self::Predictions => PREDICTIONS,
+            Self::Samples => "samples",
+            Self::Predictions => "predictions",
         }
     }
 }

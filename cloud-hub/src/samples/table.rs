@@ -70,7 +70,8 @@ struct Origin<'a> {
 pub(super) fn group(batches: &[Committed]) -> Result<Groups<'_>, SamplesError> {
     let mut groups = Groups { readings: BTreeMap::new(), predictions: BTreeMap::new() };
     for Committed { agent, batch } in batches {
-        for (sequence, event) in (batch.first.0..).map(Sequence).zip(&batch.events) {
+        for (index, event) in batch.events.iter().enumerate() {
+            let sequence = batch.first.plus(index as u64);
             let origin = Origin { agent, epoch: batch.epoch, sequence };
             let refused = |problem| SamplesError::Event { agent: agent.clone(), sequence, problem };
             match event {

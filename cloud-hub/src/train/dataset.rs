@@ -163,8 +163,7 @@ pub(crate) mod tests {
         let start = i64::from(index) * 10_000_000;
         let times_ms: Vec<i64> = (0..i64::from(rows)).map(|row| start + row * 1_000).collect();
         let noise = |row: u32, salt: u32| f64::from((row * 7919 + salt * 104_729 + index * 31) % 1_000) / 1_000.0 - 0.5;
-        let values =
-            (0..rows).flat_map(|row| [level + noise(row, 1), 2.0 * level + noise(row, 2)]).collect();
+        let values = (0..rows).flat_map(|row| [level + noise(row, 1), 2.0 * level + noise(row, 2)]).collect();
         SegmentData {
             range: DataRange {
                 agent: AgentId::new("box").expect("valid"),

@@ -78,10 +78,8 @@ pub fn fit(
 /// The smoothed scores of a segment after its warm-up, from a pipeline with fresh state.
 #[must_use]
 pub fn verdicts(runner: &mut Runner, segment: &SegmentData, warm_up: usize) -> Vec<Verdict> {
-    let inputs: Vec<RunnerInput<'_>> = segment
-        .rows()
-        .map(|(time_ms, values)| RunnerInput { schema: &segment.schema, time_ms, values })
-        .collect();
+    let inputs: Vec<RunnerInput<'_>> =
+        segment.rows().map(|(time_ms, values)| RunnerInput { schema: &segment.schema, time_ms, values }).collect();
     runner
         .run(&inputs)
         .into_iter()
@@ -132,7 +130,8 @@ fn descend(
             let clean: Vec<f32> =
                 rows.iter().flat_map(|row| &features[row * width..(row + 1) * width]).copied().collect();
             let noisy = clean.iter().map(|value| value + (training.noise * normal(random)) as f32).collect();
-            let tensor = |values: Vec<f32>| Tensor::<2>::from_data(TensorData::new(values, [rows.len(), width]), device);
+            let tensor =
+                |values: Vec<f32>| Tensor::<2>::from_data(TensorData::new(values, [rows.len(), width]), device);
             let error = network.forward(tensor(noisy)) - tensor(clean);
             let mean = (error.clone() * error).mean();
             sum += mean.clone().into_data().iter::<f64>().next().unwrap_or(f64::NAN);
@@ -151,12 +150,7 @@ fn descend(
 }
 
 /// Sets the threshold from the training rows' own scores.
-fn calibrate(
-    fitted: &mut Fitted,
-    recipe: &Recipe,
-    dataset: &Dataset,
-    device: DeviceKind,
-) -> Result<(), TrainError> {
+fn calibrate(fitted: &mut Fitted, recipe: &Recipe, dataset: &Dataset, device: DeviceKind) -> Result<(), TrainError> {
     let set = |fitted: &mut Fitted, value: f64| {
         let Decision::Anomaly { threshold, .. } = &mut fitted.pipeline.decision;
         *threshold = value;

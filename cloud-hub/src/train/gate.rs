@@ -83,12 +83,7 @@ impl Sight {
 ///
 /// # Errors
 /// If the model does not run.
-pub fn sight(
-    fitted: &Fitted,
-    dataset: &Dataset,
-    recipe: &Recipe,
-    device: DeviceKind,
-) -> Result<Sight, TrainError> {
+pub fn sight(fitted: &Fitted, dataset: &Dataset, recipe: &Recipe, device: DeviceKind) -> Result<Sight, TrainError> {
     measure_sight(dataset, recipe, &fitted.pipeline.input.channels, &mut || fitted.runner(device))
 }
 
@@ -193,8 +188,7 @@ pub fn against_champion(
     }
     let (_, unseen) = dataset.split(|index| fresh.contains(&index));
     let channels = &champion.manifest.pipeline.input.channels;
-    let champion_sight =
-        measure_sight(&unseen, order.recipe, channels, &mut || Ok(champion.load(&device)?))?;
+    let champion_sight = measure_sight(&unseen, order.recipe, channels, &mut || Ok(champion.load(&device)?))?;
     let figures = Figures {
         segments: fresh.len(),
         champion_far: rate(champion_alarms.into_iter()),
@@ -215,8 +209,7 @@ impl Against {
             return Ok(format!("version {} was trained on the same segments: no comparison", self.version));
         };
         let loss = |far: f64, seen: f64| far + 1.0 - seen;
-        let (candidate, champion) =
-            (loss(f.candidate_far, f.candidate_seen), loss(f.champion_far, f.champion_seen));
+        let (candidate, champion) = (loss(f.candidate_far, f.candidate_seen), loss(f.champion_far, f.champion_seen));
         let text = format!(
             "on {} segments new to both: {} false alarms and {} of planted faults seen, version {} has {} and {}",
             f.segments,
@@ -270,11 +263,8 @@ fn measure_sight(
 
 /// A fault's size in a channel's unit; `None` for a frozen channel, in which no fault has a natural size.
 fn fault_size(dataset: &Dataset, channel: &ChannelName, deviations: f64) -> Option<f64> {
-    let mut within: Vec<f64> = dataset
-        .segments
-        .iter()
-        .map(|segment| mean_and_deviation(segment.channel(channel).into_iter()).1)
-        .collect();
+    let mut within: Vec<f64> =
+        dataset.segments.iter().map(|segment| mean_and_deviation(segment.channel(channel).into_iter()).1).collect();
     let typical = fit::quantile(&mut within, 0.5);
     (typical > 0.0).then_some(typical * deviations)
 }
@@ -318,9 +308,7 @@ mod tests {
     }
 
     fn levels(levels: &[f64]) -> Dataset {
-        Dataset {
-            segments: levels.iter().enumerate().map(|(i, level)| segment(i as u32, *level, 300)).collect(),
-        }
+        Dataset { segments: levels.iter().enumerate().map(|(i, level)| segment(i as u32, *level, 300)).collect() }
     }
 
     #[test]

@@ -1,0 +1,195 @@
+//! Killing the agent and the hub at seeded moments of a whole scenario: nothing is lost and nothing is there twice.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use demo::observe::Observer;
+use demo::play::{HubApi, Published};
+use demo::publish::Publisher;
+use demo::scenario::{Row, Scenario};
+use demo::site::{self, MODEL, Plan};
+use demo::{broker, plant, summary};
+use rand::rngs::StdRng;
+use rand::seq::index;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+use shared::ids::AgentId;
+use tests::{Process, pause};
+
+const KILLS: usize = 20;
+/// Readings published ahead of what the agent says it has made durable.
+const WINDOW: u64 = 400;
+const DEADLINE: Duration = Duration::from_secs(60);
+
+#[test]
+fn twenty_kills_of_agent_and_hub_lose_nothing_and_double_nothing() {
+    let directory = tempfile::tempdir().expect("dir");
+    let seed = 7;
+    let seen = World::start(directory.path(), seed).and_then(World::run);
+    let right =
+        seen.as_ref().is_ok_and(|seen| (seen.lost, seen.doubled, seen.kills) == (0, 0, KILLS) && seen.versions >= 2);
+    if !right {
+        panic!("seed {seed}: {seen:?}; everything is kept in {}", directory.keep().display());
+    }
+}
+
+#[derive(Debug)]
+struct Seen {
+    lost: u64,
+    doubled: u64,
+    kills: usize,
+    versions: usize,
+}
+
+struct World {
+    scenario: Scenario,
+    directory: std::path::PathBuf,
+    random: StdRng,
+    agent_id: AgentId,
+    hub: Process,
+    agent: Process,
+    api: HubApi,
+    observer: Observer,
+    /// Dropped, it would end the observer's connection.
+    _observing: rumqttc::v5::Client,
+    publisher: Publisher,
+    published: Vec<Row>,
+    kills: usize,
+}
+
+impl World {
+    fn start(directory: &std::path::Path, seed: u64) -> anyhow::Result<Self> {
+        let scenario = plant::scenario(seed);
+        let broker = broker::start()?;
+        let agent_id = AgentId::new("line-1")?;
+        let hub_ports = (free_udp_port()?, free_tcp_port()?);
+        let plan = Plan {
+            directory,
+            broker,
+            stream: &scenario.stream,
+            channels: &scenario.channels,
+            agents: vec![(agent_id.clone(), None)],
+            device: "flex",
+            seed,
+            hub: hub_ports,
+        };
+        let hub_file = site::write_hub(&plan)?;
+        let agent_file = site::write_agent(&plan, &agent_id, None, hub_ports.0)?;
+        let hub_arguments = ["serve", "--config", &hub_file.display().to_string()];
+        let hub = Process::start("cloud-hub", &hub_arguments, &directory.join("hub.log"))?;
+        let agent_arguments = ["run", "--config", &agent_file.display().to_string()];
+        let agent = Process::start("edge-agent", &agent_arguments, &directory.join("agent.log"))?;
+        let (observer, observing) = Observer::connect(broker)?;
+        let world = Self {
+            scenario,
+            directory: directory.to_owned(),
+            random: StdRng::seed_from_u64(seed),
+            agent_id,
+            hub,
+            agent,
+            api: HubApi::new(hub_ports.1),
+            observer,
+            _observing: observing,
+            publisher: Publisher::connect(broker)?,
+            published: Vec::new(),
+            kills: 0,
+        };
+        // Subscribed before the first reading: what is published before nobody can be asked for.
+        world.wait("the agent's first status", || world.accepted().is_some())?;
+        Ok(world)
+    }
+
+    fn run(mut self) -> anyhow::Result<Seen> {
+        let scenario = self.scenario.clone();
+        let phases = scenario.phases.iter().map(|phase| {
+            phase.recordings.iter().flat_map(|recording| recording.rows.iter().cloned()).collect::<Vec<Row>>()
+        });
+        let phases: Vec<Vec<Row>> = phases.collect();
+        let total = phases.iter().map(Vec::len).sum();
+        let mut moments: Vec<usize> = index::sample(&mut self.random, total, KILLS).into_vec();
+        moments.sort_unstable();
+        for (index, phase) in phases.iter().enumerate() {
+            for row in phase {
+                if moments.first() == Some(&self.published.len()) {
+                    moments.remove(0);
+                    self.kill_one()?;
+                }
+                self.publish(row)?;
+            }
+            if index == 0 {
+                self.wait("the baseline at the hub", || self.at_hub() >= self.published.len() as u64)?;
+                self.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the test" }))?;
+                self.wait("version 1", || self.versions() >= 1)?;
+            }
+        }
+        self.wait("every reading at the hub", || self.at_hub() >= self.published.len() as u64)?;
+        self.wait("training to end", || self.api.get("ledger").is_ok_and(|ledger| ledger["training_idle"] == true))?;
+        let versions = self.versions();
+        let Self { scenario, directory, agent_id, hub, agent, published, kills, .. } = self;
+        agent.stop()?;
+        hub.stop()?;
+        let published = Published { agent: agent_id, pinned: false, rows: published };
+        let (lost, doubled) = summary::difference(&scenario, &published, &directory.join("hub"))?;
+        Ok(Seen { lost, doubled, kills, versions })
+    }
+
+    fn publish(&mut self, row: &Row) -> anyhow::Result<()> {
+        let Scenario { stream, channels, .. } = &self.scenario;
+        self.publisher.publish(self.agent_id.as_str(), stream, channels, row)?;
+        self.published.push(row.clone());
+        if self.published.len() % 50 == 0 {
+            let published = self.published.len() as u64;
+            self.wait("the agent to accept", || self.accepted().is_some_and(|accepted| accepted + WINDOW > published))?;
+        }
+        Ok(())
+    }
+
+    /// Kills the agent or the hub and starts it again at once or a little later.
+    fn kill_one(&mut self) -> anyhow::Result<()> {
+        let wait = Duration::from_millis(self.random.random_range(0..200));
+        let victim = if self.random.random_bool(0.5) { &mut self.agent } else { &mut self.hub };
+        victim.kill()?;
+        pause(wait);
+        victim.restart()?;
+        self.kills += 1;
+        Ok(())
+    }
+
+    fn accepted(&self) -> Option<u64> {
+        let name = self.agent_id.as_str();
+        self.observer.look(|seen| seen.status.contains_key(name).then(|| seen.number(name, "/readings/accepted")))
+    }
+
+    fn at_hub(&self) -> u64 {
+        self.api.at_hub().unwrap_or(0)
+    }
+
+    fn versions(&self) -> usize {
+        let versions = self.api.items(&format!("models/{MODEL}/versions"));
+        versions.map_or(0, |versions| versions.len())
+    }
+
+    fn wait(&self, what: &str, ready: impl Fn() -> bool) -> anyhow::Result<()> {
+        for _ in 0..DEADLINE.as_millis() / 50 {
+            if ready() {
+                return Ok(());
+            }
+            pause(Duration::from_millis(50));
+        }
+        bail!(
+            "waited {} s for {what}; published {}, at the hub {}",
+            DEADLINE.as_secs(),
+            self.published.len(),
+            self.at_hub()
+        )
+    }
+}
+
+fn free_tcp_port() -> anyhow::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().context("find a free TCP port")
+}
+
+fn free_udp_port() -> anyhow::Result<SocketAddr> {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().context("find a free UDP port")
+}
