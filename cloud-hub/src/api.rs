@@ -75,15 +75,9 @@ fn router(context: Context) -> Router {
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .route(
-            "/api/v1/agents",
-            get(|State(context): State<Context>| async move { items(context.now().agents.clone()) }),
-        )
+        .route("/api/v1/agents", get(|State(context): State<Context>| async move { items(&context.now().agents) }))
         .route("/api/v1/agents/{agent}", get(agent))
-        .route(
-            "/api/v1/streams",
-            get(|State(context): State<Context>| async move { items(context.now().streams.clone()) }),
-        )
+        .route("/api/v1/streams", get(|State(context): State<Context>| async move { items(&context.now().streams) }))
         .route("/api/v1/models", get(models))
         .route("/api/v1/models/{model}", get(model))
         .route("/api/v1/models/{model}/versions", get(versions))
@@ -91,7 +85,7 @@ fn router(context: Context) -> Router {
         .route("/api/v1/drift", get(|State(context): State<Context>| async move { Json(context.now().drift.clone()) }))
         .route(
             "/api/v1/retraining-runs",
-            get(|State(context): State<Context>| async move { items(context.now().runs.clone()) }),
+            get(|State(context): State<Context>| async move { items(&context.now().runs) }),
         )
         .route("/api/v1/retraining-runs/{run}", get(run))
         .route(
@@ -110,14 +104,14 @@ impl Context {
     }
 }
 
-fn items(items: Vec<Value>) -> Json<Value> {
+fn items(items: &[Value]) -> Json<Value> {
     Json(json!({ "items": items, "next_cursor": null }))
 }
 
 fn find(items: &[Value], key: &str, wanted: &str, kind: &'static str) -> Result<Json<Value>, Problem> {
     items
         .iter()
-        .find(|item| item[key] == wanted || item[key].to_string() == wanted)
+        .find(|item| item[key] == wanted || item[key].as_i64().is_some_and(|number| wanted == number.to_string()))
         .map(|item| Json(item.clone()))
         .ok_or_else(|| Problem::not_found(kind, format!("there is no {kind} {wanted:?}")))
 }
@@ -144,7 +138,7 @@ async fn run(State(context): State<Context>, Path(run): Path<String>) -> Result<
 }
 
 async fn models(State(context): State<Context>) -> Json<Value> {
-    items(context.now().models.iter().map(|(_, model)| model.clone()).collect())
+    items(&context.now().models.iter().map(|(_, model)| model.clone()).collect::<Vec<_>>())
 }
 
 async fn model(State(context): State<Context>, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
@@ -154,7 +148,7 @@ async fn model(State(context): State<Context>, Path(name): Path<String>) -> Resu
 
 async fn versions(State(context): State<Context>, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
     let (_, model) = known_model(&context, &name)?;
-    Ok(items(model["versions"].as_array().cloned().unwrap_or_default()))
+    Ok(items(model["versions"].as_array().map(Vec::as_slice).unwrap_or_default()))
 }
 
 #[derive(Deserialize)]

@@ -227,10 +227,10 @@ impl Hub {
                 self.handle(Event::Connected { connection, agent }).await;
             }
             LinkEvent::Core(event) => {
-                if let Event::Disconnected { connection } = &event {
+                if let Event::Disconnected { connection } = &*event {
                     self.agents.remove(connection);
                 }
-                self.handle(event).await;
+                self.handle(*event).await;
             }
         }
     }
@@ -250,7 +250,7 @@ impl Hub {
             }
             Ok(work::Done::Trained { run, outcome }) => {
                 self.progress.send_replace(None);
-                self.handle(Event::Trained { run, outcome }).await;
+                self.handle(Event::Trained { run, outcome: *outcome }).await;
             }
             Ok(work::Done::GaveUp) => {}
             Err(error) => error!("a task failed: {error}"),
@@ -318,6 +318,6 @@ impl Hub {
             .set(self.core.observed().watches().filter(|(_, watch)| watch.is_raised()).count() as i64);
         gauges.training_runs.set(i64::from(!self.core.retraining().is_idle()));
         gauges.ingest_log_batches.set(observed.saturating_sub(compacted) as i64);
-        picture.send_replace(Arc::new(view::picture(&self.core, progress)));
+        picture.send_replace(Arc::new(view::picture(&self.core, progress.as_ref())));
     }
 }

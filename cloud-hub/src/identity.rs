@@ -36,10 +36,7 @@ pub fn agent(certificate: &CertificateDer<'_>) -> Result<AgentId, IdentityError>
         .value
         .general_names
         .iter()
-        .find_map(|name| match name {
-            GeneralName::URI(uri) => uri.strip_prefix(AGENT_URI_PREFIX),
-            _ => None,
-        })
+        .find_map(|name| if let GeneralName::URI(uri) = name { uri.strip_prefix(AGENT_URI_PREFIX) } else { None })
         .ok_or(IdentityError::NoName)?;
     Ok(AgentId::new(name)?)
 }

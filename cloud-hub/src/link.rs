@@ -61,7 +61,7 @@ pub enum LinkEvent {
         outgoing: mpsc::Sender<HubToEdge>,
     },
     /// Something for the core.
-    Core(Event),
+    Core(Box<Event>),
 }
 
 /// Why the link cannot be set up, or a connection ended.
@@ -202,7 +202,7 @@ async fn serve(incoming: Incoming, connection: ConnectionId, events: mpsc::Sende
         info!(%agent, "the connection ended: failed to {error}");
     }
     quic.close(VarInt::from_u32(0), b"");
-    drop(events.send(LinkEvent::Core(Event::Disconnected { connection })).await);
+    drop(events.send(LinkEvent::Core(Box::new(Event::Disconnected { connection }))).await);
 }
 
 fn identify(connection: &Connection) -> Result<AgentId, LinkError> {
@@ -262,8 +262,8 @@ async fn read_messages(
             return Err(LinkError::Lost("the agent closed the stream".to_owned()));
         };
         decoder.extend(&chunk.bytes);
-        while let Some(message) = decoder.next()? {
-            if events.send(LinkEvent::Core(event(connection, message)?)).await.is_err() {
+        while let Some(message) = decoder.take()? {
+            if events.send(LinkEvent::Core(Box::new(event(connection, message)?))).await.is_err() {
                 return Ok(());
             }
         }

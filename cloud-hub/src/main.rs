@@ -228,7 +228,9 @@ fn train(options: Train) -> Result<(), Failure> {
     bar.finish_and_clear();
     let summary = summary.map_err(|error| match error {
         offline::OfflineError::Recipe(error) => Failure { code: EXIT_CONFIG, message: error.to_string() },
-        other => Failure::new(other),
+        offline::OfflineError::Samples(error) => Failure::new(error),
+        offline::OfflineError::Train(error) => Failure::new(error),
+        other @ offline::OfflineError::Write { .. } => Failure::new(other),
     })?;
     say(&format!(
         "{}: {} rows of {} segments, digest {}",

@@ -31,14 +31,14 @@ pub struct View {
 
 /// Takes a picture.
 #[must_use]
-pub fn picture(core: &HubCore, progress: Option<(i64, Progress)>) -> View {
+pub fn picture(core: &HubCore, progress: Option<&(i64, Progress)>) -> View {
     let (appended, observed, compacted) = core.positions();
     View {
         agents: agents(core),
         streams: streams(core),
         models: core.specs().iter().map(|spec| (spec.name.clone(), model(core, &spec.name))).collect(),
         drift: drift(core),
-        runs: core.retraining().runs().map(|run| show_run(run, progress.as_ref())).collect(),
+        runs: core.retraining().runs().map(|run| show_run(run, progress)).collect(),
         ledger: ledger(core, [appended, observed, compacted]),
         ready: true,
     }

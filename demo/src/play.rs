@@ -105,7 +105,7 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
     story.tell("stopping; the hub puts everything into the sample store");
     let hub_directory = site.hub_directory.clone();
     site.stop()?;
-    summary::summarise(scenario, options, &published, &hub_directory, outcome, story.seconds())
+    summary::summarise(scenario, options, &published, &hub_directory, &outcome, story.seconds())
 }
 
 impl Play<'_> {

@@ -105,8 +105,8 @@ fn start_hub(file: &Path) -> anyhow::Result<(Member, SocketAddr, SocketAddr)> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async move {
             let hub = Hub::start(config).await?;
-            // Whoever waited for the addresses is there, or gave up and the demo with it.
-            drop(addresses.send((hub.link_address(), hub.api_address())));
+            // If nobody waits any more, the demo is ending.
+            addresses.send((hub.link_address(), hub.api_address())).ok();
             Ok(hub.run(stopped).await?)
         })
     })?;

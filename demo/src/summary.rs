@@ -87,7 +87,7 @@ pub fn summarise(
     options: &Options,
     published: &[Published],
     hub_directory: &Path,
-    outcome: Outcome,
+    outcome: &Outcome,
     seconds: f64,
 ) -> anyhow::Result<Summary> {
     let (mut lost, mut duplicates) = (0, 0);
@@ -97,7 +97,7 @@ pub fn summarise(
         duplicates += difference.1;
     }
     let drift: Vec<Value> = outcome.drift.as_array().cloned().unwrap_or_default();
-    let (models, refused) = models(&outcome);
+    let (models, refused) = models(outcome);
     let better = outcome.after.balanced_accuracy > outcome.before.balanced_accuracy;
     Ok(Summary {
         scenario: scenario.name.clone(),

@@ -233,8 +233,7 @@ impl Agent {
         }
         let excess = self.rejected.len().saturating_sub(REJECTED_KEPT);
         self.rejected.drain(..excess);
-        let batch = messages.drain(..).collect();
-        self.handle(Event::Received(batch)).await;
+        self.handle(Event::Received(std::mem::take(messages))).await;
     }
 
     async fn handle(&mut self, event: Event) {
@@ -253,7 +252,7 @@ impl Agent {
                     self.ingest.acknowledge.send_replace(Some(receipt));
                 }
                 Effect::Infer(questions) => self.to_infer(infer::Request::Ask(questions)).await,
-                Effect::Publish(predictions) => self.publish(predictions),
+                Effect::Publish(predictions) => self.publish(&predictions),
                 Effect::Checkpoint(checkpoint) => self.to_store(start::StoreRequest::Checkpoint(checkpoint)).await,
                 Effect::Remember(model) => self.to_store(start::StoreRequest::Serving(model)).await,
                 Effect::Dial => self.to_link(link::Command::Dial).await,
@@ -305,7 +304,7 @@ impl Agent {
         }
     }
 
-    fn publish(&self, predictions: Vec<Published>) {
+    fn publish(&self, predictions: &[Published]) {
         for (index, prediction) in predictions.iter().enumerate() {
             let topic = format!("tideline/{}/prediction/{}", self.name, prediction.stream);
             let body = json!({

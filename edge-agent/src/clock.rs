@@ -22,12 +22,14 @@ impl Clock {
 
     /// Time since the start; never runs backwards.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the place that reads clocks")]
     pub fn monotonic(&self) -> Millis {
         Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Microseconds since the start, for measuring short spans.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the place that reads clocks")]
     pub fn monotonic_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }

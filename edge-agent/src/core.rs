@@ -349,7 +349,7 @@ impl EdgeCore {
                 self.sync.link_down(now);
                 self.slot.link_down();
             }
-            Event::FromHub(message) => self.from_hub(now, message, effects),
+            Event::FromHub(message) => self.hub_said(now, message, effects),
             Event::ModelLoaded(model) => self.slot.loaded(model, effects),
             Event::ModelRefused { model, reason } => self.slot.refused(&model, reason, effects),
             Event::Tick => {}
@@ -466,7 +466,7 @@ impl EdgeCore {
                         threshold: verdict.threshold,
                         anomaly: verdict.anomaly,
                     };
-                    self.spool.accept_prediction(now, &question.schema, model, prediction, effects);
+                    self.spool.accept_prediction(now, &question.schema, model, &prediction, effects);
                     published.push(Published {
                         stream: question.schema.stream.clone(),
                         model: model.clone(),
@@ -484,7 +484,7 @@ impl EdgeCore {
         }
     }
 
-    fn from_hub(&mut self, now: Millis, message: HubToEdge, effects: &mut Vec<Effect>) {
+    fn hub_said(&mut self, now: Millis, message: HubToEdge, effects: &mut Vec<Effect>) {
         match message {
             HubToEdge::Welcome { next, .. } => {
                 self.sync.welcome(now, next, effects);
@@ -498,7 +498,7 @@ impl EdgeCore {
             }
             HubToEdge::Offer(offer) => self.slot.offered(offer, effects),
             HubToEdge::Chunk { digest, offset, bytes } => self.slot.chunk(digest, offset, bytes, effects),
-            HubToEdge::Refused { reason, retry_after_ms } => self.sync.refused(now, reason, retry_after_ms, effects),
+            HubToEdge::Refused { reason, retry_after_ms } => self.sync.refused(now, &reason, retry_after_ms, effects),
         }
     }
 

@@ -222,7 +222,7 @@ async fn read_messages(receive: &mut RecvStream, events: &mpsc::Sender<Event>) -
             return Err(LinkError::Lost("the hub closed the stream".to_owned()));
         };
         decoder.extend(&chunk.bytes);
-        while let Some(message) = decoder.next()? {
+        while let Some(message) = decoder.take()? {
             if events.send(Event::FromHub(message)).await.is_err() {
                 return Ok(());
             }

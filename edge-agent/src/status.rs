@@ -138,9 +138,11 @@ fn socket(directory: &Path) -> PathBuf {
 #[must_use]
 pub fn to_text(report: &Value) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let model = match &report["model"] {
-        Value::Null => "none yet".to_owned(),
-        model => format!("{} version {}", text(&model["name"]), model["version"]),
+    let model = &report["model"];
+    let model = if model.is_null() {
+        "none yet".to_owned()
+    } else {
+        format!("{} version {}", text(&model["name"]), model["version"])
     };
     let hub = match (&report["hub"]["connected"], &report["hub"]["problem"]) {
         (Value::Bool(true), _) => "connected".to_owned(),

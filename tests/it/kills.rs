@@ -138,7 +138,7 @@ impl World {
         let Scenario { stream, channels, .. } = &self.scenario;
         self.publisher.publish(self.agent_id.as_str(), stream, channels, row)?;
         self.published.push(row.clone());
-        if self.published.len() % 50 == 0 {
+        if self.published.len().is_multiple_of(50) {
             let published = self.published.len() as u64;
             self.wait("the agent to accept", || self.accepted().is_some_and(|accepted| accepted + WINDOW > published))?;
         }

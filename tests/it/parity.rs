@@ -47,7 +47,7 @@ fn scores(fitted: &fit::Fitted, segment: &SegmentData, device: DeviceKind) -> Ve
         .into_iter()
         .map(|answer| match answer {
             Answer::Verdict(verdict) => verdict.score,
-            other => panic!("no verdict: {other:?}"),
+            answer @ (Answer::WindowFilling | Answer::MissingChannel(_)) => panic!("no verdict: {answer:?}"),
         })
         .collect()
 }

@@ -345,18 +345,16 @@ fn select(
     let mut needs = 0;
     let mut segments = Vec::new();
     for ((agent, stream), facts) in observed.streams().filter(|((_, stream), _)| spec.covers(stream)) {
-        let open = facts.segments.open().filter(|_| with_open);
-        for segment in facts.segments.closed().chain(open) {
-            if segment.first_position >= since_position && segment.rows >= spec.retrain.min_segment_rows {
-                needs = needs.max(segment.last_position + 1);
-                segments.push(DataRange {
-                    agent: agent.clone(),
-                    stream: stream.clone(),
-                    from_ms: segment.from_ms,
-                    to_ms: segment.to_ms,
-                    rows: segment.rows,
-                });
-            }
+        let runs = facts.segments.runs_since(since_position, with_open);
+        for run in runs.into_iter().filter(|run| run.rows >= spec.retrain.min_segment_rows) {
+            needs = needs.max(run.last_position + 1);
+            segments.push(DataRange {
+                agent: agent.clone(),
+                stream: stream.clone(),
+                from_ms: run.from_ms,
+                to_ms: run.to_ms,
+                rows: run.rows,
+            });
         }
     }
     let name = format!("known-normal readings since {because}");

@@ -23,6 +23,8 @@ pub struct Segment {
     pub first_position: u64,
     /// The ingest log position of the batch that held its last reading.
     pub last_position: u64,
+    /// It was cut off the one before it, and no reading lies between them.
+    pub continues: bool,
 }
 
 /// The known-normal segments of one stream.
@@ -59,6 +61,25 @@ impl Segments {
         self.closed.iter().chain(&self.open)
     }
 
+    /// Known-normal runs that began at or after `position`, oldest first: segments that were cut apart within it count
+    /// as one, because whatever the cut was for did not divide what is asked for here. With or without the open one.
+    #[must_use]
+    pub fn runs_since(&self, position: u64, with_open: bool) -> Vec<Segment> {
+        let mut runs: Vec<Segment> = Vec::new();
+        let open = self.open.iter().filter(|_| with_open);
+        for segment in self.closed.iter().chain(open).filter(|segment| segment.first_position >= position) {
+            match runs.last_mut().filter(|_| segment.continues) {
+                Some(run) => {
+                    run.to_ms = segment.to_ms;
+                    run.rows += segment.rows;
+                    run.last_position = segment.last_position;
+                }
+                None => runs.push(segment.clone()),
+            }
+        }
+        runs
+    }
+
     /// Takes the next reading.
     pub fn add(&mut self, position: u64, time_ms: UnixMillis, known_normal: bool) {
         let continues = self
@@ -77,6 +98,7 @@ impl Segments {
             rows: 0,
             first_position: position,
             last_position: position,
+            continues: false,
         });
         open.to_ms = time_ms;
         open.rows += 1;
@@ -97,8 +119,13 @@ impl Segments {
             return;
         }
         let split = self.recent_times.len() - rows;
-        let after =
-            Segment { from_ms: self.recent_times[split], rows: rows as u64, first_position: position, ..open.clone() };
+        let after = Segment {
+            from_ms: self.recent_times[split],
+            rows: rows as u64,
+            first_position: position,
+            continues: true,
+            ..open.clone()
+        };
         let before = Segment { to_ms: self.recent_times[split - 1], rows: open.rows - rows as u64, ..open.clone() };
         self.recent_times.drain(..split);
         self.open = Some(after);
@@ -153,5 +180,15 @@ mod tests {
         segments.cut(0, 30);
         segments.cut(0, 0);
         assert_eq!(segments.all().count(), 2);
+    }
+
+    #[test]
+    fn a_cut_divides_what_lies_on_both_sides_of_the_position_asked_for_and_nothing_else() {
+        let mut segments = Segments::default();
+        (0..100).for_each(|i| segments.add(5, i * 1_000, true));
+        segments.cut(6, 30);
+        segments.add(6, 100_000, false);
+        let rows = |since| segments.runs_since(since, false).iter().map(|run| run.rows).collect::<Vec<_>>();
+        assert_eq!((rows(0), rows(6), rows(7)), (vec![100], vec![30], vec![]));
     }
 }

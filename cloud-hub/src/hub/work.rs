@@ -30,7 +30,7 @@ pub(super) enum Done {
     },
     Trained {
         run: i64,
-        outcome: RunOutcome,
+        outcome: Box<RunOutcome>,
     },
     /// The hub stops; what was begun is done again at the next start.
     GaveUp,
@@ -81,7 +81,7 @@ impl Hub {
                 error!(run, "failed to {reason}");
                 RunOutcome { candidates: vec![], blind_since: vec![], released: None, failure: Some(reason) }
             });
-            Done::Trained { run, outcome }
+            Done::Trained { run, outcome: Box::new(outcome) }
         });
     }
 }

@@ -180,7 +180,7 @@ impl SyncSession {
         self.take_delivered()
     }
 
-    pub(super) fn refused(&mut self, now: Millis, reason: String, retry_after_ms: u64, effects: &mut Vec<Effect>) {
+    pub(super) fn refused(&mut self, now: Millis, reason: &str, retry_after_ms: u64, effects: &mut Vec<Effect>) {
         self.problem = Some(format!("the hub refuses this agent: {reason}"));
         self.in_flight.clear();
         let wait = retry_after_ms.clamp(BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS);

@@ -115,9 +115,9 @@ impl Network {
         let mut weights = BTreeMap::new();
         for (index, layer) in self.layers.iter().enumerate() {
             if let LayerModule::Linear(linear) = layer {
-                weights.insert(tensor_name(index, "weight"), WeightTensor::read(linear.weight.val().into_data()));
+                weights.insert(tensor_name(index, "weight"), WeightTensor::read(&linear.weight.val().into_data()));
                 if let Some(bias) = &linear.bias {
-                    weights.insert(tensor_name(index, "bias"), WeightTensor::read(bias.val().into_data()));
+                    weights.insert(tensor_name(index, "bias"), WeightTensor::read(&bias.val().into_data()));
                 }
             }
         }
@@ -130,7 +130,7 @@ fn tensor_name(layer: usize, part: &str) -> String {
 }
 
 impl WeightTensor {
-    fn read(data: TensorData) -> Self {
+    fn read(data: &TensorData) -> Self {
         let shape = data.shape().iter().copied().collect();
         Self { shape, values: data.iter::<f32>().collect() }
     }

@@ -105,7 +105,7 @@ impl FrameDecoder {
     ///
     /// # Errors
     /// If the stream is no sequence of frames of `M`; nothing more can be read from it then.
-    pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<M>, FrameError> {
+    pub fn take<M: DeserializeOwned>(&mut self) -> Result<Option<M>, FrameError> {
         let waiting = &self.bytes[self.start..];
         let Some(header) = waiting.first_chunk() else {
             return Ok(None);
@@ -170,7 +170,7 @@ mod tests {
             let mut decoded = Vec::new();
             for bytes in stream.chunks(step) {
                 decoder.extend(bytes);
-                while let Some(message) = decoder.next::<HubToEdge>().expect("sound") {
+                while let Some(message) = decoder.take::<HubToEdge>().expect("sound") {
                     decoded.push(message);
                 }
             }
