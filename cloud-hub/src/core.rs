@@ -13,16 +13,16 @@ pub mod retrain;
 pub mod segments;
 pub mod session;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use shared::event::{EventBatch, UnixMillis};
-use shared::ids::{AgentId, Digest, Epoch, ModelName, Sequence, StreamId};
+use shared::ids::{AgentId, Digest, Epoch, ModelName, StreamId};
 use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelOutcome, ModelReport};
 
 use observe::Observed;
 use registry::{Registry, Release};
 use retrain::{Retraining, RunOutcome, TrainingJob};
-use session::{Sessions, Verdict};
+use session::{Resume, Sessions, Verdict};
 
 /// The hub's wall clock in milliseconds. Only intervals depend on it; data is ordered by position and event time.
 pub type Now = UnixMillis;
@@ -52,6 +52,12 @@ impl ModelSpec {
             Some(prefix) => stream.as_str().starts_with(prefix),
             None => stream.as_str() == pattern,
         })
+    }
+
+    /// The model that answers `stream`: the first that covers it.
+    #[must_use]
+    pub fn of<'a>(specs: &'a [Self], stream: &StreamId) -> Option<&'a Self> {
+        specs.iter().find(|spec| spec.covers(stream))
     }
 }
 
@@ -168,7 +174,8 @@ pub enum Effect {
         /// The connection.
         connection: ConnectionId,
     },
-    /// Move batches from the ingest log to the sample store; answered by `Compacted`.
+    /// Move batches from the ingest log to the sample store; answered by `Compacted`. There may be none to move, when
+    /// only the snapshot is new.
     Compact {
         /// The first position.
         from: u64,
@@ -213,6 +220,10 @@ pub struct HubCore {
     compacting: bool,
     compact_at: Now,
     rules: CompactionRules,
+    /// The gate said something of a regime that no snapshot holds.
+    unsaved_verdict: bool,
+    /// What the start has to record; performed with the first event.
+    at_start: Vec<Effect>,
 }
 
 #[derive(Debug)]
@@ -267,15 +278,17 @@ impl HubCore {
             compacting: false,
             compact_at: 0,
             rules,
+            unsaved_verdict: false,
+            at_start: Vec::new(),
         };
-        core.watch_champions();
+        core.at_start = core.watch_champions();
         Ok(core)
     }
 
     /// Takes a batch that was durable before the hub stopped.
     pub fn replay(&mut self, agent: &AgentId, batch: &EventBatch) {
-        // What the replay would have had recorded was recorded the first time.
-        self.observed.batch(self.next_position, agent, batch, &self.specs, &mut Vec::new());
+        // The watches start empty, so an alarm may come at another reading than the first time: it is recorded anew.
+        self.observed.batch(self.next_position, agent, batch, &self.specs, &mut self.at_start);
         self.next_position += 1;
     }
 
@@ -288,11 +301,12 @@ impl HubCore {
     ) {
         agents.into_iter().for_each(|facts| self.sessions.remember(facts));
         runs.into_iter().for_each(|run| self.retraining.remember(run));
-        alarms.into_iter().for_each(|alarm| self.observed.remember(alarm));
+        self.observed.remember(alarms, &mut self.at_start);
     }
 
     /// Takes one event. Effects are to be performed in order.
     pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
+        effects.append(&mut self.at_start);
         match event {
             Event::Connected { connection, agent } => self.sessions.connected(connection, agent, effects),
             Event::Disconnected { connection } => self.sessions.disconnected(now, connection),
@@ -366,17 +380,16 @@ impl HubCore {
         let Some(key) = agent_epoch else {
             return;
         };
-        // What is on its way to the disk counts: an agent that reconnects must not be told to send it again, or it
-        // would be in the log twice.
-        let in_log = self.observed.next_of(&key);
-        let on_its_way = self.appending.iter().rev().find(|a| a.agent == key.0 && a.batch.epoch == key.1);
-        let next = on_its_way.map(|appending| appending.batch.end()).or(in_log).unwrap_or(hello.oldest);
-        if !self.sessions.hello(now, connection, hello, next, effects) {
-            return;
+        // What is on its way to the disk is taken, or it would be in the log twice; but it is not durable, so the agent
+        // must keep it, and is told to send it again.
+        let on_its_way = || self.appending.iter().filter(|a| a.agent == key.0 && a.batch.epoch == key.1);
+        let first_on_its_way = on_its_way().next().map(|appending| appending.batch.first);
+        let durable = self.observed.next_of(&key).or(first_on_its_way).unwrap_or(hello.oldest);
+        let taken = on_its_way().next_back().map_or(durable, |appending| appending.batch.end());
+        if self.sessions.hello(now, connection, hello, Resume { durable, taken }, effects) {
+            effects.push(Effect::Send { connection, message: HubToEdge::Welcome { next: durable, time_ms: now } });
+            self.offer(connection, effects);
         }
-        let welcomed = in_log.unwrap_or(next).min(next);
-        effects.push(Effect::Send { connection, message: HubToEdge::Welcome { next: welcomed, time_ms: now } });
-        self.offer(connection, effects);
     }
 
     fn batch(&mut self, connection: ConnectionId, batch: EventBatch, effects: &mut Vec<Effect>) {
@@ -385,7 +398,8 @@ impl HubCore {
             Verdict::Refused(reason) => self.refuse(connection, reason, effects),
             Verdict::Known { agent, epoch } => {
                 // Acked again, because the first ack may be what was lost.
-                let next = self.observed.next_of(&(agent, epoch)).unwrap_or_default();
+                let durable = self.observed.next_of(&(agent, epoch)).unwrap_or_default();
+                let next = self.sessions.ack_again(connection, durable);
                 effects.push(Effect::Send { connection, message: HubToEdge::Acked { epoch, next } });
             }
             Verdict::New { agent, batch } => {
@@ -397,22 +411,22 @@ impl HubCore {
     }
 
     fn durable(&mut self, end: u64, effects: &mut Vec<Effect>) {
-        let mut acks: Vec<(ConnectionId, Epoch, Sequence)> = Vec::new();
+        let mut advanced: BTreeMap<(AgentId, Epoch), ConnectionId> = BTreeMap::new();
         while self.observed.position() < end {
             let Some(Appending { connection, agent, batch }) = self.appending.pop_front() else {
                 break;
             };
             let position = self.observed.position();
             self.observed.batch(position, &agent, &batch, &self.specs, effects);
-            acks.retain(|(acked, _, _)| *acked != connection);
-            acks.push((connection, batch.epoch, batch.end()));
+            advanced.insert((agent, batch.epoch), connection);
         }
-        effects.extend(
-            acks.into_iter().map(|(connection, epoch, next)| Effect::Send {
-                connection,
-                message: HubToEdge::Acked { epoch, next },
-            }),
-        );
+        for (key, sender) in advanced {
+            let durable = self.observed.next_of(&key).unwrap_or_default();
+            let (agent, epoch) = key;
+            if let Some((connection, next)) = self.sessions.ack(sender, &agent, epoch, durable) {
+                effects.push(Effect::Send { connection, message: HubToEdge::Acked { epoch, next } });
+            }
+        }
     }
 
     /// Nothing of what was under way is in the log: agents send it again after a new greeting.
@@ -441,6 +455,7 @@ impl HubCore {
         let Some((run, release)) = self.retraining.finished(now, run, outcome) else {
             return;
         };
+        self.unsaved_verdict |= settled.is_some() || !blind_since.is_empty();
         self.observed.mark_blind(&run.model, &blind_since);
         if let Some(since) = settled {
             self.observed.settle_regime(&run.model, since);
@@ -450,7 +465,7 @@ impl HubCore {
             Some(release) => {
                 effects.push(Effect::RecordRelease(Box::new(release.clone()), run));
                 self.registry.add(release);
-                self.watch_champions();
+                effects.append(&mut self.watch_champions());
                 for connection in self.sessions.connections() {
                     self.offer(connection, effects);
                 }
@@ -477,12 +492,12 @@ impl HubCore {
     }
 
     /// Watches each model's streams for drift from what its champion was trained on.
-    fn watch_champions(&mut self) {
-        for spec in &self.specs {
-            if let Some(champion) = self.registry.champion(&spec.name) {
-                self.observed.watch(&spec.name, champion.version, &champion.drift_reference);
-            }
+    fn watch_champions(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for champion in self.specs.iter().filter_map(|spec| self.registry.champion(&spec.name)) {
+            self.observed.watch(champion, &self.specs, &mut effects);
         }
+        effects
     }
 
     fn refuse(&mut self, connection: ConnectionId, reason: String, effects: &mut Vec<Effect>) {
@@ -497,7 +512,7 @@ impl HubCore {
         let wanted = self.retraining.decide(now, &self.specs, &self.observed, &self.registry, self.compacted);
         effects.extend(wanted.effects);
         let full = self.observed.position() >= self.compacted + limits::COMPACT_BATCHES;
-        if now >= self.compact_at || full || wanted.compaction {
+        if now >= self.compact_at || full || wanted.compaction || self.unsaved_verdict {
             self.compact_at = now + self.rules.interval_ms;
             self.compact(effects);
         }
@@ -505,8 +520,9 @@ impl HubCore {
 
     fn compact(&mut self, effects: &mut Vec<Effect>) {
         let to = self.observed.position();
-        if !self.compacting && to > self.compacted {
+        if !self.compacting && (to > self.compacted || self.unsaved_verdict) {
             self.compacting = true;
+            self.unsaved_verdict = false;
             effects.push(Effect::Compact { from: self.compacted, to, snapshot: self.observed.snapshot() });
         }
     }

@@ -4,7 +4,6 @@
 pub mod dataset;
 pub mod fit;
 pub mod gate;
-pub mod offline;
 pub mod pack;
 
 use std::collections::BTreeMap;

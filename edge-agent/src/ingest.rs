@@ -189,8 +189,8 @@ impl Poller {
             })
             .map_err(|rejection| self.rejection(publish, &rejection));
         if publish.qos != QoS::AtMostOnce {
-            let stub = Publish { payload: Default::default(), ..publish.clone() };
-            self.shared.lock().push_back((receipt, stub));
+            let to_ack = Publish { payload: Default::default(), ..publish.clone() };
+            self.shared.lock().push_back((receipt, to_ack));
         }
         if self.received.try_send(Received { receipt, content }).is_err() {
             // The broker holds back QoS 1 messages at the receive maximum, so this one was QoS 0.

@@ -9,6 +9,7 @@ use shared::ids::{AgentId, ChannelName, Epoch, ModelName, ModelVersion, Sequence
 
 use super::drift::{Change, DriftAlarm, DriftWatch};
 use super::limits::{ALARMS_KEPT, REGIMES_KEPT};
+use super::registry::Release;
 use super::segments::Segments;
 use super::{Effect, ModelSpec};
 
@@ -71,6 +72,8 @@ pub struct Regime {
     pub because: String,
     /// A model of everything since then turned out to be blind: this holds more than one way of running.
     pub blind: bool,
+    /// A model of everything since then is in service.
+    pub served: bool,
 }
 
 impl Observed {
@@ -120,7 +123,7 @@ impl Observed {
     /// that follows.
     #[must_use]
     pub fn regimes(&self, model: &ModelName) -> Vec<Regime> {
-        let beginning = Regime { since_position: 0, because: "the beginning".to_owned(), blind: false };
+        let beginning = Regime { since_position: 0, because: "the beginning".to_owned(), blind: false, served: false };
         self.durable.regimes.get(model).cloned().unwrap_or_else(|| vec![beginning])
     }
 
@@ -143,21 +146,43 @@ impl Observed {
     pub fn settle_regime(&mut self, model: &ModelName, since: u64) {
         let mut regimes = self.regimes(model);
         regimes.retain(|regime| regime.since_position <= since);
+        regimes.iter_mut().for_each(|regime| regime.served = regime.since_position == since);
         self.durable.regimes.insert(model.clone(), regimes);
     }
 
-    /// Watches the streams of `model` against a version's training data from now on.
-    pub fn watch(&mut self, model: &ModelName, version: ModelVersion, reference: &DriftReference) {
-        self.references.insert(model.clone(), (version, reference.clone()));
-        self.watches.clear();
+    /// Watches the streams of a model against its new champion's training data from now on. That they left what an
+    /// older version was trained on is of no interest any more.
+    pub(super) fn watch(&mut self, champion: &Release, specs: &[ModelSpec], effects: &mut Vec<Effect>) {
+        let (model, version) = (&champion.model, champion.version);
+        let before = self.references.insert(model.clone(), (version, champion.drift_reference.clone()));
+        if before.is_some_and(|(before, _)| before == version) {
+            return;
+        }
+        let is_ours = |stream: &StreamId| ModelSpec::of(specs, stream).is_some_and(|spec| spec.name == *model);
+        self.watches.retain(|(_, stream), _| !is_ours(stream));
+        self.durable.raised.retain(|(_, stream), (against, _)| !is_ours(stream) || *against == version);
+        for alarm in &mut self.alarms {
+            if alarm.model == *model && alarm.version != version && alarm.cleared_ms.is_none() {
+                end(alarm, &self.durable);
+                effects.push(Effect::RecordDrift(alarm.clone()));
+            }
+        }
     }
 
-    /// Puts back an alarm from before the hub started.
-    pub(super) fn remember(&mut self, alarm: DriftAlarm) {
-        if self.alarms.len() == ALARMS_KEPT {
-            self.alarms.pop_front();
+    /// Puts back alarms from before the hub started, oldest first, once the log is replayed. One that was up then and
+    /// is not up now has ended.
+    pub(super) fn remember(&mut self, alarms: Vec<DriftAlarm>, effects: &mut Vec<Effect>) {
+        let replayed = std::mem::take(&mut self.alarms);
+        let is_replayed = |alarm: &DriftAlarm| replayed.iter().any(|newer| is_same(newer, alarm));
+        for mut alarm in alarms.into_iter().filter(|alarm| !is_replayed(alarm)) {
+            let up = self.durable.raised.get(&(alarm.agent.clone(), alarm.stream.clone()));
+            if alarm.cleared_ms.is_none() && up != Some(&(alarm.version, alarm.raised_ms)) {
+                end(&mut alarm, &self.durable);
+                effects.push(Effect::RecordDrift(alarm.clone()));
+            }
+            self.keep(alarm);
         }
-        self.alarms.push_back(alarm);
+        replayed.into_iter().for_each(|alarm| self.keep(alarm));
     }
 
     /// Takes the next durable batch.
@@ -209,7 +234,7 @@ impl Observed {
         let closed_before = facts.segments.closed_count();
         facts.segments.add(position, reading.time_ms, reading.known_normal);
         self.segments_closed += facts.segments.closed_count() - closed_before;
-        let Some(spec) = specs.iter().find(|spec| spec.covers(&schema.stream)) else {
+        let Some(spec) = ModelSpec::of(specs, &schema.stream) else {
             return;
         };
         let Some((version, reference)) = self.references.get(&spec.name) else {
@@ -265,7 +290,7 @@ impl Observed {
         let because =
             format!("{} of {} left what version {} was trained on", channels.join(", "), key.1, alarm.version);
         if regimes.last().is_some_and(|newest| newest.since_position < since_position) {
-            regimes.push(Regime { since_position, because, blind: false });
+            regimes.push(Regime { since_position, because, blind: false, served: false });
         }
         if regimes.len() > REGIMES_KEPT {
             // What proved blind is of no more use. Failing that, the newest but one: all that followed it is also
@@ -278,8 +303,25 @@ impl Observed {
 
     fn keep_alarm(&mut self, alarm: DriftAlarm, effects: &mut Vec<Effect>) {
         effects.push(Effect::RecordDrift(alarm.clone()));
-        self.remember(alarm);
+        self.keep(alarm);
     }
+
+    fn keep(&mut self, alarm: DriftAlarm) {
+        if self.alarms.len() == ALARMS_KEPT {
+            self.alarms.pop_front();
+        }
+        self.alarms.push_back(alarm);
+    }
+}
+
+/// Ends an alarm with its stream's newest reading.
+fn end(alarm: &mut DriftAlarm, durable: &Durable) {
+    let facts = durable.streams.get(&(alarm.agent.clone(), alarm.stream.clone()));
+    alarm.cleared_ms = Some(facts.map_or(alarm.raised_ms, |facts| facts.last_time_ms));
+}
+
+fn is_same(a: &DriftAlarm, b: &DriftAlarm) -> bool {
+    (&a.model, &a.agent, &a.stream, a.raised_ms) == (&b.model, &b.agent, &b.stream, b.raised_ms)
 }
 
 /// Readings since the change that led to `rows` readings of excess: a histogram needs about a half-life to show it.

@@ -16,6 +16,9 @@ use super::observe::Observed;
 use super::registry::{Registry, Release};
 use super::{Effect, ModelSpec, Now};
 
+/// The trigger of a run that nothing but more data calls for.
+const NEW_READINGS: &str = "new known-normal readings";
+
 /// When to train.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,13 +50,13 @@ struct ModelState {
     waiting: Option<(u64, TrainingJob)>,
     running: Option<TrainingJob>,
     last_seen: Option<Seen>,
+    /// Segments closed when it was last looked whether a run is due: until another one is, none is.
+    looked_at: Option<u64>,
 }
 
 /// What the last run saw.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    /// Segments closed by then.
-    segments_closed: u64,
     /// Where its newest regime began, and known-normal readings since.
     newest: (u64, u64),
     /// Known-normal readings in its largest selection.
@@ -285,10 +288,12 @@ fn propose(
     observed: &Observed,
     registry: &Registry,
 ) -> Option<(u64, TrainingJob)> {
+    let champion = registry.champion(&spec.name);
     let closed = observed.segments_closed();
-    if state.requested_by.is_none() && state.last_seen.is_some_and(|seen| seen.segments_closed == closed) {
+    if state.requested_by.is_none() && (champion.is_none() || state.looked_at == Some(closed)) {
         return None;
     }
+    state.looked_at = Some(closed);
     let regimes = observed.regimes(&spec.name);
     let selections: Vec<(u64, Selection)> = regimes
         .iter()
@@ -299,24 +304,29 @@ fn propose(
         selection.map_or(0, |(_, selection)| selection.segments.iter().map(|range| range.rows).sum())
     };
     let (newest, largest) = (rows(selections.last()), rows(selections.first()));
-    let champion = registry.champion(&spec.name);
     let newest_since = regimes.last().map_or(0, |regime| regime.since_position);
     let trigger = match (state.requested_by.take(), champion) {
         (Some(by), _) => format!("requested by {by}"),
         (None, None) => return None,
         (None, Some(champion)) => {
             let trained: u64 = champion.trained_on.iter().map(|range| range.rows).sum();
-            let newest_before = state.last_seen.filter(|seen| seen.newest.0 == newest_since).map_or(0, |s| s.newest.1);
+            let served = regimes.last().is_some_and(|regime| regime.served);
+            let newest_before = match state.last_seen.filter(|seen| seen.newest.0 == newest_since) {
+                Some(seen) => seen.newest.1,
+                None if served => trained,
+                None => 0,
+            };
             let largest_before = state.last_seen.map_or(trained, |seen| seen.largest);
             let grown = |rows: u64, before: u64| rows > 0 && rows as f64 >= before as f64 * (1.0 + spec.retrain.growth);
             match regimes.last().filter(|regime| regime.since_position > 0) {
-                Some(regime) if grown(newest, newest_before) => format!("drift: {}", regime.because),
-                Some(_) | None if grown(largest, largest_before) => "new known-normal readings".to_owned(),
+                Some(regime) if grown(newest, newest_before) && !served => format!("drift: {}", regime.because),
+                Some(_) if grown(newest, newest_before) => NEW_READINGS.to_owned(),
+                Some(_) | None if grown(largest, largest_before) => NEW_READINGS.to_owned(),
                 Some(_) | None => return None,
             }
         }
     };
-    state.last_seen = Some(Seen { segments_closed: closed, newest: (newest_since, newest), largest });
+    state.last_seen = Some(Seen { newest: (newest_since, newest), largest });
     let needs = selections.iter().map(|(needs, _)| *needs).max().unwrap_or(0);
     let job = TrainingJob {
         run: 0,

@@ -26,8 +26,30 @@ pub struct Session {
     pub pinned: Option<ModelVersion>,
     /// What it serves.
     pub serving: Option<ServedModel>,
-    /// The epoch it introduced itself with, and the sequence its next batch must begin at.
-    expected: Option<(Epoch, Sequence)>,
+    /// How far the delivery is, once it introduced itself.
+    delivery: Option<Delivery>,
+}
+
+/// How far a connection's delivery is.
+#[derive(Debug, Clone, Copy)]
+struct Delivery {
+    /// The epoch it introduced itself with.
+    epoch: Epoch,
+    /// The sequence its next new event must have.
+    expected: Sequence,
+    /// The end of what came over this connection. An agent takes an ack beyond that for a mistake.
+    received: Sequence,
+    /// The newest ack sent over this connection.
+    acked: Sequence,
+}
+
+/// Where an agent's delivery goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Resume {
+    /// Everything before it is durable.
+    pub(super) durable: Sequence,
+    /// Everything before it is durable or on its way to the disk.
+    pub(super) taken: Sequence,
 }
 
 /// What is known of an agent.
@@ -103,7 +125,7 @@ impl Sessions {
             self.live.remove(&older);
             effects.push(Effect::Close { connection: older });
         }
-        self.live.insert(connection, Session { agent, pinned: None, serving: None, expected: None });
+        self.live.insert(connection, Session { agent, pinned: None, serving: None, delivery: None });
     }
 
     pub(super) fn disconnected(&mut self, now: Now, connection: ConnectionId) {
@@ -131,7 +153,7 @@ impl Sessions {
         now: Now,
         connection: ConnectionId,
         hello: Hello,
-        next: Sequence,
+        resume: Resume,
         effects: &mut Vec<Effect>,
     ) -> bool {
         let Some(session) = self.live.get_mut(&connection) else {
@@ -149,7 +171,12 @@ impl Sessions {
         }
         session.pinned = hello.pinned;
         session.serving.clone_from(&hello.serving);
-        session.expected = Some((hello.epoch, next));
+        session.delivery = Some(Delivery {
+            epoch: hello.epoch,
+            expected: resume.taken,
+            received: resume.durable,
+            acked: resume.durable,
+        });
         let first_seen_ms = self.agents.get(&session.agent).map_or(now, |facts| facts.first_seen_ms);
         let facts = AgentFacts {
             agent: session.agent.clone(),
@@ -187,7 +214,7 @@ impl Sessions {
         let Some(session) = self.live.get_mut(&connection) else {
             return Verdict::Unknown;
         };
-        let Some((epoch, expected)) = session.expected.as_mut() else {
+        let Some(Delivery { epoch, expected, received, .. }) = session.delivery.as_mut() else {
             return Verdict::Refused("events before a greeting".to_owned());
         };
         if batch.epoch != *epoch {
@@ -196,6 +223,7 @@ impl Sessions {
         if batch.first > *expected {
             return Verdict::Refused(format!("events from {}, expected is {expected}: some are missing", batch.first));
         }
+        *received = batch.end().max(*received);
         if batch.end() <= *expected {
             return Verdict::Known { agent: session.agent.clone(), epoch: *epoch };
         }
@@ -206,5 +234,40 @@ impl Sessions {
         }
         *expected = batch.end();
         Verdict::New { agent: session.agent.clone(), batch }
+    }
+
+    /// Where and how far to acknowledge what is durable of an agent's epoch, if there is anything new to say. `sender`
+    /// is the connection the newest of it came over; when that was replaced meanwhile, the agent waits for the ack on
+    /// its newer one.
+    pub(super) fn ack(
+        &mut self,
+        sender: ConnectionId,
+        agent: &AgentId,
+        epoch: Epoch,
+        durable: Sequence,
+    ) -> Option<(ConnectionId, Sequence)> {
+        let connection = if self.live.contains_key(&sender) {
+            sender
+        } else {
+            *self.live.iter().find(|(_, session)| session.agent == *agent)?.0
+        };
+        let delivery = self.live.get_mut(&connection)?.delivery.as_mut().filter(|delivery| delivery.epoch == epoch)?;
+        let next = durable.min(delivery.received);
+        if next <= delivery.acked {
+            return None;
+        }
+        delivery.acked = next;
+        Some((connection, next))
+    }
+
+    /// How far to acknowledge a batch again that was taken before.
+    pub(super) fn ack_again(&mut self, connection: ConnectionId, durable: Sequence) -> Sequence {
+        match self.live.get_mut(&connection).and_then(|session| session.delivery.as_mut()) {
+            None => durable,
+            Some(delivery) => {
+                delivery.acked = delivery.acked.max(durable.min(delivery.received));
+                delivery.acked
+            }
+        }
     }
 }

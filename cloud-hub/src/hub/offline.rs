@@ -8,12 +8,12 @@ use shared::config::ConfigError;
 use shared::device::DeviceKind;
 use shared::ids::{Digest, ModelName, ModelVersion};
 
-use super::dataset::{Dataset, SegmentData};
-use super::{Order, TrainError, Watch, fit, gate, pack};
 use crate::clock;
 use crate::core::segments::Segments;
 use crate::recipe::Recipe;
 use crate::samples::{SampleStore, SamplesError, Series};
+use crate::train::dataset::{Dataset, SegmentData};
+use crate::train::{self, Order, TrainError, Watch, fit, gate, pack};
 
 /// What to train from what.
 #[derive(Debug, Clone)]
@@ -100,7 +100,7 @@ pub fn train(options: &OfflineTraining, watch: &mut Watch<'_>) -> Result<Offline
     Ok(OfflineSummary {
         digest: sealed.digest,
         segments: dataset.segments.len(),
-        rows: super::rows(&package.manifest.lineage.trained_on),
+        rows: train::rows(&package.manifest.lineage.trained_on),
     })
 }
 
