@@ -11,7 +11,7 @@ use clap::{Parser, ValueEnum};
 use demo::plant;
 use demo::play::{self, Options};
 use demo::scenario::Scenario;
-use demo::story::Story;
+use demo::story::{Story, Tone};
 use demo::summary;
 use shared::device::DeviceKind;
 use tracing_subscriber::EnvFilter;
@@ -88,7 +88,7 @@ fn run(arguments: &Arguments, scenario: &Scenario) -> anyhow::Result<bool> {
         two_lines: simulated,
     };
     let story = Story::new(json);
-    story.tell(&scenario.description);
+    story.tell(Tone::Plain, &scenario.description);
     let summary = play::play(scenario, &options, &story)?;
     let text = if json { serde_json::to_string_pretty(&summary)? } else { summary::to_text(&summary) };
     writeln!(std::io::stdout(), "{text}").context("write the result")?;

@@ -15,7 +15,7 @@ use crate::publish::Publisher;
 use crate::scenario::{Phase, Purpose, Recording, Row, Scenario};
 use crate::score::{self, Quality};
 use crate::site::{self, MODEL, Plan, Site};
-use crate::story::Story;
+use crate::story::{Story, Tone};
 use crate::summary::{self, Outcome, Summary};
 
 /// Readings published ahead of what agents say they have made durable, over all agents.
@@ -83,7 +83,10 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
         hub: (site::any_port(), site::any_port()),
     })?;
     let names: Vec<AgentId> = agents.iter().map(|(agent, _)| agent.clone()).collect();
-    story.tell(&format!("broker, hub and {} agents are up in {}", agents.len(), options.directory.display()));
+    story.tell(
+        Tone::Plain,
+        &format!("broker, hub and {} agents are up in {}", agents.len(), options.directory.display()),
+    );
     let api = HubApi::new(site.api);
     let watching = story.watch(&names, observer.clone(), api);
     let mut play = Play {
@@ -102,7 +105,7 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
     drop(watching);
     drop(observing.disconnect());
     let Play { published, .. } = play;
-    story.tell("stopping; the hub puts everything into the sample store");
+    story.tell(Tone::Plain, "stopping; the hub puts everything into the sample store");
     let hub_directory = site.hub_directory.clone();
     site.stop()?;
     summary::summarise(scenario, options, &published, &hub_directory, &outcome, story.seconds())
@@ -135,8 +138,8 @@ impl Play<'_> {
             }
         }
         let (before, after) = (before.quality(), after.quality());
-        self.tell_quality("version 1, pinned", before);
-        self.tell_quality("following the hub", after);
+        self.tell_quality(Tone::Refused, "version 1, pinned", before);
+        self.tell_quality(Tone::Good, "following the hub", after);
         Ok(Outcome {
             before,
             after,
@@ -152,7 +155,7 @@ impl Play<'_> {
     }
 
     fn baseline(&mut self, phase: &Phase) -> anyhow::Result<()> {
-        self.story.tell(&format!("{}: {} readings of normal operation", phase.name, rows(phase)));
+        self.story.tell(Tone::Plain, &format!("{}: {} readings of normal operation", phase.name, rows(phase)));
         for recording in &phase.recordings {
             self.publish(&recording.rows, &[0], 0)?;
         }
@@ -160,16 +163,16 @@ impl Play<'_> {
     }
 
     fn first_version(&mut self) -> anyhow::Result<()> {
-        self.story.tell("the operator asks the hub for a first version");
+        self.story.tell(Tone::Plain, "the operator asks the hub for a first version");
         self.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the operator of the demo" }))?;
         self.wait("version 1", |play| play.champion().is_some())?;
         self.agents_serve()?;
-        self.story.tell("version 1 is on every box");
+        self.story.tell(Tone::Plain, "version 1 is on every box");
         Ok(())
     }
 
     fn live(&mut self, phase: &Phase) -> anyhow::Result<()> {
-        self.story.tell(&format!("{}: {} readings, live", phase.name, rows(phase)));
+        self.story.tell(Tone::Plain, &format!("{}: {} readings, live", phase.name, rows(phase)));
         let mut told = Told::default();
         for (index, recording) in phase.recordings.iter().enumerate() {
             let line = if self.options.two_lines { index % 2 } else { 0 };
@@ -187,7 +190,7 @@ impl Play<'_> {
 
     /// Both agents answer the same readings.
     fn evaluate(&mut self, phase: &Phase) -> anyhow::Result<[(score::Counts, u64); 2]> {
-        self.story.tell(&format!("{}: {} readings, answered side by side", phase.name, rows(phase)));
+        self.story.tell(Tone::Plain, &format!("{}: {} readings, answered side by side", phase.name, rows(phase)));
         let pinned = self.published.iter().position(|agent| agent.pinned).context("no agent is pinned")?;
         for recording in &phase.recordings {
             for part in recording.rows.chunks(100) {
@@ -250,7 +253,7 @@ impl Play<'_> {
     fn settle(&mut self) -> anyhow::Result<()> {
         self.agents_serve()?;
         let champion = self.champion().unwrap_or(0);
-        self.story.tell(&format!("version {champion} is on every box that follows the hub"));
+        self.story.tell(Tone::Good, &format!("version {champion} is on every box that follows the hub"));
         Ok(())
     }
 
@@ -321,20 +324,20 @@ impl Play<'_> {
         }
         let alarms = self.api.get("drift")?["alarms"].as_array().cloned().unwrap_or_default();
         for alarm in alarms.iter().skip(told.alarms) {
-            self.story.tell(&format!("drift: {}", summary::describe_alarm(alarm)));
+            self.story.tell(Tone::Notice, &format!("drift: {}", summary::describe_alarm(alarm)));
         }
         told.alarms = alarms.len();
         let runs = self.api.items("retraining-runs")?;
         let finished: Vec<&Value> = runs.iter().filter(|run| run["state"] != "running").collect();
         for run in finished.iter().skip(told.runs.max(1)) {
-            summary::describe_run(run).iter().for_each(|line| self.story.tell(line));
+            summary::describe_run(run).iter().for_each(|(tone, line)| self.story.tell(*tone, line));
         }
         told.runs = finished.len();
         Ok(())
     }
 
-    fn tell_quality(&self, who: &str, quality: Quality) {
-        self.story.tell(&format!("{who}: {}", summary::describe_quality(quality)));
+    fn tell_quality(&self, tone: Tone, who: &str, quality: Quality) {
+        self.story.tell(tone, &format!("{who}: {}", summary::describe_quality(quality)));
     }
 }
 

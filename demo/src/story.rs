@@ -15,8 +15,25 @@ use crate::play::HubApi;
 
 /// How often the live lines are drawn.
 const REFRESH: Duration = Duration::from_millis(150);
+/// Narrower terminals get long lines.
+const MIN_WIDTH: usize = 60;
+/// What stands before a line's continuation: as wide as the time.
+const INDENT: &str = "          ";
 /// Steps of the training bar.
 const BAR_STEPS: u64 = 1_000;
+
+/// How an event is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// It happened.
+    Plain,
+    /// Something to look at.
+    Notice,
+    /// As hoped for.
+    Good,
+    /// Turned down.
+    Refused,
+}
 
 /// Where the story goes.
 #[derive(Clone)]
@@ -50,12 +67,25 @@ impl Story {
     }
 
     /// Tells an event.
-    pub fn tell(&self, text: &str) {
-        let line = format!("{:>6.1} s  {text}", self.seconds());
+    pub fn tell(&self, tone: Tone, text: &str) {
+        let time = format!("{:>6.1} s", self.seconds());
         match &self.view {
-            // A terminal that is gone stops nothing.
-            View::Terminal(lines) => drop(lines.println(line)),
-            View::Plain => drop(writeln!(std::io::stderr(), "{line}")),
+            View::Plain => drop(writeln!(std::io::stderr(), "{time}  {text}")),
+            View::Terminal(lines) => {
+                let width = usize::from(console::Term::stderr().size().1).max(MIN_WIDTH) - INDENT.len();
+                for (index, part) in wrap(text, width).iter().enumerate() {
+                    let before =
+                        if index == 0 { console::style(time.clone()).dim().to_string() + "  " } else { INDENT.into() };
+                    let part = match tone {
+                        Tone::Plain => console::style(part),
+                        Tone::Notice => console::style(part).cyan().bold(),
+                        Tone::Good => console::style(part).green(),
+                        Tone::Refused => console::style(part).yellow(),
+                    };
+                    // A terminal that is gone stops nothing.
+                    drop(lines.println(format!("{before}{part}")));
+                }
+            }
         }
     }
 
@@ -71,6 +101,22 @@ impl Story {
         let thread = std::thread::Builder::new().name("view".into()).spawn(move || drawing.run(&stopped)).ok()?;
         Some(Watching { stop, thread: Some(thread) })
     }
+}
+
+/// Cuts a text into lines of at most `width` characters, at spaces.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_inclusive(' ') {
+        let full =
+            lines.last().is_some_and(|line| !line.trim().is_empty() && line.len() + word.trim_end().len() > width);
+        if full {
+            lines.push("    ".to_owned());
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push_str(word);
+        }
+    }
+    lines
 }
 
 /// Live lines; dropped, they are gone.
@@ -181,7 +227,12 @@ impl Drawing {
             .filter(|channel| channel["excess"] == true)
             .map(|channel| channel["channel"].as_str().unwrap_or_default().to_owned())
             .collect();
-        if excess.is_empty() { "no drift".to_owned() } else { format!("drift in {}", excess.join(", ")) }
+        let excess: std::collections::BTreeSet<String> = excess.into_iter().collect();
+        match excess.len() {
+            0 => "no drift".to_owned(),
+            1..=3 => format!("drift in {}", excess.into_iter().collect::<Vec<_>>().join(", ")),
+            many => format!("drift in {many} channels"),
+        }
     }
 
     fn draw_training(&self) {

@@ -12,6 +12,7 @@ use shared::package::DataRange;
 use crate::play::{Options, Published};
 use crate::scenario::{Row, Scenario};
 use crate::score::Quality;
+use crate::story::Tone;
 
 /// What was seen while the scenario was played.
 pub struct Outcome {
@@ -187,44 +188,48 @@ fn models(outcome: &Outcome) -> (Vec<Value>, Vec<Value>) {
     (models, refused)
 }
 
+/// Channels of an alarm that are named; the rest are counted.
+const CHANNELS_NAMED: usize = 3;
+
 /// A drift alarm in words.
 #[must_use]
 pub fn describe_alarm(alarm: &Value) -> String {
-    let channels: Vec<String> = alarm["channels"]
-        .as_array()
-        .into_iter()
-        .flatten()
+    let channels = alarm["channels"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let number = |value: &Value| value.as_f64().unwrap_or(0.0);
+    let mut named: Vec<String> = channels
+        .iter()
+        .take(CHANNELS_NAMED)
         .map(|channel| {
-            format!(
-                "{} {:.2} > {:.2}",
-                text(&channel["channel"]),
-                channel["divergence"].as_f64().unwrap_or(0.0),
-                channel["threshold"].as_f64().unwrap_or(0.0)
-            )
+            let (divergence, threshold) = (number(&channel["divergence"]), number(&channel["threshold"]));
+            format!("{} {divergence:.2} > {threshold:.2} bits", text(&channel["channel"]))
         })
         .collect();
+    if channels.len() > CHANNELS_NAMED {
+        named.push(format!("{} more", channels.len() - CHANNELS_NAMED));
+    }
     format!(
-        "{} at {} left what version {} was trained on ({} bits)",
+        "{} at {} left what version {} was trained on: {}",
         text(&alarm["stream"]),
         text(&alarm["agent"]),
         alarm["version"],
-        channels.join(", ")
+        named.join(", ")
     )
 }
 
 /// A finished run in words: one line a candidate.
 #[must_use]
-pub fn describe_run(run: &Value) -> Vec<String> {
+pub fn describe_run(run: &Value) -> Vec<(Tone, String)> {
     let mut lines = vec![match run["state"].as_str() {
-        Some("released") => format!("run {}: version {} is released", run["run"], run["version"]),
-        Some("refused") => format!("run {}: no candidate was good enough", run["run"]),
-        _ => format!("run {}: failed: {}", run["run"], text(&run["reason"])),
+        Some("released") => (Tone::Good, format!("run {}: version {} is released", run["run"], run["version"])),
+        Some("refused") => (Tone::Plain, format!("run {}: no candidate was good enough", run["run"])),
+        _ => (Tone::Notice, format!("run {}: failed: {}", run["run"], text(&run["reason"]))),
     }];
     for candidate in run["candidates"].as_array().into_iter().flatten() {
-        let verdict = if candidate["blessed"] == true { "blessed" } else { "refused" };
+        let (tone, verdict) =
+            if candidate["blessed"] == true { (Tone::Good, "blessed") } else { (Tone::Refused, "refused") };
         let segments = candidate["trained_on"].as_array().map_or(0, Vec::len);
         let reason = candidate["reasons"].as_array().and_then(|reasons| reasons.last()).map(text).unwrap_or_default();
-        lines.push(format!("  {verdict}, {segments} segments: {reason}"));
+        lines.push((tone, format!("  {verdict}, {segments} segments: {reason}")));
     }
     lines
 }

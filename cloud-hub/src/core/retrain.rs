@@ -31,7 +31,7 @@ pub struct RetrainRules {
 
 impl Default for RetrainRules {
     fn default() -> Self {
-        Self { growth: 0.1, min_segment_rows: 200 }
+        Self { growth: 0.1, min_segment_rows: 150 }
     }
 }
 

@@ -10,6 +10,10 @@ use super::limits::{RECENT_TIMES, SEGMENTS_KEPT};
 /// A gap in event time above this ends a run.
 pub const MAX_GAP_MS: i64 = 60_000;
 
+/// A run is closed when it has this many readings, and what follows is a segment of its own: a long stretch of normal
+/// operation is evidence several times over, and training need not wait for its end. Twenty minutes at one a second.
+pub const MAX_SEGMENT_ROWS: u64 = 1_200;
+
 /// One known-normal segment of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
@@ -86,7 +90,8 @@ impl Segments {
             .open
             .as_ref()
             .is_some_and(|open| time_ms.checked_sub(open.to_ms).is_some_and(|gap| (0..=MAX_GAP_MS).contains(&gap)));
-        if !known_normal || !continues {
+        let full = self.open.as_ref().is_some_and(|open| open.rows >= MAX_SEGMENT_ROWS);
+        if !known_normal || !continues || full {
             self.close();
         }
         if !known_normal {
@@ -169,6 +174,14 @@ mod tests {
             [(1_000, 2_000, 2), (4_000, 5_000, 2), (100_000, 101_000, 2), (50_000, 50_000, 1)]
         );
         assert_eq!(segments.closed().count(), 3);
+    }
+
+    #[test]
+    fn a_run_without_end_becomes_segments_all_the_same() {
+        let mut segments = Segments::default();
+        (0..3_000).for_each(|i| segments.add(0, i * 1_000, true));
+        let rows: Vec<u64> = segments.runs_since(0, true).iter().map(|run| run.rows).collect();
+        assert_eq!((rows, segments.closed_count()), (vec![1_200, 1_200, 600], 2));
     }
 
     #[test]

@@ -1,1 +1,5 @@
 //! Tests of the core as a whole.
+
+mod shells;
+mod support;
+mod world;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use shared::package::Package;
+use shared::package::{DataRange, Package};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::ModelSection;
 use crate::core::retrain::{RunOutcome, TrainingJob};
 use crate::ingest_log::Request;
-use crate::samples::{Committed, SampleStore};
+use crate::samples::{Committed, SampleStore, Series};
 use crate::store::{CompactionPlan, Store};
 use crate::train::dataset::{Dataset, SegmentData};
 use crate::train::{self, Material, Order, Progress, Watch};
@@ -125,12 +125,7 @@ impl TrainingTask {
             let mut segments = Vec::with_capacity(selection.segments.len());
             for range in &selection.segments {
                 let series = self.samples.read(range).await.map_err(|error| error.to_string())?;
-                segments.push(SegmentData {
-                    range: range.clone(),
-                    schema: series.schema,
-                    times_ms: series.times_ms,
-                    values: series.values,
-                });
+                segments.push(known_normal(range, series));
             }
             segments.sort_by_key(|segment| segment.range.from_ms);
             materials.push(Material {
@@ -176,4 +171,17 @@ impl TrainingTask {
         };
         Ok(RunOutcome { candidates: made.candidates, blind_since: made.blind_since, released, failure: None })
     }
+}
+
+/// The readings of a range that an operator vouched for. Others can lie between them only if a stream's times
+/// overlap; they are no material.
+fn known_normal(range: &DataRange, series: Series) -> SegmentData {
+    let width = series.schema.channels.len();
+    let mut segment =
+        SegmentData { range: range.clone(), schema: series.schema, times_ms: Vec::new(), values: Vec::new() };
+    for (row, time_ms) in series.times_ms.iter().enumerate().filter(|(row, _)| series.known_normal[*row]) {
+        segment.times_ms.push(*time_ms);
+        segment.values.extend_from_slice(&series.values[row * width..(row + 1) * width]);
+    }
+    segment
 }
