@@ -116,7 +116,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
             line.push_str(word);
         }
     }
-    lines
+    lines.into_iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
 /// Live lines; dropped, they are gone.
@@ -164,7 +164,7 @@ impl Drawing {
         let text = || {
             let bar = lines.add(ProgressBar::new_spinner());
             if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {prefix:<9.bold} {msg}") {
-                bar.set_style(style);
+                bar.set_style(style.tick_chars("◐◓◑◒●"));
             }
             bar
         };

@@ -229,7 +229,8 @@ pub fn describe_run(run: &Value) -> Vec<(Tone, String)> {
             if candidate["blessed"] == true { (Tone::Good, "blessed") } else { (Tone::Refused, "refused") };
         let segments = candidate["trained_on"].as_array().map_or(0, Vec::len);
         let reason = candidate["reasons"].as_array().and_then(|reasons| reasons.last()).map(text).unwrap_or_default();
-        lines.push((tone, format!("  {verdict}, {segments} segments: {reason}")));
+        let plural = if segments == 1 { "" } else { "s" };
+        lines.push((tone, format!("  {verdict}, {segments} segment{plural}: {reason}")));
     }
     lines
 }

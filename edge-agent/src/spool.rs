@@ -179,6 +179,8 @@ impl Worker {
                         if let Err(error) = self.spool.log.delete_before(before.0) {
                             warn!("failed to give back spool segments: {error}; trying again with the next ones");
                         }
+                        // A spool at its limit takes nothing in until it hears that there is room again.
+                        answers.push(self.state());
                     }
                 }
                 next = requests.try_recv().ok();
@@ -209,6 +211,10 @@ impl Worker {
             // What the log has is not durable, and nothing may be acknowledged; the next sync may succeed.
             error!("failed to make the spool durable: {error}; acknowledgements wait");
         }
+        self.state()
+    }
+
+    fn state(&self) -> Event {
         Event::Durable { end: Sequence(self.spool.log.durable()), spool_bytes: self.spool.log.bytes() }
     }
 

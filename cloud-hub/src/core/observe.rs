@@ -135,6 +135,9 @@ impl Observed {
 
     /// A model of everything since these positions turned out to be blind.
     pub fn mark_blind(&mut self, model: &ModelName, since: &[u64]) {
+        if since.is_empty() {
+            return;
+        }
         let mut regimes = self.regimes(model);
         for regime in regimes.iter_mut().filter(|regime| since.contains(&regime.since_position)) {
             regime.blind = true;

@@ -21,7 +21,7 @@ pub struct SegmentData {
 
 impl SegmentData {
     /// The readings: time and values.
-    pub fn rows(&self) -> impl Iterator<Item = (i64, &[f64])> {
+    pub fn rows(&self) -> impl Iterator<Item = (i64, &[f64])> + Clone {
         self.times_ms.iter().copied().zip(self.values.chunks_exact(self.schema.channels.len().max(1)))
     }
 

@@ -35,9 +35,9 @@ pub type Verdict = Result<String, String>;
 pub fn enough_segments(dataset: &Dataset, rules: &GateRules) -> Verdict {
     let (found, wanted) = (dataset.segments.len(), rules.min_segments);
     if found < wanted {
-        Err(format!("too little evidence: {found} known-normal segments, at least {wanted} are needed"))
+        Err(format!("too little evidence: {}, at least {wanted} are needed", segments(found)))
     } else {
-        Ok(format!("trained on {found} known-normal segments"))
+        Ok(format!("trained on {}", segments(found)))
     }
 }
 
@@ -211,8 +211,8 @@ impl Against {
         let loss = |far: f64, seen: f64| far + 1.0 - seen;
         let (candidate, champion) = (loss(f.candidate_far, f.candidate_seen), loss(f.champion_far, f.champion_seen));
         let text = format!(
-            "on {} segments new to both: {} false alarms and {} of planted faults seen, version {} has {} and {}",
-            f.segments,
+            "on {} new to both: {} false alarms and {} of planted faults seen, version {} has {} and {}",
+            segments(f.segments),
             percent(f.candidate_far),
             percent(f.candidate_seen),
             self.version,
@@ -292,6 +292,10 @@ fn rate(counts: impl Iterator<Item = (usize, usize)>) -> f64 {
     part as f64 / whole.max(1) as f64
 }
 
+fn segments(count: usize) -> String {
+    if count == 1 { "1 known-normal segment".to_owned() } else { format!("{count} known-normal segments") }
+}
+
 fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
@@ -337,7 +341,7 @@ mod tests {
     fn one_segment_is_too_little_evidence() {
         assert_eq!(
             enough_segments(&levels(&[5.0]), &recipe().gate),
-            Err("too little evidence: 1 known-normal segments, at least 3 are needed".to_owned())
+            Err("too little evidence: 1 known-normal segment, at least 3 are needed".to_owned())
         );
     }
 }

@@ -1,8 +1,269 @@
-//! Tests of the core as a whole: its promises one by one, and a world of disasters in which all of them must hold.
+//! Tests of the core as a whole: its promises, one by one, against surroundings that are driven by hand.
 
-mod conversation;
-mod delivery;
-mod disasters;
-mod models;
-mod rig;
-mod world;
+use shared::ids::{ChannelName, ModelName};
+use shared::wire::message::{ModelOffer, ModelOutcome};
+
+use super::*;
+
+fn settings() -> Settings {
+    Settings {
+        agent_version: "test".to_owned(),
+        boot_nonce: 1,
+        device: "flex".to_owned(),
+        pinned: None,
+        has_hub: true,
+        commit_delay_ms: 20,
+        spool_max_bytes: 1 << 30,
+        receive_maximum: 100,
+    }
+}
+
+fn start(acked: u64, next: u64) -> Start {
+    Start {
+        epoch: Epoch(5),
+        next: Sequence(next),
+        oldest: Sequence(0),
+        spool_bytes: 0,
+        checkpoint: Some(Checkpoint { epoch: Epoch(5), acked: Sequence(acked), delivered: BTreeMap::new() }),
+        pending: BTreeMap::new(),
+        recent_ids: Vec::new(),
+        unfinished: Vec::new(),
+        serving: None,
+    }
+}
+
+fn agent() -> EdgeCore {
+    EdgeCore::new(settings(), start(0, 0), 7).0
+}
+
+fn handle(core: &mut EdgeCore, now: u64, event: Event) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    core.handle(Millis(now), event, &mut effects);
+    effects
+}
+
+fn message(number: u64, id: u64, may_be_redelivered: bool) -> Received {
+    let schema = StreamSchema {
+        stream: StreamId::new("pump").expect("valid"),
+        channels: vec![ChannelName::new("flow").expect("valid")],
+    };
+    let reading = NewReading {
+        schema: Arc::new(schema),
+        time_ms: id as i64,
+        values: vec![1.0],
+        known_normal: false,
+        id,
+        named_by_producer: false,
+        may_be_redelivered,
+    };
+    Received { receipt: Receipt { generation: 1, number }, content: Ok(reading) }
+}
+
+fn appended(effects: &[Effect]) -> Vec<EventBatch> {
+    let batches =
+        effects.iter().filter_map(|effect| if let Effect::Append(batch) = effect { Some(batch.clone()) } else { None });
+    batches.collect()
+}
+
+fn acknowledged(effects: &[Effect]) -> Vec<u64> {
+    let receipts = effects
+        .iter()
+        .filter_map(|effect| if let Effect::Acknowledge(receipt) = effect { Some(receipt.number) } else { None });
+    receipts.collect()
+}
+
+fn sent(effects: Vec<Effect>) -> Vec<EdgeToHub> {
+    let messages =
+        effects.into_iter().filter_map(|effect| if let Effect::Send(message) = effect { Some(message) } else { None });
+    messages.collect()
+}
+
+fn durable(end: u64) -> Event {
+    Event::Durable { end: Sequence(end), spool_bytes: 100 }
+}
+
+fn welcome(next: u64) -> Event {
+    Event::FromHub(HubToEdge::Welcome { next: Sequence(next), time_ms: 0 })
+}
+
+/// An agent that the hub has greeted, with one durable batch of `count` readings in its spool.
+fn connected(count: u64) -> (EdgeCore, EventBatch) {
+    let mut core = agent();
+    handle(&mut core, 0, Event::Received((1..=count).map(|n| message(n, n, false)).collect()));
+    let batch = appended(&handle(&mut core, 20, Event::Tick)).remove(0);
+    handle(&mut core, 21, durable(count));
+    handle(&mut core, 600, Event::LinkUp);
+    handle(&mut core, 601, welcome(0));
+    (core, batch)
+}
+
+fn spooled(batch: &EventBatch) -> Event {
+    let encoded = batch.encode().expect("encodes");
+    Event::SpoolRead(vec![SpooledBatch { encoded, batch: batch.clone() }])
+}
+
+fn offer(version: u32, bytes: u64) -> ModelOffer {
+    ModelOffer {
+        model: ModelName::new("pump").expect("valid"),
+        version: ModelVersion(version),
+        digest: Digest::of(&version.to_le_bytes()),
+        bytes,
+    }
+}
+
+#[test]
+fn an_acknowledgement_waits_for_the_disk_and_covers_what_came_before() {
+    let mut core = agent();
+    let effects = handle(&mut core, 0, Event::Received(vec![message(1, 1, false), message(2, 2, false)]));
+    assert!(appended(&effects).is_empty() && acknowledged(&effects).is_empty());
+    let effects = handle(&mut core, 20, Event::Tick);
+    let batches = appended(&effects);
+    assert_eq!((batches.len(), batches[0].first, batches[0].end()), (1, Sequence(0), Sequence(2)));
+    assert!(acknowledged(&effects).is_empty());
+    assert_eq!(acknowledged(&handle(&mut core, 25, durable(2))), [2]);
+}
+
+#[test]
+fn a_message_that_is_no_reading_is_acknowledged_in_its_turn_and_counted() {
+    let mut core = agent();
+    let bad = |number| Received {
+        receipt: Receipt { generation: 1, number },
+        content: Err(Rejection { reason: "not_json", sample: None }),
+    };
+    assert_eq!(acknowledged(&handle(&mut core, 0, Event::Received(vec![bad(1)]))), [1]);
+    let effects = handle(&mut core, 1, Event::Received(vec![message(2, 2, false), bad(3)]));
+    assert!(acknowledged(&effects).is_empty(), "the reading before it is not durable");
+    handle(&mut core, 30, Event::Tick);
+    assert_eq!(acknowledged(&handle(&mut core, 31, durable(1))), [3]);
+    assert_eq!(core.status().rejected, [("not_json".to_owned(), 2)]);
+}
+
+#[test]
+fn a_redelivery_is_dropped_and_counted_and_a_machine_may_say_the_same_thing_twice() {
+    let mut core = agent();
+    handle(&mut core, 0, Event::Received(vec![message(1, 9, false), message(2, 9, false), message(3, 9, true)]));
+    let batch = appended(&handle(&mut core, 20, Event::Tick)).remove(0);
+    assert_eq!(batch.events.len(), 2);
+    let ledger = &core.status().ledger[0];
+    assert_eq!((ledger.accepted, ledger.duplicates), (2, 1));
+}
+
+#[test]
+fn redeliveries_are_known_after_a_restart() {
+    let recent_ids = vec![41, 42];
+    let (mut core, _) = EdgeCore::new(settings(), Start { recent_ids, ..start(0, 2) }, 7);
+    let effects = handle(&mut core, 0, Event::Received(vec![message(1, 42, true), message(2, 43, true)]));
+    assert_eq!(acknowledged(&effects), [1], "it is durable since before the restart");
+    let batch = appended(&handle(&mut core, 20, Event::Tick)).remove(0);
+    assert_eq!((batch.first, batch.events.len()), (Sequence(2), 1));
+}
+
+#[test]
+fn a_batch_the_disk_would_not_take_is_tried_again_and_nothing_is_acknowledged_meanwhile() {
+    let mut core = agent();
+    handle(&mut core, 0, Event::Received(vec![message(1, 1, false)]));
+    let batch = appended(&handle(&mut core, 20, Event::Tick)).remove(0);
+    let effects = handle(&mut core, 21, Event::AppendFailed(batch.clone()));
+    assert!(appended(&effects).is_empty() && acknowledged(&effects).is_empty());
+    assert!(!core.wants_messages());
+    let again = appended(&handle(&mut core, 21 + limits::APPEND_RETRY_MS, Event::Tick));
+    assert_eq!(again, [batch]);
+    assert_eq!(acknowledged(&handle(&mut core, 600, durable(1))), [1]);
+    assert!(core.wants_messages());
+}
+
+#[test]
+fn what_is_durable_is_sent_and_the_hubs_ack_moves_the_ledger() {
+    let (mut core, batch) = connected(3);
+    let messages = sent(handle(&mut core, 602, spooled(&batch)));
+    assert!(matches!(&messages[..], [EdgeToHub::Events(packed)] if packed.count == 3), "{messages:?}");
+    assert_eq!(core.status().ledger[0].delivered, 0);
+    handle(&mut core, 610, Event::FromHub(HubToEdge::Acked { epoch: Epoch(5), next: Sequence(3) }));
+    let ledger = &core.status().ledger[0];
+    assert_eq!((ledger.accepted, ledger.delivered), (3, 3));
+}
+
+#[test]
+fn what_the_hub_has_already_is_counted_and_not_sent_again() {
+    let (mut core, batch) = connected(3);
+    handle(&mut core, 700, Event::LinkDown);
+    handle(&mut core, 5_000, Event::Tick);
+    handle(&mut core, 5_001, Event::LinkUp);
+    handle(&mut core, 5_002, welcome(3));
+    let messages = sent(handle(&mut core, 5_003, spooled(&batch)));
+    assert!(!messages.iter().any(|message| matches!(message, EdgeToHub::Events(_))), "{messages:?}");
+    assert_eq!(core.status().ledger[0].delivered, 3);
+}
+
+#[test]
+fn a_hub_that_knows_the_future_or_forgot_the_past_is_told_apart_in_words() {
+    let greeted = |acked, next, hub| {
+        let (mut core, _) = EdgeCore::new(settings(), start(acked, next), 7);
+        handle(&mut core, 600, Event::LinkUp);
+        let effects = handle(&mut core, 601, welcome(hub));
+        let hung_up = effects.iter().any(|effect| matches!(effect, Effect::Hangup));
+        (hung_up, core.hub_problem().unwrap_or_default().to_owned())
+    };
+    let (hung_up, problem) = greeted(10, 20, 25);
+    assert!(hung_up && problem.contains("restored or copied"), "{problem}");
+    let (hung_up, problem) = greeted(10, 20, 4);
+    assert!(hung_up && problem.contains("its data was lost"), "{problem}");
+    assert_eq!(greeted(10, 20, 15), (false, String::new()));
+}
+
+#[test]
+fn an_offered_model_is_fetched_loaded_remembered_and_reported_once_it_answered() {
+    let (mut core, _) = connected(1);
+    let offer = offer(2, 100);
+    let fetched = sent(handle(&mut core, 700, Event::FromHub(HubToEdge::Offer(offer.clone()))));
+    assert!(matches!(fetched[..], [EdgeToHub::Fetch { offset: 0, .. }]), "{fetched:?}");
+    let chunk =
+        |offset, bytes| Event::FromHub(HubToEdge::Chunk { digest: offer.digest, offset, bytes: vec![0; bytes] });
+    handle(&mut core, 701, chunk(0, 60));
+    handle(&mut core, 702, Event::LinkDown);
+    handle(&mut core, 9_000, Event::Tick);
+    handle(&mut core, 9_001, Event::LinkUp);
+    let resumed = sent(handle(&mut core, 9_002, welcome(0)));
+    assert!(resumed.iter().any(|message| matches!(message, EdgeToHub::Fetch { offset: 60, .. })), "{resumed:?}");
+    let effects = handle(&mut core, 9_003, chunk(60, 40));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
+    let effects = handle(&mut core, 9_010, Event::ModelLoaded(offer.served()));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Remember(_))), "{effects:?}");
+    assert!(sent(effects).is_empty(), "loaded is not serving");
+    let mut effects = handle(&mut core, 9_011, Event::Received(vec![message(9, 9, false)]));
+    let question = effects
+        .drain(..)
+        .find_map(|effect| if let Effect::Infer(mut questions) = effect { questions.pop() } else { None });
+    let verdict = Verdict { score: 0.5, threshold: 1.0, anomaly: false };
+    let answers = vec![Answered { question: question.expect("asked"), outcome: Ok(verdict) }];
+    let effects = handle(&mut core, 9_012, Event::Answered { model: offer.served().model, answers });
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Publish(_))), "{effects:?}");
+    let reports = sent(effects);
+    assert!(matches!(&reports[..], [EdgeToHub::ModelReport(report)] if report.outcome == ModelOutcome::Serving));
+}
+
+#[test]
+fn a_pinned_box_refuses_other_versions_with_a_reason() {
+    let pinned = Settings { pinned: Some(ModelVersion(1)), ..settings() };
+    let (mut core, _) = EdgeCore::new(pinned, start(0, 0), 7);
+    handle(&mut core, 600, Event::LinkUp);
+    handle(&mut core, 601, welcome(0));
+    let messages = sent(handle(&mut core, 602, Event::FromHub(HubToEdge::Offer(offer(2, 10)))));
+    let [EdgeToHub::ModelReport(report)] = &messages[..] else { panic!("no report: {messages:?}") };
+    let expected = ModelOutcome::Refused { reason: "the box is pinned to version 1".to_owned() };
+    assert_eq!(report.outcome, expected);
+}
+
+#[test]
+fn a_package_that_does_not_run_is_discarded_and_reported() {
+    let (mut core, _) = connected(1);
+    let offer = offer(3, 10);
+    handle(&mut core, 700, Event::FromHub(HubToEdge::Offer(offer.clone())));
+    let chunk = HubToEdge::Chunk { digest: offer.digest, offset: 0, bytes: vec![0; 10] };
+    handle(&mut core, 701, Event::FromHub(chunk));
+    let refused = Event::ModelRefused { model: offer.served(), reason: "golden vector 3 differs".to_owned() };
+    let effects = handle(&mut core, 702, refused);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Discard(digest) if *digest == offer.digest)));
+    assert!(matches!(&sent(effects)[..], [EdgeToHub::ModelReport(_)]));
+    assert!(core.serving().is_none());
+}

@@ -48,6 +48,12 @@ pub enum StoreError {
         /// What the disk said.
         source: io::Error,
     },
+    /// Another agent runs on it.
+    #[error("use state {path}: another agent runs in this folder; give each its own state_directory")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A value cannot be encoded.
     #[error("encode state {key}: {source}")]
     Encode {
@@ -66,12 +72,18 @@ impl StateStore {
     pub fn open(path: &Path) -> Result<(Self, Option<PathBuf>), StoreError> {
         match try_open(path) {
             Ok(db) => Ok((Self { db, path: path.to_owned() }, None)),
-            Err(problem) => {
+            Err(Problem::InUse) => Err(StoreError::InUse { path: path.to_owned() }),
+            Err(Problem::Damaged(problem)) => {
                 let aside = free_name(path);
                 error!(store = %path.display(), aside = %aside.display(), "the state store is damaged: {problem}; begun anew");
                 fs::rename(path, &aside).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
-                let db = try_open(path)
-                    .map_err(|problem| StoreError::Io { path: path.to_owned(), source: io::Error::other(problem) })?;
+                let db = try_open(path).map_err(|problem| StoreError::Io {
+                    path: path.to_owned(),
+                    source: io::Error::other(match problem {
+                        Problem::InUse => "its lock is taken".to_owned(),
+                        Problem::Damaged(problem) => problem,
+                    }),
+                })?;
                 Ok((Self { db, path: path.to_owned() }, Some(aside)))
             }
         }
@@ -128,7 +140,13 @@ impl StateStore {
     }
 }
 
-fn try_open(path: &Path) -> Result<sled::Db, String> {
+/// Why sled does not open.
+enum Problem {
+    InUse,
+    Damaged(String),
+}
+
+fn try_open(path: &Path) -> Result<sled::Db, Problem> {
     let open = || {
         let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
         for pair in db.iter() {
@@ -138,8 +156,10 @@ fn try_open(path: &Path) -> Result<sled::Db, String> {
     };
     match catch_unwind(AssertUnwindSafe(open)) {
         Ok(Ok(db)) => Ok(db),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("sled panicked".to_owned()),
+        // sled says in words alone that its lock is taken.
+        Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => Err(Problem::InUse),
+        Ok(Err(error)) => Err(Problem::Damaged(error.to_string())),
+        Err(_) => Err(Problem::Damaged("sled panicked".to_owned())),
     }
 }
 
@@ -176,6 +196,17 @@ mod tests {
         let (store, _) = StateStore::open(&path).expect("opens");
         let expected = Remembered { epoch: Some(Epoch(4)), checkpoint: Some(checkpoint), serving: Some(serving()) };
         assert_eq!(store.load(), expected);
+    }
+
+    #[test]
+    fn a_store_in_use_is_left_alone() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("state");
+        let (store, _) = StateStore::open(&path).expect("opens");
+        store.save_epoch(Epoch(4)).expect("saves");
+        let error = StateStore::open(&path).expect_err("in use");
+        assert!(error.to_string().contains("another agent runs in this folder"), "{error}");
+        assert_eq!(store.load().epoch, Some(Epoch(4)));
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::core::retrain::{RunOutcome, RunState, TrainingJob};
 use crate::core::segments::MAX_GAP_MS;
 use crate::core::{ConnectionId, Event, HubCore, Now};
 
-const SEEDS: u64 = 300;
-const STEPS: usize = 300;
+const SEEDS: u64 = 800;
+const STEPS: usize = 400;
 const AGENTS: usize = 3;
 /// Batches an agent has under way at most.
 const WINDOW: usize = 8;
@@ -64,7 +64,7 @@ impl Seen {
     }
 
     fn at_least(self, wanted: Self) -> bool {
-        println!("{self:?}");
+        dbg!(self);
         self.crashes >= wanted.crashes
             && self.failures >= wanted.failures
             && self.resent >= wanted.resent
@@ -144,7 +144,7 @@ impl FakeAgent {
         let stream = (sequence % 2) as u16;
         let time_ms = self.epoch.0 as i64 * 1_000_000_000 + sequence as i64 * 1_000 + (sequence / 97) as i64 * 90_000;
         if sequence % 11 == 10 {
-            return prediction(stream, Sequence(sequence - 1), time_ms, sequence % 3 == 0);
+            return prediction(stream, Sequence(sequence - 1), time_ms, sequence.is_multiple_of(3));
         }
         let moved = self.drifts && SplitMix64(sequence / 400 + self.epoch.0).chance(50);
         let known_normal = SplitMix64(sequence / 60 + self.epoch.0).chance(75);
@@ -221,6 +221,9 @@ struct World {
 impl World {
     fn new(seed: u64, drifts: bool) -> Self {
         let mut shells = Shells::default();
+        if drifts {
+            shells.releases = ["pump", "fan"].map(|name| release(name, 1, NORMAL, Vec::new())).into();
+        }
         Self {
             random: SplitMix64(seed),
             now: 1_000_000,
@@ -293,8 +296,9 @@ impl World {
             _ => {
                 let waiting: Vec<ConnectionId> =
                     self.wires.iter().filter(|(_, wire)| !wire.is_empty()).map(|(id, _)| *id).collect();
-                if !waiting.is_empty() {
-                    self.deliver(waiting[self.random.below(waiting.len())]);
+                let choice = self.random.below(waiting.len());
+                if let Some(connection) = waiting.get(choice) {
+                    self.deliver(*connection);
                 }
             }
         }
@@ -305,7 +309,7 @@ impl World {
         let id = ConnectionId(self.connections);
         let FakeAgent { name, epoch, acked, connection, .. } = &mut self.agents[index];
         let hello = hello(*epoch, *acked);
-        self.shells.connections.insert(id, name.clone());
+        self.shells.connections.insert(id, (name.clone(), *acked));
         let words = [Event::Connected { connection: id, agent: name.clone() }, Event::Hello { connection: id, hello }];
         self.wires.insert(id, words.into());
         *connection = Some(Connection {
@@ -328,6 +332,7 @@ impl World {
     }
 
     fn put(&mut self, event: Event) {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "anything else is a mistake of this test")]
         let connection = match &event {
             Event::Batch { connection, .. }
             | Event::Fetch { connection, .. }
@@ -360,7 +365,7 @@ impl World {
             self.wires.remove(&connection);
         }
         if let Event::Batch { connection, batch } = &event {
-            let name = &self.shells.connections[connection];
+            let (name, _) = &self.shells.connections[connection];
             let durable = self.shells.delivered(name, batch.epoch).unwrap_or_default();
             self.seen.resent += durable.0.min(batch.end().0).saturating_sub(batch.first.0);
         }
@@ -448,7 +453,7 @@ impl World {
         let mut effects = Vec::new();
         self.core.handle(self.now, event, &mut effects);
         for effect in effects {
-            if self.seen.crashes < usize::MAX && self.random.below(2_000) == 0 {
+            if self.random.below(2_000) == 0 {
                 self.crash();
                 return;
             }
@@ -467,7 +472,7 @@ impl World {
             if let Outgoing::Message(HubToEdge::Welcome { next, .. }) = &outgoing {
                 // The agent may forget what it is told the hub has.
                 let durable = self.shells.delivered(&receiver.name, receiver.epoch).unwrap_or(receiver.acked);
-                assert_eq!(*next, durable, "{}", receiver.name);
+                assert!(*next <= durable, "{}: welcomed to {next}, durable is {durable}", receiver.name);
             }
             receiver.connection.iter_mut().for_each(|connection| connection.incoming.push_back(outgoing_of(&outgoing)));
         }
@@ -480,6 +485,7 @@ impl World {
         self.wires.clear();
         self.agents.iter_mut().for_each(|agent| agent.connection = None);
         self.core = self.shells.start();
+        self.check_observed(&self.core);
     }
 
     /// What is in the database of alarms is what is shown, and a stream has one alarm at a time.
@@ -534,22 +540,21 @@ impl World {
     fn check(&mut self) {
         self.check_delivery();
         assert!(self.shells.runs.values().all(|run| run.state != RunState::Running), "no run is left running");
-        let truth = Truth::of(&self.shells.log);
-        for core in [&self.core, &self.shells.start()] {
-            truth.check(core.observed(), self.drifts);
-            for spec in specs() {
-                let regimes = core.observed().regimes(&spec.name);
-                assert!(!regimes.is_empty() && regimes.len() <= REGIMES_KEPT, "{regimes:?}");
-                assert!(regimes.windows(2).all(|two| two[0].since_position < two[1].since_position), "{regimes:?}");
-            }
+        self.check_observed(&self.core);
+        let restarted = self.shells.start();
+        self.check_observed(&restarted);
+    }
+
+    /// A hub that knows the whole log knows what it says, and what the gate said, however often it was started anew.
+    fn check_observed(&self, core: &HubCore) {
+        Truth::of(&self.shells.log).check(core.observed(), self.drifts);
+        for spec in specs() {
+            let regimes = core.observed().regimes(&spec.name);
+            assert!(!regimes.is_empty() && regimes.len() <= REGIMES_KEPT, "{regimes:?}");
+            assert!(regimes.windows(2).all(|two| two[0].since_position < two[1].since_position), "{regimes:?}");
         }
         if !self.drifts {
-            let expected = self.expected();
-            assert!(self.core.observed().snapshot() == expected, "as a hub that never stopped");
-            assert!(
-                self.shells.start().observed().snapshot() == expected,
-                "as a hub that never stopped, after another start"
-            );
+            assert!(core.observed().snapshot() == self.never_stopped(), "as a hub that never stopped");
         }
     }
 
@@ -569,7 +574,7 @@ impl World {
     }
 
     /// The snapshot of a hub that took the whole log and every verdict without a break.
-    fn expected(&self) -> Vec<u8> {
+    fn never_stopped(&self) -> Vec<u8> {
         let mut observed = Observed::default();
         for (position, (agent, batch)) in self.shells.log.iter().enumerate() {
             observed.batch(position as u64, agent, batch, &specs(), &mut Vec::new());
