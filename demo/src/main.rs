@@ -32,7 +32,7 @@ struct Arguments {
     /// Replays recorded data instead of the simulated pump loop.
     #[arg(long)]
     scenario: Option<PathBuf>,
-    /// The device models are trained and run on.
+    /// The device boxes answer on; the hub trains on the CPU.
     #[arg(long, default_value = "flex")]
     device: DeviceKind,
     /// How to show the result; json prints one object and nothing else on standard output.

@@ -29,7 +29,7 @@ const POLL: Duration = Duration::from_millis(50);
 pub struct Options {
     /// The folder for everything.
     pub directory: PathBuf,
-    /// The device models run on.
+    /// The device boxes answer on.
     pub device: String,
     /// The seed of training.
     pub seed: u64,

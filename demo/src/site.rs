@@ -16,6 +16,9 @@ use crate::publish::topic;
 
 /// The model of the demo.
 pub const MODEL: &str = "demo-anomaly";
+/// The hub trains on the CPU: a model this small is done there before a GPU has been handed its first step, and every
+/// device then serves the very same package.
+const TRAINING_DEVICE: &str = "flex";
 /// How often agents publish their status: the publisher paces itself by it.
 const STATUS_INTERVAL_MS: u64 = 100;
 
@@ -31,7 +34,7 @@ pub struct Plan<'a> {
     pub channels: &'a [ChannelName],
     /// The agents, each perhaps pinned to a version.
     pub agents: Vec<(AgentId, Option<u32>)>,
-    /// The device models run on.
+    /// The device boxes answer on.
     pub device: &'a str,
     /// The seed of training.
     pub seed: u64,
@@ -143,14 +146,13 @@ pub fn write_hub(plan: &Plan<'_>) -> anyhow::Result<PathBuf> {
          [link]\nlisten = \"{link}\"\nca_file = {ca}\ncertificate_file = {certificate}\nkey_file = {key}\n\n\
          [api]\nlisten = \"{api}\"\n\n\
          [samples]\ncompact_interval_ms = 1000\n\n\
-         [[model]]\nname = \"{MODEL}\"\nstreams = [{stream}]\nrecipe = \"recipe.toml\"\ndevice = \"{device}\"\n",
+         [[model]]\nname = \"{MODEL}\"\nstreams = [{stream}]\nrecipe = \"recipe.toml\"\ndevice = \"{TRAINING_DEVICE}\"\n",
         link = plan.hub.0,
         api = plan.hub.1,
         ca = quoted(&certificates.join("ca.pem")),
         certificate = quoted(&certificates.join("hub.pem")),
         key = quoted(&certificates.join("hub.key")),
         stream = string(plan.stream.as_str()),
-        device = plan.device,
     );
     let file = plan.directory.join("hub.toml");
     fs::write(&file, text)?;

@@ -43,7 +43,7 @@ pub struct Outcome {
 pub struct Summary {
     /// The scenario's name.
     pub scenario: String,
-    /// The device models ran on.
+    /// The device boxes answered on.
     pub device: String,
     /// Readings published.
     pub published: u64,
