@@ -1,8 +1,5 @@
-//! Tests of the core as a whole: examples of what it decides, and worlds in which everything goes wrong.
+//! Tests of the core as a whole.
 
-mod delivery;
-mod hub;
-mod learning;
 mod shells;
 mod support;
 mod world;

@@ -1,12 +1,5 @@
 //! Tests of the core as a whole: its promises, one by one, against surroundings that are driven by hand.
 
-mod conversation;
-mod delivery;
-mod disasters;
-mod models;
-mod rig;
-mod world;
-
 use shared::ids::{ChannelName, ModelName};
 use shared::wire::message::{ModelOffer, ModelOutcome};
 

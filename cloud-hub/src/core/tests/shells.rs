@@ -34,6 +34,7 @@ pub(super) struct Verdict {
 /// A compaction under way.
 #[derive(Debug)]
 struct Compaction {
+    from: u64,
     to: u64,
     snapshot: Vec<u8>,
     /// Verdicts that the snapshot holds.
@@ -70,11 +71,6 @@ pub(super) struct Shells {
 }
 
 impl Shells {
-    /// Nothing happened yet, but there are releases.
-    pub(super) fn with(releases: Vec<Release>) -> Self {
-        Self { releases, ..Self::default() }
-    }
-
     /// Starts the hub from what is durable, as `hub/start.rs` does.
     pub(super) fn start(&mut self) -> HubCore {
         if let Some(plan) = self.compaction.take().filter(|compaction| compaction.planned) {
@@ -179,11 +175,6 @@ impl Shells {
         self.delivered.get(&(agent.clone(), epoch)).copied()
     }
 
-    /// Whether the checkpoint holds everything that the gate said.
-    pub(super) fn has_saved_verdicts(&self) -> bool {
-        self.saved_verdicts == self.verdicts.len()
-    }
-
     pub(super) fn is_idle(&self) -> bool {
         self.appending.is_empty() && self.reports.is_empty() && self.compaction.is_none() && self.training.is_empty()
     }
@@ -208,7 +199,7 @@ impl Shells {
                 assert_eq!(from, self.compacted(), "ranges follow each other without gap or overlap");
                 assert!(from <= to && to <= self.log.len() as u64, "{from}..{to} of {}", self.log.len());
                 let verdicts = self.verdicts.len();
-                self.compaction = Some(Compaction { to, snapshot, verdicts, planned: false });
+                self.compaction = Some(Compaction { from, to, snapshot, verdicts, planned: false });
             }
             Effect::Train(job) => self.train(job),
             Effect::RecordRun(run) => drop(self.runs.insert(run.id, run)),
@@ -244,6 +235,11 @@ impl Shells {
         }
         let running = self.training.insert(job.model.clone(), job);
         assert!(running.is_none(), "{running:?} runs, and another run of its model is started");
+    }
+
+    /// Where the compaction under way starts and ends.
+    pub(super) fn compacting(&self) -> Option<(u64, u64)> {
+        self.compaction.as_ref().map(|compaction| (compaction.from, compaction.to))
     }
 }
 
