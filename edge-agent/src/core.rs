@@ -197,7 +197,7 @@ pub enum Effect {
         /// At most so many.
         batches: usize,
     },
-    /// Give back the spool's segments before this sequence; answered by `Durable`, which says how full it is now.
+    /// Give back the spool's segments before this sequence.
     Release(Sequence),
     /// Remember durably how far the hub has acknowledged, and the ledger at that point; answered by `Checkpointed`.
     Checkpoint(Checkpoint),
@@ -341,11 +341,14 @@ impl EdgeCore {
                 self.sync.durable(end);
             }
             Event::AppendFailed(batch) => self.spool.append_failed(now, batch),
-            Event::SpoolRead(batches) => self.sync.spool_read(now, batches, effects),
+            Event::SpoolRead(batches) => self.sync.spool_read(batches, effects),
             Event::Answered { model, answers } => self.answered(now, &model, answers, effects),
             Event::Checkpointed { acked } => effects.push(self.release(acked)),
             Event::LinkUp => self.sync.link_up(now, self.slot.serving(), effects),
-            Event::LinkDown => self.sync.link_down(now),
+            Event::LinkDown => {
+                self.sync.link_down(now);
+                self.slot.link_down();
+            }
             Event::FromHub(message) => self.hub_said(now, message, effects),
             Event::ModelLoaded(model) => self.slot.loaded(model, effects),
             Event::ModelRefused { model, reason } => self.slot.refused(&model, reason, effects),
@@ -510,10 +513,6 @@ impl EdgeCore {
         self.spool.poll(now, effects);
         let delivered = self.sync.poll(now, effects);
         self.deliver(delivered);
-        if !self.sync.is_live() {
-            // Also before the connection is gone: what is said after a hang-up is lost.
-            self.slot.link_down();
-        }
         while self.questions_in_flight < ANSWERS_IN_FLIGHT && !self.questions.is_empty() && self.slot.can_answer() {
             let count = self.questions.len().min(INFER_BATCH);
             effects.push(Effect::Infer(self.questions.drain(..count).collect()));
@@ -527,9 +526,7 @@ impl EdgeCore {
 
     fn checkpoint(&mut self, effects: &mut Vec<Effect>) {
         let acked = self.sync.acked_through();
-        // A full spool takes nothing in until something is given back, and that takes a checkpoint.
-        let step = if self.spool.is_full() { 1 } else { limits::CHECKPOINT_EVENTS };
-        let due = self.checkpointed.is_none_or(|last| acked.0 >= last.0 + step);
+        let due = self.checkpointed.is_none_or(|last| acked.0 >= last.0 + limits::CHECKPOINT_EVENTS);
         if due && acked > Sequence(0) {
             self.checkpointed = Some(acked);
             effects.push(Effect::Checkpoint(Checkpoint {

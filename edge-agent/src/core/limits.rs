@@ -33,6 +33,3 @@ pub const ACK_TIMEOUT_MS: u64 = 30_000;
 pub const STATUS_INTERVAL_MS: u64 = 1_000;
 /// Time before a batch that the disk would not take is tried again.
 pub const APPEND_RETRY_MS: u64 = 500;
-/// Time before the spool is read again where it gave nothing of what is in it: a disk that fails to read is asked again,
-/// but not without a pause.
-pub const READ_RETRY_MS: u64 = 500;

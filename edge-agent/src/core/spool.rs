@@ -80,14 +80,9 @@ impl SpoolState {
         self.open.events.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Whether the spool has reached its limit.
-    pub(super) fn is_full(&self) -> bool {
-        self.bytes >= self.max_bytes
-    }
-
     /// Whether a message may be taken in: the disk keeps up and the spool is below its limit.
     pub(super) fn has_room(&self) -> bool {
-        !self.is_full() && self.failed.is_empty() && self.in_flight.len() < COMMITS_IN_FLIGHT
+        self.bytes < self.max_bytes && self.failed.is_empty() && self.in_flight.len() < COMMITS_IN_FLIGHT
     }
 
     /// Whether the reading was accepted before. Names given by the producer are exact; a name made from the content

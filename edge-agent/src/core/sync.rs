@@ -10,8 +10,7 @@ use shared::wire::message::{EdgeToHub, Hello, PackedBatch, ServedModel};
 
 use super::backoff::Backoff;
 use super::limits::{
-    ACK_TIMEOUT_MS, BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, GREETING_TIMEOUT_MS, READ_RETRY_MS, STABLE_AFTER_MS,
-    STATUS_INTERVAL_MS,
+    ACK_TIMEOUT_MS, BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, GREETING_TIMEOUT_MS, STABLE_AFTER_MS, STATUS_INTERVAL_MS,
 };
 use super::{Effect, Millis, Settings, SpooledBatch};
 
@@ -30,10 +29,7 @@ pub struct SyncSession {
     /// What the hub said it has; what lies before it is counted as delivered without being sent.
     known_at_hub: Sequence,
     in_flight: VecDeque<SentBatch>,
-    /// From where on the spool is being read.
-    reading: Option<Sequence>,
-    /// The spool could not be read; not before this time again.
-    read_at: Option<Millis>,
+    reading: bool,
     problem: Option<String>,
     hello: HelloParts,
 }
@@ -87,8 +83,7 @@ impl SyncSession {
             unsent: acked,
             known_at_hub: acked,
             in_flight: VecDeque::new(),
-            reading: None,
-            read_at: None,
+            reading: false,
             problem: None,
             hello: HelloParts {
                 agent_version: settings.agent_version.clone(),
@@ -143,12 +138,8 @@ impl SyncSession {
     }
 
     pub(super) fn welcome(&mut self, now: Millis, next: Sequence, effects: &mut Vec<Effect>) {
-        if self.is_live() {
-            self.hang_up("the hub greeted twice", effects);
-            return;
-        }
         if !matches!(self.state, State::Greeting { .. }) {
-            // It was hung up on, and its greeting was on its way.
+            self.hang_up("the hub greeted twice", effects);
             return;
         }
         if next > self.durable {
@@ -197,12 +188,11 @@ impl SyncSession {
         effects.push(Effect::Hangup);
     }
 
-    pub(super) fn spool_read(&mut self, now: Millis, batches: Vec<SpooledBatch>, effects: &mut Vec<Effect>) {
-        let asked = self.reading.take();
+    pub(super) fn spool_read(&mut self, batches: Vec<SpooledBatch>, effects: &mut Vec<Effect>) {
+        self.reading = false;
         if !self.is_live() {
             return;
         }
-        let unsent = self.unsent;
         for SpooledBatch { encoded, batch } in batches {
             // A reconnect while the read was under way starts over from `acked`; what does not follow is read again.
             if batch.first > self.unsent || batch.end() <= self.unsent {
@@ -222,14 +212,8 @@ impl SyncSession {
             }
             match PackedBatch::pack(batch.epoch, batch.first, batch.events.len() as u32, &encoded) {
                 Ok(packed) => effects.push(Effect::Send(EdgeToHub::Events(packed))),
-                Err(error) => {
-                    self.hang_up(&format!("a batch could not be compressed: {error}"), effects);
-                    return;
-                }
+                Err(error) => self.hang_up(&format!("a batch could not be compressed: {error}"), effects),
             }
-        }
-        if self.unsent == unsent && asked == Some(unsent) {
-            self.read_at = Some(now.plus(READ_RETRY_MS));
         }
     }
 
@@ -253,9 +237,7 @@ impl SyncSession {
             State::Alone | State::Dialling | State::Closing => None,
             State::Waiting { until } => Some(until),
             State::Greeting { deadline } => Some(deadline),
-            State::Live { status_at, ack_deadline, .. } => {
-                [Some(status_at), ack_deadline, self.read_at].into_iter().flatten().min()
-            }
+            State::Live { status_at, ack_deadline, .. } => Some(ack_deadline.map_or(status_at, |d| d.min(status_at))),
         }
     }
 
@@ -278,10 +260,9 @@ impl SyncSession {
 
     fn keep_sending(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Vec<SentBatch> {
         let delivered = self.take_delivered();
-        self.read_at = self.read_at.filter(|at| *at > now);
         let room = MAX_BATCHES_IN_FLIGHT.saturating_sub(self.in_flight.len());
-        if room > 0 && self.reading.is_none() && self.read_at.is_none() && self.unsent < self.durable {
-            self.reading = Some(self.unsent);
+        if room > 0 && !self.reading && self.unsent < self.durable {
+            self.reading = true;
             effects.push(Effect::ReadSpool { from: self.unsent, batches: room });
         }
         if let State::Live { ack_deadline, .. } = &mut self.state {
