@@ -15,14 +15,14 @@ pub mod session;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use shared::event::{EventBatch, UnixMillis};
+use shared::event::{SpoolEntry, UnixMillis};
 use shared::ids::{AgentId, Digest, Epoch, ModelName, StreamId};
 use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelOutcome, ModelReport};
 
 use observe::Observed;
 use registry::{Registry, Release};
 use retrain::{Retraining, RunOutcome, TrainingJob};
-use session::{Resume, Sessions, Verdict};
+use session::{Sessions, Verdict};
 
 /// The hub's wall clock in milliseconds. Only intervals depend on it; data is ordered by position and event time.
 pub type Now = UnixMillis;
@@ -83,12 +83,12 @@ pub enum Event {
         /// What it said.
         hello: Hello,
     },
-    /// An agent sent a batch.
-    Batch {
+    /// An agent sent an entry of its spool.
+    Entry {
         /// The connection.
         connection: ConnectionId,
-        /// The batch.
-        batch: EventBatch,
+        /// The entry.
+        entry: SpoolEntry,
     },
     /// An agent asks for a part of a package.
     Fetch {
@@ -150,8 +150,8 @@ pub enum Effect {
     Append {
         /// Who sent it.
         agent: AgentId,
-        /// The batch.
-        batch: EventBatch,
+        /// The entry.
+        entry: SpoolEntry,
     },
     /// Say something to an agent.
     Send {
@@ -213,7 +213,9 @@ pub struct HubCore {
     observed: Observed,
     registry: Registry,
     retraining: Retraining,
-    /// Batches on their way to the disk, in order.
+    /// Connections whose greeting waits for what an older one brought.
+    greeting: BTreeMap<ConnectionId, Hello>,
+    /// Entries on their way to the disk, in order.
     appending: VecDeque<Appending>,
     next_position: u64,
     compacted: u64,
@@ -230,7 +232,7 @@ pub struct HubCore {
 struct Appending {
     connection: ConnectionId,
     agent: AgentId,
-    batch: EventBatch,
+    entry: SpoolEntry,
 }
 
 /// When to compact.
@@ -272,6 +274,7 @@ impl HubCore {
             retraining: Retraining::new(&specs, start.last_run),
             observed,
             specs,
+            greeting: BTreeMap::new(),
             appending: VecDeque::new(),
             next_position: position,
             compacted: position,
@@ -285,11 +288,16 @@ impl HubCore {
         Ok(core)
     }
 
-    /// Takes a batch that was durable before the hub stopped.
-    pub fn replay(&mut self, agent: &AgentId, batch: &EventBatch) {
+    /// Takes an entry that was durable before the hub stopped.
+    pub fn replay(&mut self, position: u64, agent: &AgentId, entry: &SpoolEntry) {
         // The watches start empty, so an alarm may come at another reading than the first time: it is recorded anew.
-        self.observed.batch(self.next_position, agent, batch, &self.specs, &mut self.at_start);
-        self.next_position += 1;
+        self.observed.entry(position, agent, entry, &self.specs, &mut self.at_start);
+    }
+
+    /// The log ends here. Positions that were not replayed are damaged, and lost.
+    pub fn replayed(&mut self, end: u64) {
+        self.observed.skip_to(end);
+        self.next_position = end;
     }
 
     /// Puts back what the database remembers beside the log: agents, runs and alarms.
@@ -309,9 +317,12 @@ impl HubCore {
         effects.append(&mut self.at_start);
         match event {
             Event::Connected { connection, agent } => self.sessions.connected(connection, agent, effects),
-            Event::Disconnected { connection } => self.sessions.disconnected(now, connection),
+            Event::Disconnected { connection } => {
+                self.greeting.remove(&connection);
+                self.sessions.disconnected(now, connection);
+            }
             Event::Hello { connection, hello } => self.hello(now, connection, hello, effects),
-            Event::Batch { connection, batch } => self.batch(connection, batch, effects),
+            Event::Entry { connection, entry } => self.entry(connection, entry, effects),
             Event::Fetch { connection, digest, offset } => {
                 if self.registry.knows(digest) {
                     effects.push(Effect::SendChunk { connection, digest, offset });
@@ -321,7 +332,7 @@ impl HubCore {
             }
             Event::ModelReport { connection, report } => self.model_report(now, connection, report, effects),
             Event::Status { connection, status } => self.sessions.status(now, connection, status),
-            Event::Durable { end } => self.durable(end, effects),
+            Event::Durable { end } => self.durable(now, end, effects),
             Event::AppendFailed => self.append_failed(effects),
             Event::Compacted { to } => {
                 self.compacted = to;
@@ -380,58 +391,62 @@ impl HubCore {
         let Some(key) = agent_epoch else {
             return;
         };
-        // What is on its way to the disk is taken, or it would be in the log twice; but it is not durable, so the agent
-        // must keep it, and is told to send it again.
-        let on_its_way = || self.appending.iter().filter(|a| a.agent == key.0 && a.batch.epoch == key.1);
-        let first_on_its_way = on_its_way().next().map(|appending| appending.batch.first);
-        let durable = self.observed.next_of(&key).or(first_on_its_way).unwrap_or(hello.oldest);
-        let taken = on_its_way().next_back().map_or(durable, |appending| appending.batch.end());
-        if self.sessions.hello(now, connection, hello, Resume { durable, taken }, effects) {
-            effects.push(Effect::Send { connection, message: HubToEdge::Welcome { next: durable, time_ms: now } });
+        // What is on its way to the disk was sent, and may be durable in a moment: an agent that heard of less would
+        // believe that nobody has it.
+        if self.appending.iter().any(|appending| appending.agent == key.0 && appending.entry.epoch() == key.1) {
+            self.greeting.insert(connection, hello);
+            return;
+        }
+        let next = self.observed.next_of(&key).unwrap_or(hello.oldest);
+        if self.sessions.hello(now, connection, hello, next, effects) {
+            effects.push(Effect::Send { connection, message: HubToEdge::Welcome { next, time_ms: now } });
             self.offer(connection, effects);
         }
     }
 
-    fn batch(&mut self, connection: ConnectionId, batch: EventBatch, effects: &mut Vec<Effect>) {
-        match self.sessions.batch(connection, batch) {
+    fn entry(&mut self, connection: ConnectionId, entry: SpoolEntry, effects: &mut Vec<Effect>) {
+        match self.sessions.entry(connection, entry) {
             Verdict::Unknown => effects.push(Effect::Close { connection }),
             Verdict::Refused(reason) => self.refuse(connection, reason, effects),
             Verdict::Known { agent, epoch } => {
                 // Acked again, because the first ack may be what was lost.
-                let durable = self.observed.next_of(&(agent, epoch)).unwrap_or_default();
-                let next = self.sessions.ack_again(connection, durable);
+                let next = self.observed.next_of(&(agent, epoch)).unwrap_or_default();
                 effects.push(Effect::Send { connection, message: HubToEdge::Acked { epoch, next } });
             }
-            Verdict::New { agent, batch } => {
-                effects.push(Effect::Append { agent: agent.clone(), batch: batch.clone() });
-                self.appending.push_back(Appending { connection, agent, batch });
+            Verdict::New { agent, entry } => {
+                effects.push(Effect::Append { agent: agent.clone(), entry: entry.clone() });
+                self.appending.push_back(Appending { connection, agent, entry });
                 self.next_position += 1;
             }
         }
     }
 
-    fn durable(&mut self, end: u64, effects: &mut Vec<Effect>) {
+    fn durable(&mut self, now: Now, end: u64, effects: &mut Vec<Effect>) {
         let mut advanced: BTreeMap<(AgentId, Epoch), ConnectionId> = BTreeMap::new();
         while self.observed.position() < end {
-            let Some(Appending { connection, agent, batch }) = self.appending.pop_front() else {
+            let Some(Appending { connection, agent, entry }) = self.appending.pop_front() else {
                 break;
             };
             let position = self.observed.position();
-            self.observed.batch(position, &agent, &batch, &self.specs, effects);
-            advanced.insert((agent, batch.epoch), connection);
+            self.observed.entry(position, &agent, &entry, &self.specs, effects);
+            advanced.insert((agent, entry.epoch()), connection);
         }
         for (key, sender) in advanced {
             let durable = self.observed.next_of(&key).unwrap_or_default();
             let (agent, epoch) = key;
-            if let Some((connection, next)) = self.sessions.ack(sender, &agent, epoch, durable) {
-                effects.push(Effect::Send { connection, message: HubToEdge::Acked { epoch, next } });
+            if let Some(next) = self.sessions.ack(sender, &agent, epoch, durable) {
+                effects.push(Effect::Send { connection: sender, message: HubToEdge::Acked { epoch, next } });
             }
+        }
+        for (connection, hello) in std::mem::take(&mut self.greeting) {
+            self.hello(now, connection, hello, effects);
         }
     }
 
     /// Nothing of what was under way is in the log: agents send it again after a new greeting.
     fn append_failed(&mut self, effects: &mut Vec<Effect>) {
         self.appending.clear();
+        self.greeting.clear();
         self.next_position = self.observed.position();
         for connection in self.sessions.connections() {
             self.refuse(connection, "the hub's disk failed; try again".to_owned(), effects);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use shared::event::Event as StoredEvent;
+use shared::event::{Event as StoredEvent, SpoolEntry};
 use shared::ids::ModelName;
 use shared::wire::message::HubToEdge;
 use tokio::net::TcpListener;
@@ -78,9 +78,6 @@ pub enum HubError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The ingest log failed in a way that only opening it anew can mend.
-    #[error("trust the ingest log: its disk failed; start the hub again when it is well")]
-    Broken,
 }
 
 /// A hub that is ready to run.
@@ -102,7 +99,6 @@ pub struct Hub {
     training_cancelled: Arc<AtomicBool>,
     progress: watch::Sender<Option<(i64, Progress)>>,
     telemetry: Telemetry,
-    broken: bool,
 }
 
 impl Hub {
@@ -147,7 +143,7 @@ impl Hub {
 
         let mut tick = tokio::time::interval(TICK);
         let mut pictures = tokio::time::interval(PICTURE_INTERVAL);
-        while !self.broken {
+        loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -176,7 +172,7 @@ impl Hub {
 
     /// Waits for what the log has, compacts it, and waits for what is under way.
     async fn drain(&mut self) {
-        while !self.broken && self.core.positions().0 > self.core.positions().1 {
+        while self.core.positions().0 > self.core.positions().1 {
             match self.reports.recv().await {
                 Some(report) => self.report(report).await,
                 None => break,
@@ -194,14 +190,14 @@ impl Hub {
     }
 
     async fn close(self) -> Result<(), HubError> {
-        let Self { log, log_thread, store, broken, reports, .. } = self;
+        let Self { log, log_thread, store, reports, .. } = self;
         drop((log, reports));
         let joined = tokio::task::spawn_blocking(move || log_thread.join().is_ok()).await;
         if !matches!(joined, Ok(true)) {
             error!("the ingest log's thread failed");
         }
         store.close().await;
-        if broken { Err(HubError::Broken) } else { Ok(()) }
+        Ok(())
     }
 
     async fn handle(&mut self, event: Event) {
@@ -217,7 +213,6 @@ impl Hub {
                 self.to_log(ingest_log::Request::Resume).await;
                 self.handle(Event::AppendFailed).await;
             }
-            Report::Broken => self.broken = true,
         }
     }
 
@@ -261,9 +256,9 @@ impl Hub {
     async fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Append { agent, batch } => {
-                    self.count(&batch.events);
-                    self.to_log(ingest_log::Request::Append(Entry { agent, batch })).await;
+                Effect::Append { agent, entry } => {
+                    self.count(&entry);
+                    self.to_log(ingest_log::Request::Append(Entry { agent, entry })).await;
                 }
                 Effect::Send { connection, message } => self.send(connection, message),
                 Effect::SendChunk { connection, digest, offset } => match self.artifacts.chunk(digest, offset) {
@@ -302,7 +297,8 @@ impl Hub {
         }
     }
 
-    fn count(&self, events: &[StoredEvent]) {
+    fn count(&self, entry: &SpoolEntry) {
+        let events = entry.batch().map_or(&[][..], |batch| &batch.events);
         let readings = events.iter().filter(|event| matches!(event, StoredEvent::Reading(_))).count() as u64;
         self.telemetry.batches.inc();
         self.telemetry.readings.inc_by(readings);

@@ -1,4 +1,4 @@
-//! The ingest log: every batch, durable, before it is acknowledged. A segment log on a thread of its own.
+//! The ingest log: every entry, durable, before it is acknowledged. A segment log on a thread of its own.
 //!
 //! A record is `postcard (agent, batch)`; its position is the number of the batch since the hub was set up.
 
@@ -7,30 +7,31 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use shared::event::{BatchError, EventBatch};
+use shared::event::{EntryError, SpoolEntry};
 use shared::ids::AgentId;
+use shared::limits::SEGMENT_BYTES;
 use shared::seglog::file::Directory;
-use shared::seglog::{LogError, SegmentLog};
+use shared::seglog::{Found, LogError, SegmentLog, Storage};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 /// Requests that may wait; beyond, the hub's loop waits for the disk, and agents for the hub.
 const REQUESTS: usize = 256;
 
-/// A batch with who sent it.
+/// An entry with who sent it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// The agent.
     pub agent: AgentId,
-    /// The batch.
-    pub batch: EventBatch,
+    /// The entry.
+    pub entry: SpoolEntry,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Stored<'a> {
     agent: AgentId,
     #[serde(borrow)]
-    batch: &'a [u8],
+    entry: &'a [u8],
 }
 
 /// What the log is asked to do.
@@ -38,18 +39,21 @@ struct Stored<'a> {
 pub enum Request {
     /// Append; answered by a [`Report`].
     Append(Entry),
-    /// Read the batches at these positions.
+    /// Read what is at these positions.
     Read {
         /// The positions.
         range: Range<u64>,
-        /// Where the batches go.
-        reply: oneshot::Sender<Result<Vec<Entry>, IngestLogError>>,
+        /// Where the entries go.
+        reply: oneshot::Sender<Result<Vec<Placed>, IngestLogError>>,
     },
     /// Give back segments before this position.
     Release(u64),
     /// The failure was taken note of: what is appended from here on counts again.
     Resume,
 }
+
+/// An entry and its position. Positions whose entries the disk lost are left out.
+pub type Placed = (u64, Entry);
 
 /// What became of appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +63,6 @@ pub enum Report {
     /// An append failed. What was not reported durable is not in the log, and neither is anything appended until
     /// [`Request::Resume`].
     Failed,
-    /// What is in the log is not known any more: only opening it anew tells.
-    Broken,
 }
 
 /// Why the log cannot be used.
@@ -77,17 +79,17 @@ pub enum IngestLogError {
     /// The log is damaged or the disk fails.
     #[error("use the ingest log: {0}")]
     Log(#[from] LogError),
-    /// A record is no batch.
+    /// A record holds no entry.
     #[error("read the ingest log: {0}")]
-    Batch(#[from] BatchError),
-    /// A record is no entry.
+    Entry(#[from] EntryError),
+    /// A record is not of this log.
     #[error("read the ingest log: {0}")]
-    Entry(#[from] postcard::Error),
+    Record(#[from] postcard::Error),
 }
 
 /// The open log.
-pub struct IngestLog {
-    log: SegmentLog<Directory>,
+pub struct IngestLog<S: Storage = Directory> {
+    log: SegmentLog<S>,
     scratch: Vec<u8>,
     failed: bool,
 }
@@ -96,38 +98,11 @@ impl IngestLog {
     /// Opens the log in `path`, or makes one.
     ///
     /// # Errors
-    /// If the disk fails or the log is damaged anywhere but at its torn end.
+    /// If the disk fails.
     pub fn open(path: &Path) -> Result<Self, IngestLogError> {
         let directory =
-            Directory::open(path).map_err(|source| IngestLogError::Directory { path: path.to_owned(), source })?;
-        let (log, report) = SegmentLog::open(directory, 0)?;
-        if report.torn_bytes > 0 {
-            warn!(bytes = report.torn_bytes, "cut a torn write off the ingest log; it was never acknowledged");
-        }
-        Ok(Self { log, scratch: Vec::new(), failed: false })
-    }
-
-    /// The position after the last batch.
-    #[must_use]
-    pub fn end(&self) -> u64 {
-        self.log.next()
-    }
-
-    /// The batches at these positions, in order.
-    ///
-    /// # Errors
-    /// If a record cannot be read.
-    pub fn read(&self, range: Range<u64>) -> Result<Vec<Entry>, IngestLogError> {
-        let mut cursor = self.log.cursor(range.start);
-        let mut entries = Vec::new();
-        while entries.len() < (range.end - range.start) as usize {
-            let Some(record) = self.log.read(&mut cursor)? else {
-                break;
-            };
-            let stored: Stored<'_> = postcard::from_bytes(&record.payload)?;
-            entries.push(Entry { agent: stored.agent, batch: EventBatch::decode(stored.batch)? });
-        }
-        Ok(entries)
+            Directory::open(path, 0).map_err(|source| IngestLogError::Directory { path: path.to_owned(), source })?;
+        Self::over(directory, SEGMENT_BYTES)
     }
 
     /// Starts the log's thread. It ends when the sender is dropped.
@@ -135,56 +110,100 @@ impl IngestLog {
     /// # Errors
     /// If no thread can be started.
     pub fn start(
-        self,
+        mut self,
         reports: mpsc::Sender<Report>,
     ) -> io::Result<(mpsc::Sender<Request>, std::thread::JoinHandle<()>)> {
-        let (sender, requests) = mpsc::channel(REQUESTS);
-        let thread =
-            std::thread::Builder::new().name("ingest-log".into()).spawn(move || self.run(requests, &reports))?;
-        Ok((sender, thread))
-    }
-
-    /// Everything that waits is appended before one sync: the group commit.
-    fn run(mut self, mut requests: mpsc::Receiver<Request>, reports: &mpsc::Sender<Report>) {
-        while let Some(first) = requests.blocking_recv() {
-            let mut answers = Vec::new();
-            let mut appended = false;
-            let mut next = Some(first);
-            while let Some(request) = next {
-                match request {
-                    Request::Append(_) if self.failed => {}
-                    Request::Append(entry) => match self.append(&entry) {
-                        Ok(()) => appended = true,
-                        Err(error) => {
-                            error!("failed to {error}");
-                            self.failed = true;
-                            answers.push(Report::Failed);
-                        }
-                    },
-                    Request::Resume => self.failed = false,
-                    Request::Read { range, reply } => drop(reply.send(self.read(range))),
-                    Request::Release(before) => {
-                        if let Err(error) = self.log.delete_before(before) {
-                            warn!("failed to give back ingest log segments: {error}");
-                        }
+        let (sender, mut requests) = mpsc::channel(REQUESTS);
+        let work = move || {
+            while let Some(first) = requests.blocking_recv() {
+                let mut waiting = vec![first];
+                while let Ok(next) = requests.try_recv() {
+                    waiting.push(next);
+                }
+                for report in self.perform(waiting) {
+                    if reports.blocking_send(report).is_err() {
+                        return;
                     }
                 }
-                next = requests.try_recv().ok();
             }
-            if appended {
-                answers.insert(0, self.sync());
+        };
+        let thread = std::thread::Builder::new().name("ingest-log".into()).spawn(work)?;
+        Ok((sender, thread))
+    }
+}
+
+impl<S: Storage> IngestLog<S> {
+    /// Opens the log in a storage, or makes one with segments of `segment_bytes`.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn over(storage: S, segment_bytes: u64) -> Result<Self, IngestLogError> {
+        let (log, report) = SegmentLog::open(storage, 0, segment_bytes)?;
+        for lost in &report.lost {
+            warn!(from = lost.start, to = lost.end, "the ingest log was torn or damaged; what was there is lost");
+        }
+        Ok(Self { log, scratch: Vec::new(), failed: false })
+    }
+
+    /// The position after the last entry.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.log.next()
+    }
+
+    /// What is at these positions, in order.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn read(&mut self, range: Range<u64>) -> Result<Vec<Placed>, IngestLogError> {
+        let mut cursor = self.log.cursor(range.start);
+        let mut entries = Vec::new();
+        while cursor.position() < range.end {
+            match self.log.read(&mut cursor)? {
+                None => break,
+                Some(Found::Lost(_)) => {}
+                Some(Found::Record(record)) => match decode(&record.payload) {
+                    Ok(entry) => entries.push((record.first, entry)),
+                    Err(error) => error!(position = record.first, "failed to {error}; the entry is lost"),
+                },
             }
-            for answer in answers {
-                if reports.blocking_send(answer).is_err() {
-                    return;
+        }
+        Ok(entries)
+    }
+
+    /// Does what was asked for. Everything appended is synced together: the group commit.
+    pub fn perform(&mut self, requests: Vec<Request>) -> Vec<Report> {
+        let mut reports = Vec::new();
+        let mut appended = false;
+        for request in requests {
+            match request {
+                Request::Append(_) if self.failed => {}
+                Request::Append(entry) => match self.append(&entry) {
+                    Ok(()) => appended = true,
+                    Err(error) => {
+                        error!("failed to {error}");
+                        self.failed = true;
+                        reports.push(Report::Failed);
+                    }
+                },
+                Request::Resume => self.failed = false,
+                Request::Read { range, reply } => drop(reply.send(self.read(range))),
+                Request::Release(before) => {
+                    if let Err(error) = self.log.delete_before(before) {
+                        warn!("failed to give back ingest log segments: {error}");
+                    }
                 }
             }
         }
+        if appended {
+            self.sync(&mut reports);
+        }
+        reports
     }
 
     fn append(&mut self, entry: &Entry) -> Result<(), IngestLogError> {
-        let encoded = entry.batch.encode()?;
-        let stored = Stored { agent: entry.agent.clone(), batch: &encoded };
+        let encoded = entry.entry.encode()?;
+        let stored = Stored { agent: entry.agent.clone(), entry: &encoded };
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         self.scratch = postcard::to_extend(&stored, scratch)?;
@@ -192,13 +211,20 @@ impl IngestLog {
         Ok(())
     }
 
-    fn sync(&mut self) -> Report {
-        match self.log.sync() {
-            Ok(end) => Report::Durable(end),
-            Err(error) => {
-                error!("failed to make the ingest log durable: {error}");
-                Report::Broken
+    /// What a failing disk did not make durable is not in the log any more. What it did is said first: a part of what was
+    /// appended may have been synced with a segment that was full.
+    fn sync(&mut self, reports: &mut Vec<Report>) {
+        if let Err(error) = self.log.sync() {
+            error!("failed to make the ingest log durable: {error}");
+            if !std::mem::replace(&mut self.failed, true) {
+                reports.push(Report::Failed);
             }
         }
+        reports.insert(0, Report::Durable(self.log.durable()));
     }
+}
+
+fn decode(payload: &[u8]) -> Result<Entry, IngestLogError> {
+    let stored: Stored<'_> = postcard::from_bytes(payload)?;
+    Ok(Entry { agent: stored.agent, entry: SpoolEntry::decode(stored.entry)? })
 }

@@ -17,11 +17,11 @@ use quinn::{
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use shared::event::{BatchError, EventBatch};
+use shared::event::{EntryError, SpoolEntry};
 use shared::ids::AgentId;
 use shared::wire::ALPN;
 use shared::wire::frame::{self, FrameDecoder, FrameError};
-use shared::wire::message::{EdgeToHub, HubToEdge, PackedBatch, UnpackError};
+use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry, UnpackError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -92,12 +92,12 @@ pub enum LinkError {
     /// The peer sent something that is no message.
     #[error("understand the agent: {0}")]
     Frame(#[from] FrameError),
-    /// The peer sent a batch that cannot be unpacked.
+    /// The peer sent an entry that cannot be unpacked.
     #[error("understand the agent: {0}")]
     Unpack(#[from] UnpackError),
-    /// The peer sent a batch that is none.
+    /// The peer sent an entry that is none.
     #[error("understand the agent: {0}")]
-    Batch(#[from] BatchError),
+    Entry(#[from] EntryError),
     /// The connection broke.
     #[error("keep the connection: {0}")]
     Lost(String),
@@ -273,15 +273,15 @@ async fn read_messages(
 fn event(connection: ConnectionId, message: EdgeToHub) -> Result<Event, LinkError> {
     Ok(match message {
         EdgeToHub::Hello(hello) => Event::Hello { connection, hello },
-        EdgeToHub::Events(packed) => Event::Batch { connection, batch: unpack(&packed)? },
+        EdgeToHub::Entry(packed) => Event::Entry { connection, entry: unpack(&packed)? },
         EdgeToHub::Fetch { digest, offset } => Event::Fetch { connection, digest, offset },
         EdgeToHub::ModelReport(report) => Event::ModelReport { connection, report },
         EdgeToHub::Status(status) => Event::Status { connection, status },
     })
 }
 
-fn unpack(packed: &PackedBatch) -> Result<EventBatch, LinkError> {
-    Ok(EventBatch::decode(&packed.unpack()?)?)
+fn unpack(packed: &PackedEntry) -> Result<SpoolEntry, LinkError> {
+    Ok(SpoolEntry::decode(&packed.unpack()?)?)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {

@@ -245,9 +245,11 @@ impl Agent {
     async fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Append(batch) => self.to_spool(spool::Request::Append(batch)).await,
-                Effect::ReadSpool { from, batches } => self.to_spool(spool::Request::Read { from, batches }).await,
+                Effect::Append(entry) => self.to_spool(spool::Request::Append(entry)).await,
+                Effect::ReadSpool { from, entries } => self.to_spool(spool::Request::Read { from, entries }).await,
                 Effect::Release(before) => self.to_spool(spool::Request::Release(before)).await,
+                Effect::DropOldest { acked } => self.to_spool(spool::Request::DropOldest { acked }).await,
+                Effect::SettleGap { through } => self.to_spool(spool::Request::SettleGap { through }).await,
                 Effect::Acknowledge(receipt) => {
                     self.ingest.acknowledge.send_replace(Some(receipt));
                 }

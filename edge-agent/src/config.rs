@@ -18,6 +18,7 @@ use shared::config::{ConfigError, Source};
 use shared::device::DeviceKind;
 use shared::ids::{AgentId, ChannelName, ModelVersion};
 
+use crate::core::spool::WhenFull;
 use path::JsonPath;
 use topic::{StreamKey, TopicPattern};
 
@@ -221,6 +222,8 @@ pub struct Spool {
     pub max_bytes: u64,
     /// Milliseconds a reading waits at most for its group commit, in [`COMMIT_DELAY_MS`].
     pub commit_delay_ms: u64,
+    /// What happens when it is full.
+    pub when_full: WhenFull,
 }
 
 /// How the agent reports itself.
@@ -306,7 +309,7 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(config.mqtt.client_id, "tideline-box");
         assert_eq!((config.mqtt.receive_maximum, config.mqtt.max_packet_bytes), (1000, 262_144));
         assert_eq!(config.model, Model { device: DeviceKind::Flex, pin: None });
-        assert_eq!(config.spool, Spool { max_bytes: 1 << 30, commit_delay_ms: 20 });
+        assert_eq!(config.spool, Spool { max_bytes: 1 << 30, commit_delay_ms: 20, when_full: WhenFull::DropOldest });
         assert_eq!(config.status, Status { interval_ms: 1000 });
         let flow = &config.inputs[0].features[0];
         assert_eq!((flow.scale, flow.offset, flow.min, flow.max), (1.0, 0.0, f64::NEG_INFINITY, f64::INFINITY));

@@ -5,6 +5,7 @@
 //! conversation with the hub, [`model_slot`] takes models from offer to service. They do not know each other.
 
 pub mod backoff;
+pub mod ledger;
 pub mod limits;
 pub mod model_slot;
 pub mod recent;
@@ -14,16 +15,17 @@ pub mod sync;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use shared::event::{EventBatch, ModelRef, Prediction, StreamSchema, UnixMillis};
+use shared::event::{Gap, GapReason, ModelRef, Prediction, SpoolEntry, StreamSchema, UnixMillis};
 use shared::ids::{Digest, Epoch, ModelVersion, Sequence, StreamId};
 use shared::pipeline::decision::Verdict;
-use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel, StreamLedger};
+use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel};
 
 use crate::status::Rejected;
+use ledger::{Ledger, Readings, Settled};
 use limits::{ANSWERS_IN_FLIGHT, INFER_BATCH, INFER_QUEUE};
 use model_slot::ModelSlot;
-use spool::SpoolState;
-use sync::{SentBatch, SyncSession};
+use spool::{SpoolState, WhenFull};
+use sync::{Content, Delivered, SyncSession};
 
 /// Monotonic time in milliseconds since the agent's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -135,10 +137,22 @@ pub enum Event {
         /// Bytes in the spool.
         spool_bytes: u64,
     },
-    /// The disk would not take a batch. It is tried again with [`Event::Tick`].
-    AppendFailed(EventBatch),
+    /// The disk would not take an entry. It is tried again with [`Event::Tick`].
+    AppendFailed(SpoolEntry),
     /// The answer to [`Effect::ReadSpool`].
-    SpoolRead(Vec<SpooledBatch>),
+    SpoolRead(Vec<SpooledEntry>),
+    /// The answer to [`Effect::DropOldest`].
+    DroppedOldest {
+        /// What is gone now and was not before; nothing if there was nothing to drop, or the disk failed.
+        gap: Option<Gap>,
+        /// Bytes in the spool.
+        spool_bytes: u64,
+    },
+    /// The answer to [`Effect::SettleGap`], unless the disk failed.
+    GapSettled {
+        /// The hub has everything before.
+        through: Sequence,
+    },
     /// Inference answered a batch of questions with one model.
     Answered {
         /// The model.
@@ -170,35 +184,45 @@ pub enum Event {
     Tick,
 }
 
-/// A batch as it lies in the spool.
+/// An entry as it lies in the spool.
 #[derive(Debug, Clone)]
-pub struct SpooledBatch {
+pub struct SpooledEntry {
     /// Its encoding.
     pub encoded: Vec<u8>,
     /// Its content.
-    pub batch: EventBatch,
+    pub entry: SpoolEntry,
 }
 
 /// What to do.
 #[derive(Debug)]
 pub enum Effect {
     /// Append to the spool; answered by `Durable` or `AppendFailed`.
-    Append(EventBatch),
+    Append(SpoolEntry),
     /// Acknowledge this message and all before it.
     Acknowledge(Receipt),
     /// Ask inference; answered by `Answered`.
     Infer(Vec<Question>),
     /// Publish to MQTT.
     Publish(Vec<Published>),
-    /// Read batches from the spool; answered by `SpoolRead`.
+    /// Read entries from the spool; answered by `SpoolRead`.
     ReadSpool {
-        /// From the batch that holds this sequence on.
+        /// From the entry that holds this sequence on.
         from: Sequence,
         /// At most so many.
-        batches: usize,
+        entries: usize,
     },
-    /// Give back the spool's segments before this sequence.
+    /// Give back the spool's segments before this sequence; answered by `Durable`, which says how full it is now.
     Release(Sequence),
+    /// Put a gap record in the place of the oldest events; answered by `DroppedOldest`.
+    DropOldest {
+        /// The hub has everything before.
+        acked: Sequence,
+    },
+    /// Note durably, in the gap record at the front of the spool, what the hub has of it; answered by `GapSettled`.
+    SettleGap {
+        /// The hub has everything before.
+        through: Sequence,
+    },
     /// Remember durably how far the hub has acknowledged, and the ledger at that point; answered by `Checkpointed`.
     Checkpoint(Checkpoint),
     /// Connect to the hub; answered by `LinkUp` or `LinkDown`.
@@ -231,8 +255,8 @@ pub struct Checkpoint {
     pub epoch: Epoch,
     /// The first sequence the hub does not have.
     pub acked: Sequence,
-    /// Readings delivered per stream.
-    pub delivered: BTreeMap<StreamId, u64>,
+    /// What was settled then, per stream.
+    pub settled: BTreeMap<StreamId, Settled>,
 }
 
 /// What the agent knows when it starts.
@@ -248,10 +272,14 @@ pub struct Start {
     pub spool_bytes: u64,
     /// The last checkpoint of this epoch, if any.
     pub checkpoint: Option<Checkpoint>,
-    /// What lies in the spool from the checkpoint on, per stream: readings.
-    pub pending: BTreeMap<StreamId, u64>,
+    /// Readings in the spool from the checkpoint on.
+    pub pending: Readings,
+    /// Gaps in the spool that reach beyond the checkpoint.
+    pub gaps: Vec<Gap>,
     /// Message ids of the newest readings in the spool, oldest first.
     pub recent_ids: Vec<u64>,
+    /// Where the newest entries of events in the spool begin, and how many they hold, oldest first.
+    pub recent_entries: Vec<(Sequence, u32)>,
     /// The newest readings in the spool: those answered before are marked as warm-up.
     pub unfinished: Vec<Question>,
     /// The model that served before, if it is still there.
@@ -273,8 +301,10 @@ pub struct Settings {
     pub has_hub: bool,
     /// How long an event may wait for its group commit.
     pub commit_delay_ms: u64,
-    /// The spool's limit in bytes. Above it nothing more is taken in.
+    /// The spool's limit in bytes, for all that it ever writes.
     pub spool_max_bytes: u64,
+    /// What happens at the limit.
+    pub when_full: WhenFull,
     /// The broker's redeliveries can reach back this far.
     pub receive_maximum: usize,
 }
@@ -287,7 +317,7 @@ pub struct EdgeCore {
     slot: ModelSlot,
     questions: VecDeque<Question>,
     questions_in_flight: usize,
-    ledger: BTreeMap<StreamId, StreamLedger>,
+    ledger: Ledger,
     rejected: BTreeMap<&'static str, u64>,
     unanswered: BTreeMap<&'static str, u64>,
     answered: u64,
@@ -301,16 +331,8 @@ impl EdgeCore {
     pub fn new(settings: Settings, start: Start, seed: u64) -> (Self, Vec<Effect>) {
         let acked = start.checkpoint.as_ref().map_or(start.oldest, |checkpoint| checkpoint.acked);
         let spool = SpoolState::new(&settings, &start);
-        let mut ledger: BTreeMap<StreamId, StreamLedger> = BTreeMap::new();
-        let delivered = start.checkpoint.map(|checkpoint| checkpoint.delivered).unwrap_or_default();
-        for (stream, count) in delivered {
-            let entry = ledger_of(&mut ledger, &stream);
-            entry.accepted += count;
-            entry.delivered += count;
-        }
-        for (stream, count) in start.pending {
-            ledger_of(&mut ledger, &stream).accepted += count;
-        }
+        let settled = start.checkpoint.map(|checkpoint| checkpoint.settled).unwrap_or_default();
+        let ledger = Ledger::restore(acked, settled, &start.gaps, start.pending);
         let mut core = Self {
             spool,
             sync: SyncSession::new(&settings, start.epoch, acked, start.next, seed),
@@ -340,15 +362,23 @@ impl EdgeCore {
                 self.spool.durable(end, spool_bytes, effects);
                 self.sync.durable(end);
             }
-            Event::AppendFailed(batch) => self.spool.append_failed(now, batch),
-            Event::SpoolRead(batches) => self.sync.spool_read(batches, effects),
+            Event::AppendFailed(entry) => self.spool.append_failed(now, entry),
+            Event::SpoolRead(entries) => self.sync.spool_read(now, entries, effects),
+            Event::DroppedOldest { gap, spool_bytes } => {
+                self.spool.dropped_oldest(now, gap.is_some(), spool_bytes);
+                if let Some(gap) = gap {
+                    self.ledger.stage(&gap, self.sync.acked_through());
+                    self.sync.dropped(&gap);
+                }
+            }
+            Event::GapSettled { through } => {
+                self.ledger.settle_fates(through);
+                self.sync.gap_settled();
+            }
             Event::Answered { model, answers } => self.answered(now, &model, answers, effects),
             Event::Checkpointed { acked } => effects.push(self.release(acked)),
             Event::LinkUp => self.sync.link_up(now, self.slot.serving(), effects),
-            Event::LinkDown => {
-                self.sync.link_down(now);
-                self.slot.link_down();
-            }
+            Event::LinkDown => self.sync.link_down(now),
             Event::FromHub(message) => self.hub_said(now, message, effects),
             Event::ModelLoaded(model) => self.slot.loaded(model, effects),
             Event::ModelRefused { model, reason } => self.slot.refused(&model, reason, effects),
@@ -376,10 +406,11 @@ impl EdgeCore {
             counts.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
         };
         AgentStatus {
-            ledger: self.ledger.values().cloned().collect(),
+            ledger: self.ledger.by_stream(),
             spool_bytes: self.spool.bytes(),
             unanswered: counts(&self.unanswered),
             rejected: counts(&self.rejected),
+            gone: self.ledger.gone(),
         }
     }
 
@@ -427,13 +458,13 @@ impl EdgeCore {
                 return;
             }
         };
-        let entry = ledger_of(&mut self.ledger, &reading.schema.stream);
+        let stream = &reading.schema.stream;
         if self.spool.is_duplicate(&reading) {
-            entry.duplicates += 1;
+            self.ledger.duplicate(stream);
             self.spool.pass(message.receipt, effects);
             return;
         }
-        entry.accepted += 1;
+        self.ledger.accept(stream);
         if self.slot.serving().is_none() {
             *self.unanswered.entry("no_model").or_default() += 1;
         } else if self.questions.len() >= INFER_QUEUE {
@@ -494,7 +525,7 @@ impl EdgeCore {
             }
             HubToEdge::Acked { epoch, next } => {
                 let delivered = self.sync.acked(epoch, next, effects);
-                self.deliver(delivered);
+                self.deliver(&delivered);
             }
             HubToEdge::Offer(offer) => self.slot.offered(offer, effects),
             HubToEdge::Chunk { digest, offset, bytes } => self.slot.chunk(digest, offset, bytes, effects),
@@ -502,17 +533,33 @@ impl EdgeCore {
         }
     }
 
-    fn deliver(&mut self, batches: Vec<SentBatch>) {
-        for (stream, count) in batches.into_iter().flat_map(|batch| batch.readings) {
-            ledger_of(&mut self.ledger, &stream).delivered += count;
+    fn deliver(&mut self, delivered: &[Delivered]) {
+        for Delivered { end, content } in delivered {
+            match content {
+                Content::Readings(readings) => self.ledger.deliver(readings),
+                Content::Dropped => self.ledger.mark_at_hub(*end),
+                Content::Gap(GapReason::Damaged) => self.ledger.lose_unknown(),
+                Content::Gap(GapReason::DropOldest) => {}
+            }
+            self.ledger.settle(*end);
+        }
+        if self.sync.acked_through() == self.spool.next() {
+            self.ledger.close();
         }
     }
 
     /// What follows from the state, whatever the event was.
     fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         self.spool.poll(now, effects);
+        if self.spool.wants_drop(now) {
+            effects.push(Effect::DropOldest { acked: self.sync.acked_through() });
+        }
         let delivered = self.sync.poll(now, effects);
-        self.deliver(delivered);
+        self.deliver(&delivered);
+        if !self.sync.is_live() {
+            // Also before the connection is gone: what is said after a hang-up is lost.
+            self.slot.link_down();
+        }
         while self.questions_in_flight < ANSWERS_IN_FLIGHT && !self.questions.is_empty() && self.slot.can_answer() {
             let count = self.questions.len().min(INFER_BATCH);
             effects.push(Effect::Infer(self.questions.drain(..count).collect()));
@@ -526,32 +573,26 @@ impl EdgeCore {
 
     fn checkpoint(&mut self, effects: &mut Vec<Effect>) {
         let acked = self.sync.acked_through();
-        let due = self.checkpointed.is_none_or(|last| acked.0 >= last.0 + limits::CHECKPOINT_EVENTS);
+        // A full spool takes nothing in until something is given back, and that takes a checkpoint.
+        let step = if self.spool.is_full() { 1 } else { limits::CHECKPOINT_EVENTS };
+        let due = self.checkpointed.is_none_or(|last| acked.0 >= last.0 + step);
         if due && acked > Sequence(0) {
             self.checkpointed = Some(acked);
             effects.push(Effect::Checkpoint(Checkpoint {
                 epoch: self.spool.epoch(),
                 acked,
-                delivered: self.ledger.values().map(|entry| (entry.stream.clone(), entry.delivered)).collect(),
+                settled: self.ledger.settled(),
             }));
         }
     }
 
     /// Gives back what the hub has, but for the newest events, from which a restarted agent knows redeliveries.
     fn release(&self, acked: Sequence) -> Effect {
-        // Two events per message: the reading and its prediction.
-        let keep = limits::RECENT_EVENTS.max(2 * self.settings.receive_maximum as u64);
-        Effect::Release(Sequence(acked.0.saturating_sub(keep)))
+        // Two events per message: the reading and its prediction. A full spool needs the room of what is beyond need.
+        let least = 2 * self.settings.receive_maximum as u64;
+        let keep = if self.spool.is_full() { least } else { limits::RECENT_EVENTS.max(least) };
+        Effect::Release(acked.min(self.spool.start_of_newest(keep)))
     }
-}
-
-fn ledger_of<'a>(ledger: &'a mut BTreeMap<StreamId, StreamLedger>, stream: &StreamId) -> &'a mut StreamLedger {
-    ledger.entry(stream.clone()).or_insert_with(|| StreamLedger {
-        stream: stream.clone(),
-        accepted: 0,
-        delivered: 0,
-        duplicates: 0,
-    })
 }
 
 #[cfg(test)]

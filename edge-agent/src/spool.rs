@@ -2,17 +2,20 @@
 //!
 //! Appends that arrive while the disk is busy are synced together: that is the group commit's second half.
 
+mod gaps;
+
 use std::io;
 use std::path::Path;
 
-use shared::event::{BatchError, EventBatch};
+use shared::event::{Gap, GapReason, SpoolEntry};
 use shared::ids::{Epoch, Sequence};
+use shared::limits::{RESERVE_BYTES, SEGMENT_BYTES};
 use shared::seglog::file::Directory;
-use shared::seglog::{Cursor, LogError, SegmentLog};
+use shared::seglog::{Cursor, Found, LogError, SegmentLog, Storage};
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
-use crate::core::{Event, SpooledBatch};
+use crate::core::{Event, SpooledEntry};
 
 /// Requests that may wait: the core has at most a few commits and one read under way.
 const REQUESTS: usize = 64;
@@ -21,21 +24,26 @@ const REQUESTS: usize = 64;
 #[derive(Debug)]
 pub enum Request {
     /// Append; answered by `Durable` or `AppendFailed`.
-    Append(EventBatch),
+    Append(SpoolEntry),
     /// Read; answered by `SpoolRead`.
     Read {
-        /// From the batch that holds this sequence on.
+        /// From the entry that holds this sequence on.
         from: Sequence,
         /// At most so many.
-        batches: usize,
+        entries: usize,
     },
-    /// Give back segments before this sequence.
+    /// Give back segments before this sequence; answered by `Durable`.
     Release(Sequence),
-}
-
-/// An open spool.
-pub struct Spool {
-    log: SegmentLog<Directory>,
+    /// Put a gap record in the place of the oldest events; answered by `DroppedOldest`.
+    DropOldest {
+        /// The hub has everything before.
+        acked: Sequence,
+    },
+    /// Note in the gap record at the front what the hub has of it; answered by `GapSettled`.
+    SettleGap {
+        /// The hub has everything before.
+        through: Sequence,
+    },
 }
 
 /// Why a spool cannot be used.
@@ -49,7 +57,7 @@ pub enum SpoolError {
         /// What the disk said.
         source: io::Error,
     },
-    /// The log is damaged or the disk fails.
+    /// The disk fails, or the log is of a newer release.
     #[error("use spool {path}: {source}")]
     Log {
         /// The folder.
@@ -57,30 +65,79 @@ pub enum SpoolError {
         /// What is wrong.
         source: LogError,
     },
-    /// A record is no batch.
-    #[error("read spool {path}: {source}")]
-    Batch {
-        /// The folder.
-        path: String,
-        /// What is wrong.
-        source: BatchError,
-    },
 }
 
-impl Spool {
-    /// Opens the spool in `path`, or makes one. The second value tells whether it was made.
+/// An open spool.
+pub struct Spool<S: Storage = Directory> {
+    log: SegmentLog<S>,
+    /// The epoch of everything in it.
+    epoch: Epoch,
+    cursor: Option<Cursor>,
+}
+
+/// A spool that was just opened, whose epoch is not settled.
+pub struct Opened<S: Storage = Directory> {
+    log: SegmentLog<S>,
+    /// Whether there was none, and it was made.
+    pub created: bool,
+    /// The epoch of what is in it, if anything is.
+    pub epoch: Option<Epoch>,
+}
+
+impl Opened {
+    /// Opens the spool in `path`, or makes one.
     ///
     /// # Errors
-    /// If the disk fails or the log is damaged anywhere but at its torn end.
-    pub fn open(path: &Path) -> Result<(Self, bool), SpoolError> {
+    /// If the disk fails.
+    pub fn open(path: &Path) -> Result<Self, SpoolError> {
         let name = path.display().to_string();
-        let directory = Directory::open(path).map_err(|source| SpoolError::Directory { path: name.clone(), source })?;
-        let (log, report) =
-            SegmentLog::open(directory, 0).map_err(|source| SpoolError::Log { path: name.clone(), source })?;
-        if report.torn_bytes > 0 {
-            warn!(bytes = report.torn_bytes, "cut a torn write off the spool; it was never acknowledged");
+        let directory = Directory::open(path, RESERVE_BYTES)
+            .map_err(|source| SpoolError::Directory { path: name.clone(), source })?;
+        Self::over(directory, SEGMENT_BYTES).map_err(|source| SpoolError::Log { path: name, source })
+    }
+}
+
+impl<S: Storage> Opened<S> {
+    /// Opens the spool in a storage, or makes one with segments of `segment_bytes`.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn over(storage: S, segment_bytes: u64) -> Result<Self, LogError> {
+        let (mut log, report) = SegmentLog::open(storage, 0, segment_bytes)?;
+        for lost in &report.lost {
+            warn!(
+                from = lost.start,
+                to = lost.end,
+                "the spool was torn or damaged; a gap record stands for what was there"
+            );
         }
-        Ok((Self { log }, report.created))
+        let epoch = first_epoch(&mut log)?;
+        Ok(Self { log, created: report.created, epoch })
+    }
+
+    /// The spool, all of which has this epoch.
+    pub fn settle(self, epoch: Epoch) -> Spool<S> {
+        Spool { log: self.log, epoch, cursor: None }
+    }
+}
+
+fn first_epoch<S: Storage>(log: &mut SegmentLog<S>) -> Result<Option<Epoch>, LogError> {
+    let mut cursor = log.cursor(0);
+    while let Some(found) = log.read(&mut cursor)? {
+        if let Found::Record(record) = found
+            && let Ok(entry) = SpoolEntry::decode(&record.payload)
+        {
+            return Ok(Some(entry.epoch()));
+        }
+    }
+    Ok(None)
+}
+
+impl<S: Storage> Spool<S> {
+    /// The epoch of everything in it.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// The sequence after the last event.
@@ -101,131 +158,82 @@ impl Spool {
         self.log.bytes()
     }
 
-    /// The epoch of the events in the spool, unless there are none.
+    /// Hands every entry from the one that holds `from` on to `visit`.
     ///
     /// # Errors
-    /// If the first record cannot be read.
-    pub fn epoch(&self) -> Result<Option<Epoch>, SpoolError> {
-        let mut cursor = self.log.cursor(0);
-        Ok(self.read(&mut cursor)?.map(|spooled| spooled.batch.epoch))
-    }
-
-    /// Hands every batch from the one that holds `from` on to `visit`.
-    ///
-    /// # Errors
-    /// If a record cannot be read.
-    pub fn scan(&self, from: Sequence, mut visit: impl FnMut(&EventBatch)) -> Result<(), SpoolError> {
+    /// If the disk fails.
+    pub fn scan(&mut self, from: Sequence, mut visit: impl FnMut(&SpoolEntry)) -> Result<(), LogError> {
         let mut cursor = self.log.cursor(from.0);
         while let Some(spooled) = self.read(&mut cursor)? {
-            visit(&spooled.batch);
+            visit(&spooled.entry);
         }
         Ok(())
     }
 
-    fn read(&self, cursor: &mut Cursor) -> Result<Option<SpooledBatch>, SpoolError> {
-        let path = || "spool".to_owned();
-        let record = self.log.read(cursor).map_err(|source| SpoolError::Log { path: path(), source })?;
-        record
-            .map(|record| {
-                let batch =
-                    EventBatch::decode(&record.payload).map_err(|source| SpoolError::Batch { path: path(), source })?;
-                Ok(SpooledBatch { encoded: record.payload, batch })
-            })
-            .transpose()
-    }
-
-    /// Starts the spool's thread. It ends when the sender is dropped and what it was asked for is done; `Ok` then.
-    ///
-    /// # Errors
-    /// If no thread can be started.
-    pub fn start(
-        self,
-        events: mpsc::Sender<Event>,
-    ) -> io::Result<(mpsc::Sender<Request>, std::thread::JoinHandle<()>)> {
-        let (sender, requests) = mpsc::channel(REQUESTS);
-        let thread = std::thread::Builder::new()
-            .name("spool".into())
-            .spawn(move || Worker::new(self.log).run(requests, &events))?;
-        Ok((sender, thread))
-    }
-}
-
-struct Worker {
-    spool: Spool,
-    cursor: Option<Cursor>,
-}
-
-impl Worker {
-    fn new(log: SegmentLog<Directory>) -> Self {
-        Self { spool: Spool { log }, cursor: None }
-    }
-
-    fn run(mut self, mut requests: mpsc::Receiver<Request>, events: &mpsc::Sender<Event>) {
-        while let Some(first) = requests.blocking_recv() {
-            let mut answers = Vec::new();
-            let mut appended = Vec::new();
-            let mut next = Some(first);
-            while let Some(request) = next {
-                match request {
-                    Request::Append(batch) => match self.append(&batch) {
-                        Ok(()) => appended.push(batch),
-                        Err(error) => {
-                            error!("failed to append to the spool: {error}; trying again");
-                            answers.push(Event::AppendFailed(batch));
-                        }
-                    },
-                    Request::Read { from, batches } => answers.push(self.read_batches(from, batches)),
-                    Request::Release(before) => {
-                        if let Err(error) = self.spool.log.delete_before(before.0) {
-                            warn!("failed to give back spool segments: {error}; trying again with the next ones");
-                        }
-                        // A spool at its limit takes nothing in until it hears that there is room again.
-                        answers.push(self.state());
+    /// Does what was asked for; everything appended is synced together, last.
+    pub fn perform(&mut self, requests: Vec<Request>) -> Vec<Event> {
+        let mut answers = Vec::new();
+        let mut appended = Vec::new();
+        for request in requests {
+            match request {
+                Request::Append(entry) => match self.append(&entry) {
+                    Ok(()) => appended.push(entry),
+                    Err(error) => {
+                        error!("failed to append to the spool: {error}; trying again");
+                        answers.push(Event::AppendFailed(entry));
                     }
+                },
+                Request::Read { from, entries } => answers.push(self.read_entries(from, entries)),
+                Request::Release(before) => {
+                    if let Err(error) = self.log.delete_before(before.0) {
+                        warn!("failed to give back spool segments: {error}; trying again with the next ones");
+                    }
+                    // A spool at its limit takes nothing in until it hears that there is room again.
+                    answers.push(self.state());
                 }
-                next = requests.try_recv().ok();
-            }
-            if !appended.is_empty() {
-                answers.push(self.sync());
-            }
-            for answer in answers {
-                if events.blocking_send(answer).is_err() {
-                    return;
-                }
+                Request::DropOldest { acked } => answers.push(self.drop_oldest(acked)),
+                Request::SettleGap { through } => answers.extend(self.settle_gap(through)),
             }
         }
+        if !appended.is_empty() {
+            self.sync(appended, &mut answers);
+        }
+        answers
     }
 
-    fn append(&mut self, batch: &EventBatch) -> Result<(), String> {
+    fn append(&mut self, entry: &SpoolEntry) -> Result<(), String> {
         // After a failed append those behind it must not slip into its place.
-        if batch.first.0 != self.spool.log.next() {
-            return Err(format!("batch {} does not follow {}", batch.first, self.spool.log.next()));
+        if entry.first().0 != self.log.next() {
+            return Err(format!("entry {} does not follow {}", entry.first(), self.log.next()));
         }
-        let encoded = batch.encode().map_err(|error| error.to_string())?;
-        self.spool.log.append(batch.events.len() as u32, &encoded).map_err(|error| error.to_string())?;
+        let encoded = entry.encode().map_err(|error| error.to_string())?;
+        self.log.append(entry.count(), &encoded).map_err(|error| error.to_string())?;
         Ok(())
     }
 
-    fn sync(&mut self) -> Event {
-        if let Err(error) = self.spool.log.sync() {
-            // What the log has is not durable, and nothing may be acknowledged; the next sync may succeed.
+    /// What a failing disk did not make durable is not in the log any more, and is to be appended again.
+    fn sync(&mut self, appended: Vec<SpoolEntry>, answers: &mut Vec<Event>) {
+        if let Err(error) = self.log.sync() {
             error!("failed to make the spool durable: {error}; acknowledgements wait");
         }
-        self.state()
+        let durable = Sequence(self.log.durable());
+        let lost = appended.into_iter().filter(|entry| entry.end() > durable);
+        answers.extend(lost.map(Event::AppendFailed));
+        answers.push(self.state());
     }
 
     fn state(&self) -> Event {
-        Event::Durable { end: Sequence(self.spool.log.durable()), spool_bytes: self.spool.log.bytes() }
+        Event::Durable { end: Sequence(self.log.durable()), spool_bytes: self.log.bytes() }
     }
 
-    fn read_batches(&mut self, from: Sequence, batches: usize) -> Event {
+    fn read_entries(&mut self, from: Sequence, entries: usize) -> Event {
         let mut cursor = match self.cursor.take() {
             Some(cursor) if cursor.position() == from.0 => cursor,
-            Some(_) | None => self.spool.log.cursor(from.0),
+            Some(_) | None => self.log.cursor(from.0),
         };
-        let mut read = Vec::with_capacity(batches);
-        while read.len() < batches {
-            match self.spool.read(&mut cursor) {
+        let mut read = Vec::with_capacity(entries);
+        while read.len() < entries {
+            match self.read(&mut cursor) {
                 Ok(Some(spooled)) => read.push(spooled),
                 Ok(None) => break,
                 Err(error) => {
@@ -236,5 +244,58 @@ impl Worker {
         }
         self.cursor = Some(cursor);
         Event::SpoolRead(read)
+    }
+
+    /// The next entry. In the place of what is damaged there is a gap.
+    fn read(&mut self, cursor: &mut Cursor) -> Result<Option<SpooledEntry>, LogError> {
+        Ok(match self.log.read(cursor)? {
+            None => None,
+            Some(Found::Record(record)) => {
+                let (first, count) = (record.first, record.count);
+                match SpoolEntry::decode(&record.payload) {
+                    Ok(entry) => Some(SpooledEntry { encoded: record.payload, entry }),
+                    Err(error) => {
+                        error!(first, count, "failed to understand what is in the spool: {error}");
+                        Some(self.damaged(first, u64::from(count)))
+                    }
+                }
+            }
+            Some(Found::Lost(range)) => Some(self.damaged(range.start, range.end - range.start)),
+        })
+    }
+
+    fn damaged(&self, first: u64, count: u64) -> SpooledEntry {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let entry = SpoolEntry::Gap(Gap::unknown(self.epoch, Sequence(first), count, GapReason::Damaged));
+        // A gap of one part without readings is far below the limit.
+        SpooledEntry { encoded: entry.encode().unwrap_or_default(), entry }
+    }
+}
+
+impl Spool {
+    /// Starts the spool's thread. It ends when the sender is dropped and what it was asked for is done.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start(
+        mut self,
+        events: mpsc::Sender<Event>,
+    ) -> io::Result<(mpsc::Sender<Request>, std::thread::JoinHandle<()>)> {
+        let (sender, mut requests) = mpsc::channel(REQUESTS);
+        let work = move || {
+            while let Some(first) = requests.blocking_recv() {
+                let mut waiting = vec![first];
+                while let Ok(next) = requests.try_recv() {
+                    waiting.push(next);
+                }
+                for answer in self.perform(waiting) {
+                    if events.blocking_send(answer).is_err() {
+                        return;
+                    }
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("spool".into()).spawn(work)?;
+        Ok((sender, thread))
     }
 }

@@ -49,7 +49,10 @@ pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Teleme
     let status = core.status();
     let counters = telemetry.snapshot();
     let total = |of: fn(&shared::wire::message::StreamLedger) -> u64| status.ledger.iter().map(of).sum::<u64>();
-    let (accepted, delivered) = (total(|entry| entry.accepted), total(|entry| entry.delivered));
+    let mut dropped = std::collections::BTreeMap::new();
+    for (reason, count) in status.ledger.iter().flat_map(|entry| &entry.dropped) {
+        *dropped.entry(reason.as_str()).or_insert(0) += count;
+    }
     let counts = |counts: &[(String, u64)]| counts.iter().cloned().collect::<std::collections::BTreeMap<_, _>>();
     json!({
         "agent": agent.as_str(),
@@ -64,9 +67,10 @@ pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Teleme
         "hub": { "connected": core.is_connected(), "problem": core.hub_problem() },
         "broker": { "connected": counters.broker_connected },
         "readings": {
-            "accepted": accepted,
-            "delivered": delivered,
-            "pending": accepted - delivered,
+            "accepted": total(|entry| entry.accepted),
+            "delivered": total(|entry| entry.delivered),
+            "pending": total(shared::wire::message::StreamLedger::pending),
+            "dropped": dropped,
             "duplicates": total(|entry| entry.duplicates),
             "rejected": counts(&status.rejected),
             "overflowed": counters.overflowed,
@@ -78,11 +82,13 @@ pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Teleme
             "mean_inference_us": counters.inference_us,
         },
         "spool_bytes": status.spool_bytes,
+        "gone_sequences": counts(&status.gone),
         "streams": status.ledger.iter().map(|entry| json!({
             "stream": entry.stream.as_str(),
             "accepted": entry.accepted,
             "delivered": entry.delivered,
-            "pending": entry.accepted - entry.delivered,
+            "pending": entry.pending(),
+            "dropped": counts(&entry.dropped),
             "duplicates": entry.duplicates,
         })).collect::<Vec<_>>(),
     })
@@ -162,8 +168,12 @@ pub fn to_text(report: &Value) -> String {
         format!("broker       {broker}"),
         format!("hub          {hub}"),
         format!(
-            "readings     {} accepted = {} delivered + {} pending; {} duplicates dropped",
-            readings["accepted"], readings["delivered"], readings["pending"], readings["duplicates"]
+            "readings     {} accepted = {} delivered + {} pending + {} dropped; {} duplicates left out",
+            readings["accepted"],
+            readings["delivered"],
+            readings["pending"],
+            readings["dropped"].as_object().map_or(0, |counts| counts.values().filter_map(Value::as_u64).sum()),
+            readings["duplicates"]
         ),
         format!(
             "predictions  {} answered, {:.0} us each",
@@ -172,7 +182,10 @@ pub fn to_text(report: &Value) -> String {
         ),
         format!("spool        {} bytes", report["spool_bytes"]),
     ];
-    for (what, counts) in [("rejected", &readings["rejected"]), ("unanswered", &report["predictions"]["unanswered"])] {
+    let unanswered = &report["predictions"]["unanswered"];
+    for (what, counts) in
+        [("dropped", &readings["dropped"]), ("rejected", &readings["rejected"]), ("unanswered", unanswered)]
+    {
         if let Some(counts) = counts.as_object().filter(|counts| !counts.is_empty()) {
             let counts: Vec<String> = counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
             lines.push(format!("{what:<12} {}", counts.join(", ")));

@@ -1,13 +1,18 @@
 //! Events: what the spool stores and the link carries.
 //!
-//! The unit is the [`EventBatch`], the events of one group commit. It is encoded once, when it is committed on the
-//! box; the same bytes lie in the spool, travel to the hub and lie in the hub's ingest log. Names of streams, channels
-//! and models stand once per batch, and events refer to them by index, so that a batch can be read with nothing else.
+//! The unit is the [`SpoolEntry`]: an [`EventBatch`], the events of one group commit, or a [`Gap`], the word that events
+//! are gone. It is encoded once, when it is committed on the box; the same bytes lie in the spool, travel to the hub and
+//! lie in the hub's ingest log. Names of streams, channels and models stand once per entry, and events refer to them by
+//! index, so that an entry can be read with nothing else.
+
+pub mod gap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ChannelName, Epoch, ModelName, ModelVersion, Sequence, StreamId};
 use crate::limits::{COMMIT_MAX_EVENTS, MAX_BATCH_BYTES, MAX_CHANNELS};
+
+pub use gap::{Fate, Gap, GapPart, GapReason};
 
 /// Milliseconds since the Unix epoch, UTC. May be before 1970.
 pub type UnixMillis = i64;
@@ -88,26 +93,124 @@ pub struct EventBatch {
     pub events: Vec<Event>,
 }
 
-/// Why bytes are not a batch.
+/// What one record of a spool holds. It covers sequences without a hole. New kinds are added at the end, so that older
+/// data stays readable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum SpoolEntry {
+    /// The events of one group commit.
+    Events(EventBatch),
+    /// Events that are gone, and why.
+    Gap(Gap),
+}
+
+/// Why bytes are not an entry.
 #[derive(Debug, thiserror::Error)]
-pub enum BatchError {
-    /// More bytes than a batch may have.
-    #[error("event batch has {bytes} bytes, at most {MAX_BATCH_BYTES} are allowed")]
+pub enum EntryError {
+    /// More bytes than an entry may have.
+    #[error("spool entry has {bytes} bytes, at most {MAX_BATCH_BYTES} are allowed")]
     TooLarge {
         /// Its size.
         bytes: usize,
     },
-    /// The bytes are not the encoding of a batch.
-    #[error("event batch is malformed: {0}")]
+    /// The bytes are not the encoding of an entry.
+    #[error("spool entry is malformed: {0}")]
     Malformed(#[from] postcard::Error),
-    /// The batch decodes but contradicts itself.
-    #[error("event batch from sequence {first} is inconsistent: {problem}")]
+    /// The entry decodes but contradicts itself.
+    #[error("spool entry from sequence {first} is inconsistent: {problem}")]
     Inconsistent {
-        /// Where the batch starts.
+        /// Where the entry starts.
         first: Sequence,
         /// What contradicts what.
         problem: &'static str,
     },
+}
+
+impl SpoolEntry {
+    /// The epoch of the spool it was committed to.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        match self {
+            Self::Events(batch) => batch.epoch,
+            Self::Gap(gap) => gap.epoch,
+        }
+    }
+
+    /// Its first sequence.
+    #[must_use]
+    pub fn first(&self) -> Sequence {
+        match self {
+            Self::Events(batch) => batch.first,
+            Self::Gap(gap) => gap.first,
+        }
+    }
+
+    /// The sequence after the last one it covers.
+    #[must_use]
+    pub fn end(&self) -> Sequence {
+        match self {
+            Self::Events(batch) => batch.end(),
+            Self::Gap(gap) => gap.end(),
+        }
+    }
+
+    /// How many sequences it covers, at least 1.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        // Decoding has checked that it fits.
+        u32::try_from(self.end().0 - self.first().0).unwrap_or(u32::MAX)
+    }
+
+    /// Its events; a gap has none.
+    #[must_use]
+    pub fn batch(&self) -> Option<&EventBatch> {
+        match self {
+            Self::Events(batch) => Some(batch),
+            Self::Gap(_) => None,
+        }
+    }
+
+    /// Leaves out what lies before `sequence`, which is inside of what it covers.
+    pub fn trim(&mut self, sequence: Sequence) {
+        match self {
+            Self::Events(batch) => {
+                let known = sequence.0.saturating_sub(batch.first.0) as usize;
+                batch.events.drain(..known.min(batch.events.len()));
+                batch.first = batch.first.max(sequence);
+            }
+            Self::Gap(gap) => gap.trim(sequence),
+        }
+    }
+
+    /// The entry as bytes.
+    ///
+    /// # Errors
+    /// If it is larger than [`MAX_BATCH_BYTES`].
+    pub fn encode(&self) -> Result<Vec<u8>, EntryError> {
+        let bytes = postcard::to_allocvec(self)?;
+        if bytes.len() > MAX_BATCH_BYTES {
+            return Err(EntryError::TooLarge { bytes: bytes.len() });
+        }
+        Ok(bytes)
+    }
+
+    /// Reads and checks an entry: after this every index holds and every reading has its schema's width.
+    ///
+    /// # Errors
+    /// If the bytes are too many, not an entry, or one that contradicts itself.
+    pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
+        if bytes.len() > MAX_BATCH_BYTES {
+            return Err(EntryError::TooLarge { bytes: bytes.len() });
+        }
+        let entry: Self = postcard::from_bytes(bytes)?;
+        let problem = match &entry {
+            Self::Events(batch) => batch.inconsistency(),
+            Self::Gap(gap) => gap.inconsistency(),
+        };
+        match problem {
+            Some(problem) => Err(EntryError::Inconsistent { first: entry.first(), problem }),
+            None => Ok(entry),
+        }
+    }
 }
 
 impl EventBatch {
@@ -117,31 +220,16 @@ impl EventBatch {
         self.first.plus(self.events.len() as u64)
     }
 
-    /// The batch as bytes.
-    ///
-    /// # Errors
-    /// If the batch is larger than [`MAX_BATCH_BYTES`].
-    pub fn encode(&self) -> Result<Vec<u8>, BatchError> {
-        let bytes = postcard::to_allocvec(self)?;
-        if bytes.len() > MAX_BATCH_BYTES {
-            return Err(BatchError::TooLarge { bytes: bytes.len() });
+    /// Readings per stream, by index into [`Self::streams`].
+    #[must_use]
+    pub fn readings_by_stream(&self) -> Vec<u32> {
+        let mut counts = vec![0; self.streams.len()];
+        for event in &self.events {
+            if let Event::Reading(reading) = event {
+                counts[usize::from(reading.stream)] += 1;
+            }
         }
-        Ok(bytes)
-    }
-
-    /// Reads and checks a batch: after this every index holds and every reading has its schema's width.
-    ///
-    /// # Errors
-    /// If the bytes are too many, not a batch, or a batch that contradicts itself.
-    pub fn decode(bytes: &[u8]) -> Result<Self, BatchError> {
-        if bytes.len() > MAX_BATCH_BYTES {
-            return Err(BatchError::TooLarge { bytes: bytes.len() });
-        }
-        let batch: Self = postcard::from_bytes(bytes)?;
-        match batch.inconsistency() {
-            Some(problem) => Err(BatchError::Inconsistent { first: batch.first, problem }),
-            None => Ok(batch),
-        }
+        counts
     }
 
     fn inconsistency(&self) -> Option<&'static str> {
@@ -213,39 +301,40 @@ pub(crate) mod tests {
         }
     }
 
-    fn hex(bytes: &[u8]) -> String {
+    pub(crate) fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]
     fn golden_bytes_of_a_batch() {
-        let bytes = sample_batch().encode().expect("encodes");
+        let entry = SpoolEntry::Events(sample_batch());
+        let bytes = entry.encode().expect("encodes");
         assert_eq!(
             hex(&bytes),
-            "0307010b706c616e742f70756d70310204666c6f770763757272656e7401047075\
+            "000307010b706c616e742f70756d70310204666c6f770763757272656e7401047075\
              6d7002020000d00f010902000000000000f83f00000000000000c00100000 7d00f0000003f0000803f00"
                 .replace(' ', "")
         );
-        assert_eq!(EventBatch::decode(&bytes).expect("decodes"), sample_batch());
+        assert_eq!(SpoolEntry::decode(&bytes).expect("decodes"), entry);
     }
 
     #[test]
     fn a_batch_that_contradicts_itself_is_refused_by_name() {
         let mut batch = sample_batch();
         batch.streams[0].channels.pop();
-        let bytes = postcard::to_allocvec(&batch).expect("encodes");
-        let error = EventBatch::decode(&bytes).expect_err("width differs");
+        let bytes = postcard::to_allocvec(&SpoolEntry::Events(batch)).expect("encodes");
+        let error = SpoolEntry::decode(&bytes).expect_err("width differs");
         assert_eq!(
             error.to_string(),
-            "event batch from sequence 7 is inconsistent: a reading's width differs from its stream's"
+            "spool entry from sequence 7 is inconsistent: a reading's width differs from its stream's"
         );
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            if let Ok(batch) = EventBatch::decode(&bytes) {
-                prop_assert!(batch.end() > batch.first);
+            if let Ok(entry) = SpoolEntry::decode(&bytes) {
+                prop_assert!(entry.end() > entry.first());
             }
         }
 
@@ -257,8 +346,9 @@ pub(crate) mod tests {
             let mut batch = sample_batch();
             batch.first = Sequence(first);
             batch.events.push(Event::Reading(Reading { stream: 0, time_ms, known_normal: false, id: 1, values }));
-            let bytes = batch.encode().expect("encodes");
-            prop_assert_eq!(EventBatch::decode(&bytes).expect("decodes"), batch);
+            let entry = SpoolEntry::Events(batch);
+            let bytes = entry.encode().expect("encodes");
+            prop_assert_eq!(SpoolEntry::decode(&bytes).expect("decodes"), entry);
         }
     }
 }

@@ -16,12 +16,18 @@ pub const COMMIT_MAX_BYTES: usize = 64 * 1024;
 /// The longest an event waits for its group commit.
 pub const COMMIT_MAX_DELAY_MS: u64 = 20;
 
+/// Parts of one gap record. The hub's last word lies within so many entries of what a box may have dropped: a checkpoint
+/// and a full window of batches, were each to hold one event.
+pub const MAX_GAP_PARTS: usize = 4_096;
+
 /// Encoded bytes of one event batch: a full commit and the largest single event after it.
 pub const MAX_BATCH_BYTES: usize = 256 * 1024;
 /// Payload bytes of one segment log record. A batch must fit with room for the hub's own header.
 pub const MAX_RECORD_BYTES: usize = MAX_BATCH_BYTES + 1024;
 /// Bytes of one segment of a log: small enough to be given back soon, large enough that creating one is rare.
 pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes of disk kept free for what empties a full disk: many times what a gap record and the state store take.
+pub const RESERVE_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Body bytes of one frame: the largest batch or model chunk and its envelope.
 pub const MAX_FRAME_BYTES: usize = 300 * 1024;

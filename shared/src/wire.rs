@@ -8,10 +8,10 @@
 //!   |-------------------------------------->|   who the agent is comes from its certificate alone
 //!   |            Welcome {next, time}       |
 //!   |<--------------------------------------|   `next`: the first sequence the hub does not have
-//!   | Events {first, count, zstd bytes}     |
+//!   | Entry {zstd bytes}                    |   a batch or a gap, without a hole between them
 //!   |-------------------------------------->|   at most MAX_BATCHES_IN_FLIGHT without an ack
 //!   |            Acked {epoch, next}        |
-//!   |<--------------------------------------|   sent once the batch is durable; cumulative
+//!   |<--------------------------------------|   sent once the entry is durable; cumulative
 //!   |            Offer {model, digest...}   |
 //!   |<--------------------------------------|
 //!   | Fetch {digest, offset}                |
@@ -28,4 +28,4 @@ pub mod message;
 /// The ALPN protocol name both sides insist on.
 pub const ALPN: &[u8] = b"tideline/1";
 /// The version of the messages, checked in `Hello`.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;

@@ -6,4 +6,5 @@ mod command_line;
 mod kills;
 mod parity;
 mod scenario;
+mod simulation;
 mod tidy;

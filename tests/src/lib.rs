@@ -1,5 +1,7 @@
 //! What the tests of whole programs share: the programs as processes, and how to stop them, gently or not.
 
+pub mod sim;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use shared::drift::DriftReference;
-use shared::event::{Event as StoredEvent, EventBatch, ModelRef, Reading, StreamSchema, UnixMillis};
+use shared::event::{
+    Event as StoredEvent, EventBatch, Fate, Gap, GapReason, ModelRef, Reading, SpoolEntry, StreamSchema, UnixMillis,
+};
 use shared::ids::{AgentId, ChannelName, Epoch, ModelName, ModelVersion, Sequence, StreamId};
 
 use super::drift::{Change, DriftAlarm, DriftWatch};
@@ -44,7 +46,9 @@ pub struct StreamFacts {
     pub channels: Vec<ChannelName>,
     /// Readings at the hub.
     pub readings: u64,
-    /// Of these, those an operator vouched for.
+    /// Readings that the agent lost, by reason.
+    pub dropped: BTreeMap<GapReason, u64>,
+    /// Of the readings at the hub, those an operator vouched for.
     pub known_normal: u64,
     /// Predictions at the hub.
     pub predictions: BTreeMap<u32, PredictionCounts>,
@@ -188,8 +192,38 @@ impl Observed {
         replayed.into_iter().for_each(|alarm| self.keep(alarm));
     }
 
-    /// Takes the next durable batch.
-    pub fn batch(
+    /// Takes the next durable entry.
+    pub fn entry(
+        &mut self,
+        position: u64,
+        agent: &AgentId,
+        entry: &SpoolEntry,
+        specs: &[ModelSpec],
+        effects: &mut Vec<Effect>,
+    ) {
+        self.durable.position = position + 1;
+        self.durable.next.insert((agent.clone(), entry.epoch()), entry.end());
+        match entry {
+            SpoolEntry::Events(batch) => self.batch(position, agent, batch, specs, effects),
+            SpoolEntry::Gap(gap) => self.gap(agent, gap),
+        }
+    }
+
+    /// The log goes on here.
+    pub(super) fn skip_to(&mut self, position: u64) {
+        self.durable.position = self.durable.position.max(position);
+    }
+
+    fn gap(&mut self, agent: &AgentId, gap: &Gap) {
+        for part in gap.parts_from(gap.first).filter(|part| part.fate != Fate::AtHub) {
+            for (stream, count) in part.readings() {
+                let facts = self.durable.streams.entry((agent.clone(), stream.clone())).or_default();
+                *facts.dropped.entry(gap.reason).or_default() += count;
+            }
+        }
+    }
+
+    fn batch(
         &mut self,
         position: u64,
         agent: &AgentId,
@@ -197,8 +231,6 @@ impl Observed {
         specs: &[ModelSpec],
         effects: &mut Vec<Effect>,
     ) {
-        self.durable.position = position + 1;
-        self.durable.next.insert((agent.clone(), batch.epoch), batch.end());
         for event in &batch.events {
             match event {
                 StoredEvent::Reading(reading) => {

@@ -50,6 +50,8 @@ struct ModelState {
     waiting: Option<(u64, TrainingJob)>,
     running: Option<TrainingJob>,
     last_seen: Option<Seen>,
+    /// Known-normal readings of each selection that the last run before the hub started tried, by name.
+    tried: BTreeMap<String, u64>,
     /// Segments closed when it was last looked whether a run is due: until another one is, none is.
     looked_at: Option<u64>,
 }
@@ -198,6 +200,11 @@ impl Retraining {
 
     /// Puts back a run from before the hub started.
     pub fn remember(&mut self, run: Run) {
+        // A run that was interrupted tried nothing, and is due again.
+        if let Some(state) = self.models.get_mut(&run.model).filter(|_| !run.candidates.is_empty()) {
+            let tried = run.candidates.iter().map(|tried| (tried.selection.clone(), total_rows(&tried.trained_on)));
+            state.tried = tried.collect();
+        }
         self.keep(run);
     }
 
@@ -300,23 +307,26 @@ fn propose(
         .filter(|regime| !regime.blind)
         .map(|regime| select(spec, observed, regime.since_position, &regime.because, state.requested_by.is_some()))
         .collect();
-    let rows = |selection: Option<&(u64, Selection)>| -> u64 {
-        selection.map_or(0, |(_, selection)| selection.segments.iter().map(|range| range.rows).sum())
-    };
+    let rows =
+        |selection: Option<&(u64, Selection)>| selection.map_or(0, |(_, selection)| total_rows(&selection.segments));
     let (newest, largest) = (rows(selections.last()), rows(selections.first()));
     let newest_since = regimes.last().map_or(0, |regime| regime.since_position);
     let trigger = match (state.requested_by.take(), champion) {
         (Some(by), _) => format!("requested by {by}"),
         (None, None) => return None,
         (None, Some(champion)) => {
-            let trained: u64 = champion.trained_on.iter().map(|range| range.rows).sum();
+            let trained = total_rows(&champion.trained_on);
+            let tried = |selection: &(u64, Selection)| state.tried.get(&selection.1.name).copied();
             let served = regimes.last().is_some_and(|regime| regime.served);
             let newest_before = match state.last_seen.filter(|seen| seen.newest.0 == newest_since) {
                 Some(seen) => seen.newest.1,
                 None if served => trained,
-                None => 0,
+                None => selections.last().and_then(tried).unwrap_or(0),
             };
-            let largest_before = state.last_seen.map_or(trained, |seen| seen.largest);
+            let largest_before = match state.last_seen {
+                Some(seen) => seen.largest,
+                None => selections.first().and_then(tried).unwrap_or(0).max(trained),
+            };
             let grown = |rows: u64, before: u64| rows > 0 && rows as f64 >= before as f64 * (1.0 + spec.retrain.growth);
             match regimes.last().filter(|regime| regime.since_position > 0) {
                 Some(regime) if grown(newest, newest_before) && !served => format!("drift: {}", regime.because),
@@ -341,6 +351,10 @@ fn propose(
         }),
     };
     Some((needs, job))
+}
+
+fn total_rows(ranges: &[DataRange]) -> u64 {
+    ranges.iter().map(|range| range.rows).sum()
 }
 
 /// The known-normal segments since a position, and the position they reach to. A person may also want the segment

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shared::event::{Event as StoredEvent, EventBatch, UnixMillis};
+use shared::event::{SpoolEntry, UnixMillis};
 use shared::ids::{AgentId, Epoch, ModelVersion, Sequence};
 use shared::wire::PROTOCOL_VERSION;
 use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelReport, ServedModel};
@@ -37,19 +37,8 @@ struct Delivery {
     epoch: Epoch,
     /// The sequence its next new event must have.
     expected: Sequence,
-    /// The end of what came over this connection. An agent takes an ack beyond that for a mistake.
-    received: Sequence,
     /// The newest ack sent over this connection.
     acked: Sequence,
-}
-
-/// Where an agent's delivery goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Resume {
-    /// Everything before it is durable.
-    pub(super) durable: Sequence,
-    /// Everything before it is durable or on its way to the disk.
-    pub(super) taken: Sequence,
 }
 
 /// What is known of an agent.
@@ -69,7 +58,7 @@ pub struct AgentFacts {
     pub status: Option<AgentStatus>,
 }
 
-/// What to do with a batch.
+/// What to do with an entry.
 #[derive(Debug)]
 pub enum Verdict {
     /// The connection has no session.
@@ -88,7 +77,7 @@ pub enum Verdict {
         /// The agent.
         agent: AgentId,
         /// What of it is new.
-        batch: EventBatch,
+        entry: SpoolEntry,
     },
 }
 
@@ -147,13 +136,13 @@ impl Sessions {
         }
     }
 
-    /// Takes an introduction; false if the agent was turned away.
+    /// Takes an introduction; false if the agent was turned away. The hub has everything before `next`.
     pub(super) fn hello(
         &mut self,
         now: Now,
         connection: ConnectionId,
         hello: Hello,
-        resume: Resume,
+        next: Sequence,
         effects: &mut Vec<Effect>,
     ) -> bool {
         let Some(session) = self.live.get_mut(&connection) else {
@@ -171,12 +160,7 @@ impl Sessions {
         }
         session.pinned = hello.pinned;
         session.serving.clone_from(&hello.serving);
-        session.delivery = Some(Delivery {
-            epoch: hello.epoch,
-            expected: resume.taken,
-            received: resume.durable,
-            acked: resume.durable,
-        });
+        session.delivery = Some(Delivery { epoch: hello.epoch, expected: next, acked: next });
         let first_seen_ms = self.agents.get(&session.agent).map_or(now, |facts| facts.first_seen_ms);
         let facts = AgentFacts {
             agent: session.agent.clone(),
@@ -210,64 +194,43 @@ impl Sessions {
         Some(facts.clone())
     }
 
-    pub(super) fn batch(&mut self, connection: ConnectionId, mut batch: EventBatch) -> Verdict {
+    pub(super) fn entry(&mut self, connection: ConnectionId, mut entry: SpoolEntry) -> Verdict {
         let Some(session) = self.live.get_mut(&connection) else {
             return Verdict::Unknown;
         };
-        let Some(Delivery { epoch, expected, received, .. }) = session.delivery.as_mut() else {
+        let Some(Delivery { epoch, expected, .. }) = session.delivery.as_mut() else {
             return Verdict::Refused("events before a greeting".to_owned());
         };
-        if batch.epoch != *epoch {
-            return Verdict::Refused(format!("events of epoch {}, the greeting said {epoch}", batch.epoch));
+        if entry.epoch() != *epoch {
+            return Verdict::Refused(format!("events of epoch {}, the greeting said {epoch}", entry.epoch()));
         }
-        if batch.first > *expected {
-            return Verdict::Refused(format!("events from {}, expected is {expected}: some are missing", batch.first));
+        if entry.first() > *expected {
+            let first = entry.first();
+            return Verdict::Refused(format!("events from {first}, expected is {expected}: some are missing"));
         }
-        *received = batch.end().max(*received);
-        if batch.end() <= *expected {
+        if entry.end() <= *expected {
             return Verdict::Known { agent: session.agent.clone(), epoch: *epoch };
         }
-        let known = (expected.0 - batch.first.0) as usize;
-        if known > 0 {
-            drop::<Vec<StoredEvent>>(batch.events.drain(..known).collect());
-            batch.first = *expected;
-        }
-        *expected = batch.end();
-        Verdict::New { agent: session.agent.clone(), batch }
+        entry.trim(*expected);
+        *expected = entry.end();
+        Verdict::New { agent: session.agent.clone(), entry }
     }
 
-    /// Where and how far to acknowledge what is durable of an agent's epoch, if there is anything new to say. `sender`
-    /// is the connection the newest of it came over; when that was replaced meanwhile, the agent waits for the ack on
-    /// its newer one.
+    /// How far to acknowledge what is durable of an agent's epoch to the connection that brought it, if there is anything
+    /// new to say, and the connection still stands.
     pub(super) fn ack(
         &mut self,
         sender: ConnectionId,
         agent: &AgentId,
         epoch: Epoch,
         durable: Sequence,
-    ) -> Option<(ConnectionId, Sequence)> {
-        let connection = if self.live.contains_key(&sender) {
-            sender
-        } else {
-            *self.live.iter().find(|(_, session)| session.agent == *agent)?.0
-        };
-        let delivery = self.live.get_mut(&connection)?.delivery.as_mut().filter(|delivery| delivery.epoch == epoch)?;
-        let next = durable.min(delivery.received);
-        if next <= delivery.acked {
+    ) -> Option<Sequence> {
+        let session = self.live.get_mut(&sender).filter(|session| session.agent == *agent)?;
+        let delivery = session.delivery.as_mut().filter(|delivery| delivery.epoch == epoch)?;
+        if durable <= delivery.acked {
             return None;
         }
-        delivery.acked = next;
-        Some((connection, next))
-    }
-
-    /// How far to acknowledge a batch again that was taken before.
-    pub(super) fn ack_again(&mut self, connection: ConnectionId, durable: Sequence) -> Sequence {
-        match self.live.get_mut(&connection).and_then(|session| session.delivery.as_mut()) {
-            None => durable,
-            Some(delivery) => {
-                delivery.acked = delivery.acked.max(durable.min(delivery.received));
-                delivery.acked
-            }
-        }
+        delivery.acked = durable;
+        Some(durable)
     }
 }

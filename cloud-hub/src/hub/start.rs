@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::core::{CompactionRules, HubCore, Start};
 use crate::ingest_log::IngestLog;
 use crate::link::Link;
-use crate::samples::{Committed, SampleStore};
+use crate::samples::SampleStore;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 
@@ -29,8 +29,8 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     let store = Store::open(&directory.join("hub.sqlite")).await?;
     let samples = SampleStore::open(directory)?;
     let artifacts = Artifacts::open(&directory.join("packages"))?;
-    let log = IngestLog::open(&directory.join("ingest-log"))?;
-    finish_compaction(&store, &samples, &log).await?;
+    let mut log = IngestLog::open(&directory.join("ingest-log"))?;
+    finish_compaction(&store, &samples, &mut log).await?;
 
     let stored = store.load().await?;
     let releases = records::releases(&stored, &artifacts)?;
@@ -42,7 +42,8 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     let mut core = HubCore::new(specs, rules, Start { snapshot, releases, last_run })?;
     let replayed = log.read(from..log.end())?;
     info!(from, batches = replayed.len(), "replaying the ingest log");
-    replayed.iter().for_each(|entry| core.replay(&entry.agent, &entry.batch));
+    replayed.iter().for_each(|(position, entry)| core.replay(*position, &entry.agent, &entry.entry));
+    core.replayed(log.end());
     let runs = records::runs(&stored)?;
     for run in records::interrupted(&runs) {
         store.upsert_run(&run).await?;
@@ -77,22 +78,17 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         training_cancelled: Arc::new(AtomicBool::new(false)),
         progress: watch::Sender::new(None),
         telemetry: Telemetry::default(),
-        broken: false,
     })
 }
 
 /// A compaction that was planned and not finished is done again, exactly: the same positions give the same files.
-async fn finish_compaction(store: &Store, samples: &SampleStore, log: &IngestLog) -> Result<(), HubError> {
+async fn finish_compaction(store: &Store, samples: &SampleStore, log: &mut IngestLog) -> Result<(), HubError> {
     let Some(plan) = store.load().await?.plan else {
         return Ok(());
     };
     info!(from = plan.from, to = plan.to, "finishing a compaction that was interrupted");
-    let batches: Vec<Committed> = log
-        .read(plan.from..plan.to)?
-        .into_iter()
-        .map(|entry| Committed { agent: entry.agent, batch: entry.batch })
-        .collect();
-    samples.write(plan.from..plan.to, &batches).await?;
+    let entries = log.read(plan.from..plan.to)?;
+    samples.write(plan.from..plan.to, &work::batches(entries)).await?;
     store.finish_compaction().await?;
     Ok(())
 }

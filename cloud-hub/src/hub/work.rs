@@ -8,13 +8,15 @@ use shared::package::{DataRange, Package};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
+use shared::event::SpoolEntry;
+
 use super::Hub;
 use super::records;
 use crate::artifacts::Artifacts;
 use crate::clock;
 use crate::config::ModelSection;
 use crate::core::retrain::{RunOutcome, TrainingJob};
-use crate::ingest_log::Request;
+use crate::ingest_log::{Entry, Placed, Request};
 use crate::samples::{Committed, SampleStore, Series};
 use crate::store::{CompactionPlan, Store};
 use crate::train::dataset::{Dataset, SegmentData};
@@ -103,11 +105,18 @@ impl Compaction {
         let gone = || "the ingest log's thread is gone".to_owned();
         self.log.send(Request::Read { range: from..to, reply }).await.map_err(|_| gone())?;
         let entries = entries.await.map_err(|_| gone())?.map_err(|error| error.to_string())?;
-        let batches: Vec<Committed> =
-            entries.into_iter().map(|entry| Committed { agent: entry.agent, batch: entry.batch }).collect();
-        self.samples.write(from..to, &batches).await.map_err(|error| error.to_string())?;
+        self.samples.write(from..to, &batches(entries)).await.map_err(|error| error.to_string())?;
         self.store.finish_compaction().await.map_err(|error| error.to_string())
     }
+}
+
+/// What of the log goes into the sample store: gaps hold nothing.
+pub(super) fn batches(entries: Vec<Placed>) -> Vec<Committed> {
+    let batch = |(_, Entry { agent, entry }): Placed| match entry {
+        SpoolEntry::Events(batch) => Some(Committed { agent, batch }),
+        SpoolEntry::Gap(_) => None,
+    };
+    entries.into_iter().filter_map(batch).collect()
 }
 
 struct TrainingTask {

@@ -1,12 +1,13 @@
 //! What an agent does before its loop runs: find out from the disk what was and go on from there.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
 use rand::RngExt;
-use shared::event::{Event as StoredEvent, EventBatch, StreamSchema};
-use shared::ids::{Epoch, Sequence, StreamId};
+use shared::event::{Event as StoredEvent, EventBatch, Gap, SpoolEntry, StreamSchema, UnixMillis};
+use shared::ids::{Epoch, Sequence};
+use shared::seglog::{LogError, Storage};
 use shared::wire::message::ServedModel;
 use tokio::sync::mpsc;
 use tracing::{error, info};
@@ -14,15 +15,16 @@ use tracing::{error, info};
 use super::AgentError;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::core::limits::{RECENT_IDS, WARM_UP_READINGS};
+use crate::core::ledger::{Readings, readings_of_batch};
+use crate::core::limits::{RECENT_EVENTS, RECENT_IDS, WARM_UP_READINGS};
 use crate::core::{Checkpoint, EdgeCore, Effect, Event, Question, Settings, Start};
-use crate::spool::Spool;
-use crate::store::StateStore;
+use crate::spool::{Opened, Spool, SpoolError};
+use crate::store::{Remembered, StateStore};
 
 /// Writes to the store that may wait.
 const STORE_REQUESTS: usize = 16;
 
-/// What the disk gave.
+/// An agent that is ready to run.
 pub(super) struct Recovered {
     pub(super) spool: Spool,
     pub(super) core: EdgeCore,
@@ -36,40 +38,16 @@ pub(super) enum StoreRequest {
     Serving(ServedModel),
 }
 
-/// Opens the spool, settles its epoch and counts what is in it.
+/// Opens the spool and sets up the core with what is in it.
 pub(super) fn recover(config: &Config, state: &StateStore, clock: &Clock) -> Result<Recovered, AgentError> {
+    let path = config.agent.state_directory.join("spool");
+    let opened = Opened::open(&path)?;
     let remembered = state.load();
-    let (spool, created) = Spool::open(&config.agent.state_directory.join("spool"))?;
-    let epoch = match (spool.epoch()?, remembered.epoch) {
-        (Some(epoch), _) => epoch,
-        (None, Some(epoch)) if !created => epoch,
-        (None, before) => {
-            // Seconds since 1970 keep a box that lost everything from using an epoch twice.
-            let by_clock = u64::try_from(clock.unix_ms() / 1_000).unwrap_or(0);
-            let raised = before.map_or(by_clock, |before| by_clock.max(before.0 + 1));
-            Epoch(raised)
-        }
-    };
+    let epoch = epoch(&opened, remembered.epoch, clock.unix_ms());
     state.save_epoch(epoch)?;
-    let checkpoint = remembered.checkpoint.filter(|checkpoint| {
-        checkpoint.epoch == epoch && checkpoint.acked >= spool.oldest() && checkpoint.acked <= spool.next()
-    });
-    let acked = checkpoint.as_ref().map_or(spool.oldest(), |checkpoint| checkpoint.acked);
-    let mut scan = Scan::new(acked);
-    spool.scan(Sequence(0), |batch| scan.add(batch))?;
-    info!(%epoch, next = %spool.next(), pending = spool.next().0 - acked.0, "the spool is open");
-    let serving = remembered.serving;
-    let start = Start {
-        epoch,
-        next: spool.next(),
-        checkpoint,
-        oldest: spool.oldest(),
-        unfinished: if serving.is_some() { scan.unfinished() } else { Vec::new() },
-        pending: scan.pending,
-        recent_ids: scan.recent_ids.into(),
-        spool_bytes: spool.bytes(),
-        serving,
-    };
+    let (spool, start) = resume(opened, epoch, remembered)
+        .map_err(|source| SpoolError::Log { path: path.display().to_string(), source })?;
+    info!(%epoch, next = %spool.next(), "the spool is open");
     let mut random = rand::rng();
     let settings = Settings {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -79,10 +57,60 @@ pub(super) fn recover(config: &Config, state: &StateStore, clock: &Clock) -> Res
         has_hub: config.hub.is_some(),
         commit_delay_ms: config.spool.commit_delay_ms,
         spool_max_bytes: config.spool.max_bytes,
+        when_full: config.spool.when_full,
         receive_maximum: usize::from(config.mqtt.receive_maximum),
     };
     let (core, effects) = EdgeCore::new(settings, start, random.random());
     Ok(Recovered { spool, core, effects })
+}
+
+/// The epoch of what goes into a spool that was just opened. It is to be remembered durably before anything does.
+///
+/// What is in the spool says it. A new or emptied spool gets one that was never used: above the last one remembered, and
+/// at least the seconds since 1970, for a box that lost everything.
+#[must_use]
+pub fn epoch<S: Storage>(opened: &Opened<S>, remembered: Option<Epoch>, unix_ms: UnixMillis) -> Epoch {
+    match (opened.epoch, remembered) {
+        (Some(epoch), _) => epoch,
+        (None, Some(epoch)) if !opened.created => epoch,
+        (None, before) => {
+            let by_clock = u64::try_from(unix_ms / 1_000).unwrap_or(0);
+            Epoch(before.map_or(by_clock, |before| by_clock.max(before.0 + 1)))
+        }
+    }
+}
+
+/// Counts what is in a spool: what an agent goes on from.
+///
+/// # Errors
+/// If the disk fails.
+pub fn resume<S: Storage>(
+    opened: Opened<S>,
+    epoch: Epoch,
+    remembered: Remembered,
+) -> Result<(Spool<S>, Start), LogError> {
+    let mut spool = opened.settle(epoch);
+    let checkpoint = remembered.checkpoint.filter(|checkpoint| {
+        checkpoint.epoch == epoch && checkpoint.acked >= spool.oldest() && checkpoint.acked <= spool.next()
+    });
+    let acked = checkpoint.as_ref().map_or(spool.oldest(), |checkpoint| checkpoint.acked);
+    let mut scan = Scan::new(acked);
+    spool.scan(Sequence(0), |entry| scan.add(entry))?;
+    let serving = remembered.serving;
+    let start = Start {
+        epoch,
+        next: spool.next(),
+        checkpoint,
+        oldest: spool.oldest(),
+        unfinished: if serving.is_some() { scan.unfinished() } else { Vec::new() },
+        pending: scan.pending,
+        gaps: scan.gaps,
+        recent_ids: scan.recent_ids.into(),
+        recent_entries: scan.recent_entries.into(),
+        spool_bytes: spool.bytes(),
+        serving,
+    };
+    Ok((spool, start))
 }
 
 /// Starts the thread that writes the store, because its syncs take milliseconds.
@@ -128,27 +156,47 @@ pub(super) fn password(file: Option<&Path>) -> Result<Option<String>, AgentError
 /// What a walk through the spool finds.
 struct Scan {
     acked: Sequence,
-    pending: BTreeMap<StreamId, u64>,
+    pending: Readings,
+    gaps: Vec<Gap>,
     recent_ids: VecDeque<u64>,
+    recent_entries: VecDeque<(Sequence, u32)>,
     newest: VecDeque<Question>,
     answered: Option<Sequence>,
 }
 
 impl Scan {
     fn new(acked: Sequence) -> Self {
-        Self { acked, pending: BTreeMap::new(), recent_ids: VecDeque::new(), newest: VecDeque::new(), answered: None }
+        Self {
+            acked,
+            pending: Readings::new(),
+            gaps: Vec::new(),
+            recent_ids: VecDeque::new(),
+            recent_entries: VecDeque::new(),
+            newest: VecDeque::new(),
+            answered: None,
+        }
     }
 
-    fn add(&mut self, batch: &EventBatch) {
+    fn add(&mut self, entry: &SpoolEntry) {
+        match entry {
+            SpoolEntry::Events(batch) => self.add_batch(batch),
+            SpoolEntry::Gap(gap) if gap.end() > self.acked => self.gaps.push(gap.clone()),
+            SpoolEntry::Gap(_) => {}
+        }
+    }
+
+    fn add_batch(&mut self, batch: &EventBatch) {
+        // An entry holds at least one event.
+        push_bounded(&mut self.recent_entries, (batch.first, batch.events.len() as u32), RECENT_EVENTS as usize);
+        for (stream, count) in readings_of_batch(batch, self.acked) {
+            *self.pending.entry(stream).or_default() += count;
+        }
         let schemas: Vec<Arc<StreamSchema>> = batch.streams.iter().cloned().map(Arc::new).collect();
         for (offset, event) in batch.events.iter().enumerate() {
             let sequence = batch.first.plus(offset as u64);
             match event {
                 StoredEvent::Reading(reading) => {
                     let schema = &schemas[usize::from(reading.stream)];
-                    if sequence >= self.acked {
-                        *self.pending.entry(schema.stream.clone()).or_default() += 1;
-                    }
                     push_bounded(&mut self.recent_ids, reading.id, RECENT_IDS);
                     let question = Question {
                         of: sequence,

@@ -13,6 +13,8 @@ use shared::ids::{AgentId, ChannelName, ModelVersion};
 use shared::limits::{COMMIT_MAX_DELAY_MS, MAX_CHANNELS, MAX_ID_BYTES};
 use toml::Spanned;
 
+use crate::core::spool::WhenFull;
+
 use super::address::HostPort;
 use super::path::JsonPath;
 use super::topic::{StreamKey, TopicPattern};
@@ -192,7 +194,11 @@ impl Checker<'_> {
     fn spool(&mut self, raw: &raw::Spool) -> Option<Spool> {
         let max_bytes = self.number(raw.max_bytes.as_ref(), SPOOL_BYTES, DEFAULT_SPOOL_BYTES);
         let delay = self.number(raw.commit_delay_ms.as_ref(), COMMIT_DELAY_MS, COMMIT_MAX_DELAY_MS);
-        Some(Spool { max_bytes: max_bytes?, commit_delay_ms: delay? })
+        let when_full = match &raw.when_full {
+            Some(name) => self.text(name, parse_when_full),
+            None => Some(WhenFull::DropOldest),
+        };
+        Some(Spool { max_bytes: max_bytes?, commit_delay_ms: delay?, when_full: when_full? })
     }
 
     fn status(&mut self, raw: &raw::Status) -> Option<Status> {
@@ -282,6 +288,13 @@ fn parse_username(name: &str) -> Result<String, String> {
         return Err("the name is empty or not printable; leave it out if the broker asks for none".to_owned());
     }
     Ok(name.to_owned())
+}
+
+fn parse_when_full(name: &str) -> Result<WhenFull, String> {
+    WhenFull::ALL.into_iter().find(|rule| rule.name() == name).ok_or_else(|| {
+        let known = WhenFull::ALL.map(WhenFull::name);
+        format!("{name:?} is no rule for a full spool; there are {}", known.join(" and "))
+    })
 }
 
 fn parse_unit(unit: &str) -> Result<String, String> {

@@ -95,6 +95,7 @@ pub(super) struct Model {
 pub(super) struct Spool {
     pub(super) max_bytes: Option<Spanned<i64>>,
     pub(super) commit_delay_ms: Option<Spanned<i64>>,
+    pub(super) when_full: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

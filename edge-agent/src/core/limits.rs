@@ -1,5 +1,7 @@
 //! The agent's own bounds, with their reasons.
 
+use shared::limits::{MAX_BATCH_BYTES, RESERVE_BYTES};
+
 /// Group commits handed to the disk and not yet durable: enough that the disk never waits for the core.
 pub const COMMITS_IN_FLIGHT: usize = 4;
 /// Questions of one inference call: as many as go through a network at once, four times over.
@@ -33,3 +35,9 @@ pub const ACK_TIMEOUT_MS: u64 = 30_000;
 pub const STATUS_INTERVAL_MS: u64 = 1_000;
 /// Time before a batch that the disk would not take is tried again.
 pub const APPEND_RETRY_MS: u64 = 500;
+/// Time before the spool is read again where it gave nothing of what is in it: a disk that fails to read is asked again,
+/// but not without a pause.
+pub const READ_RETRY_MS: u64 = 500;
+/// Below the spool's limit by so much it counts as full, so that the limit holds for what is on its way as well: the
+/// commits under way, the answers to what was taken in, and the reserve.
+pub const SPOOL_MARGIN_BYTES: u64 = (COMMITS_IN_FLIGHT * MAX_BATCH_BYTES) as u64 + 2 * 1024 * 1024 + RESERVE_BYTES;

@@ -12,6 +12,8 @@ use super::Effect;
 pub struct ModelSlot {
     pinned: Option<ModelVersion>,
     serving: Option<ServedModel>,
+    /// The model that served before the restart, while it is being loaded.
+    resuming: Option<Digest>,
     incoming: Option<Incoming>,
     /// Whether the hub listens.
     connected: bool,
@@ -30,12 +32,13 @@ struct Incoming {
 
 impl ModelSlot {
     pub(super) fn new(pinned: Option<ModelVersion>) -> Self {
-        Self { pinned, serving: None, incoming: None, connected: false, report: None, unproven: false }
+        Self { pinned, serving: None, resuming: None, incoming: None, connected: false, report: None, unproven: false }
     }
 
     /// Loads the model that served before the restart.
     pub(super) fn resume(&mut self, model: ServedModel, effects: &mut Vec<Effect>) {
         if self.pinned.is_none_or(|pinned| pinned == model.model.version) {
+            self.resuming = Some(model.digest);
             effects.push(Effect::Load(model));
         }
     }
@@ -70,6 +73,8 @@ impl ModelSlot {
             return;
         }
         if self.serving.as_ref().is_some_and(|serving| serving.digest == offer.digest) {
+            // The hub no longer wants what it offered in between; only a load that has begun cannot be taken back.
+            self.incoming = self.incoming.take().filter(|incoming| incoming.loading);
             if !self.unproven {
                 self.report(&offer.served(), ModelOutcome::Serving, effects);
             }
@@ -77,7 +82,11 @@ impl ModelSlot {
         }
         match &self.incoming {
             Some(incoming) if incoming.offer.digest == offer.digest => {}
-            Some(_) | None => self.incoming = Some(Incoming { offer, received: 0, loading: false }),
+            Some(_) | None => {
+                // What is on the disk need not be fetched, and a part of it fetched anew would spoil the file.
+                let loading = self.resuming == Some(offer.digest);
+                self.incoming = Some(Incoming { offer, received: 0, loading });
+            }
         }
         self.fetch_next(effects);
     }
@@ -86,13 +95,13 @@ impl ModelSlot {
         let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.offer.digest == digest) else {
             return;
         };
-        let end = offset + bytes.len() as u64;
-        if offset != incoming.received || bytes.is_empty() || end > incoming.offer.bytes || incoming.loading {
+        let left = incoming.offer.bytes - incoming.received;
+        if offset != incoming.received || bytes.is_empty() || bytes.len() as u64 > left || incoming.loading {
             return;
         }
-        incoming.received = end;
+        incoming.received += bytes.len() as u64;
         effects.push(Effect::StoreChunk { digest, offset, bytes });
-        if end == incoming.offer.bytes {
+        if incoming.received == incoming.offer.bytes {
             incoming.loading = true;
             effects.push(Effect::Load(incoming.offer.served()));
         } else {
@@ -101,6 +110,7 @@ impl ModelSlot {
     }
 
     pub(super) fn loaded(&mut self, model: ServedModel, effects: &mut Vec<Effect>) {
+        self.resuming = self.resuming.filter(|resuming| *resuming != model.digest);
         if self.incoming.as_ref().is_some_and(|incoming| incoming.offer.digest == model.digest) {
             self.incoming = None;
         }
@@ -110,7 +120,14 @@ impl ModelSlot {
     }
 
     pub(super) fn refused(&mut self, model: &ServedModel, reason: String, effects: &mut Vec<Effect>) {
-        if self.incoming.as_ref().is_some_and(|incoming| incoming.offer.digest == model.digest) {
+        let was_resuming = self.resuming.take_if(|resuming| *resuming == model.digest).is_some();
+        if let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.offer.digest == model.digest) {
+            if was_resuming {
+                // The file is lost or damaged, which says nothing of the one the hub has.
+                incoming.loading = false;
+                self.fetch_next(effects);
+                return;
+            }
             self.incoming = None;
             effects.push(Effect::Discard(model.digest));
         }

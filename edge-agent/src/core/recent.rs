@@ -1,8 +1,11 @@
-//! The ids of the newest messages, for telling a redelivery from a new message.
+//! The newest messages: their ids, for telling a redelivery from a new message, and where they lie in the spool, so that
+//! a restarted agent finds their ids again.
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::limits::RECENT_IDS;
+use shared::ids::Sequence;
+
+use super::limits::{RECENT_EVENTS, RECENT_IDS};
 
 /// The last [`RECENT_IDS`] ids.
 #[derive(Debug, Default)]
@@ -32,9 +35,53 @@ impl RecentIds {
     }
 }
 
+/// The places of the newest entries of events, back to [`RECENT_EVENTS`].
+#[derive(Debug, Default)]
+pub struct RecentEntries {
+    entries: VecDeque<(Sequence, u32)>,
+    events: u64,
+}
+
+impl RecentEntries {
+    /// Adds an entry that follows, forgetting the oldest where the others suffice.
+    pub fn push(&mut self, first: Sequence, events: u32) {
+        self.entries.push_back((first, events));
+        self.events += u64::from(events);
+        while let Some((_, oldest)) =
+            self.entries.front().filter(|(_, oldest)| self.events - u64::from(*oldest) >= RECENT_EVENTS)
+        {
+            self.events -= u64::from(*oldest);
+            self.entries.pop_front();
+        }
+    }
+
+    /// Where the newest `count` events begin.
+    #[must_use]
+    pub fn start_of_newest(&self, count: u64) -> Sequence {
+        let mut events = 0;
+        let newest = self.entries.iter().rev().find(|(_, of)| {
+            events += u64::from(*of);
+            events >= count
+        });
+        newest.or(self.entries.front()).map_or(Sequence(0), |(first, _)| *first)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_events_are_found_also_where_sequences_were_left_out() {
+        let mut recent = RecentEntries::default();
+        assert_eq!(recent.start_of_newest(10), Sequence(0));
+        [0, 4, 1_000_000, 1_000_004].iter().for_each(|first| recent.push(Sequence(*first), 4));
+        assert_eq!(recent.start_of_newest(5), Sequence(1_000_000));
+        assert_eq!(recent.start_of_newest(9), Sequence(4));
+        assert_eq!(recent.start_of_newest(900), Sequence(0));
+        (0..RECENT_EVENTS).for_each(|event| recent.push(Sequence(2_000_000 + event), 1));
+        assert_eq!((recent.start_of_newest(u64::MAX), recent.events), (Sequence(2_000_000), RECENT_EVENTS));
+    }
 
     #[test]
     fn the_newest_are_known_and_the_oldest_forgotten() {

@@ -2,13 +2,37 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use shared::event::{Event as StoredEvent, EventBatch, ModelRef, Prediction, Reading, StreamSchema};
+use serde::{Deserialize, Serialize};
+use shared::event::{Event as StoredEvent, EventBatch, ModelRef, Prediction, Reading, SpoolEntry, StreamSchema};
 use shared::ids::{Epoch, Sequence};
 use shared::limits::{COMMIT_MAX_BYTES, COMMIT_MAX_EVENTS};
 
-use super::limits::{APPEND_RETRY_MS, COMMITS_IN_FLIGHT};
-use super::recent::RecentIds;
+use super::limits::{APPEND_RETRY_MS, COMMITS_IN_FLIGHT, SPOOL_MARGIN_BYTES};
+use super::recent::{RecentEntries, RecentIds};
 use super::{Effect, Millis, NewReading, Receipt, Settings, Start};
+
+/// What happens when the spool is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenFull {
+    /// Nothing more is taken in: messages stay with the broker, unacknowledged.
+    Block,
+    /// The oldest events make room, and a gap record says so.
+    DropOldest,
+}
+
+impl WhenFull {
+    /// Every rule.
+    pub const ALL: [Self; 2] = [Self::Block, Self::DropOldest];
+
+    /// Its name in a configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::DropOldest => "drop-oldest",
+        }
+    }
+}
 
 /// The spool as the core sees it.
 #[derive(Debug)]
@@ -19,12 +43,18 @@ pub struct SpoolState {
     open: OpenCommit,
     /// Commits handed to the disk, oldest first.
     in_flight: VecDeque<Commit>,
-    /// Commits the disk would not take, in order, and when to try them again.
-    failed: BTreeMap<Sequence, EventBatch>,
+    /// Entries the disk would not take, in order, and when to try them again.
+    failed: BTreeMap<Sequence, SpoolEntry>,
     retry_at: Option<Millis>,
     recent: RecentIds,
+    entries: RecentEntries,
     bytes: u64,
     max_bytes: u64,
+    when_full: WhenFull,
+    /// The oldest events are being dropped.
+    dropping: bool,
+    /// Nothing could be dropped; not tried before this time again.
+    drop_at: Option<Millis>,
     commit_delay_ms: u64,
 }
 
@@ -50,6 +80,8 @@ impl SpoolState {
     pub(super) fn new(settings: &Settings, start: &Start) -> Self {
         let mut recent = RecentIds::default();
         start.recent_ids.iter().for_each(|id| recent.insert(*id));
+        let mut entries = RecentEntries::default();
+        start.recent_entries.iter().for_each(|(first, events)| entries.push(*first, *events));
         Self {
             epoch: start.epoch,
             next: start.next,
@@ -58,8 +90,12 @@ impl SpoolState {
             failed: BTreeMap::new(),
             retry_at: None,
             recent,
+            entries,
             bytes: start.spool_bytes,
             max_bytes: settings.spool_max_bytes,
+            when_full: settings.when_full,
+            dropping: false,
+            drop_at: None,
             commit_delay_ms: settings.commit_delay_ms,
         }
     }
@@ -80,9 +116,19 @@ impl SpoolState {
         self.open.events.is_empty() && self.in_flight.is_empty()
     }
 
+    /// Where the newest `count` events begin.
+    pub(super) fn start_of_newest(&self, count: u64) -> Sequence {
+        self.entries.start_of_newest(count)
+    }
+
+    /// Whether the spool has reached its limit. What is on its way to it still finds room.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes + SPOOL_MARGIN_BYTES.min(self.max_bytes / 4) >= self.max_bytes
+    }
+
     /// Whether a message may be taken in: the disk keeps up and the spool is below its limit.
     pub(super) fn has_room(&self) -> bool {
-        self.bytes < self.max_bytes && self.failed.is_empty() && self.in_flight.len() < COMMITS_IN_FLIGHT
+        !self.is_full() && self.failed.is_empty() && self.in_flight.len() < COMMITS_IN_FLIGHT
     }
 
     /// Whether the reading was accepted before. Names given by the producer are exact; a name made from the content
@@ -143,14 +189,29 @@ impl SpoolState {
         effects.extend(receipt.map(Effect::Acknowledge));
     }
 
-    pub(super) fn append_failed(&mut self, now: Millis, batch: EventBatch) {
-        self.failed.insert(batch.first, batch);
+    pub(super) fn append_failed(&mut self, now: Millis, entry: SpoolEntry) {
+        self.failed.insert(entry.first(), entry);
         self.retry_at = Some(now.plus(APPEND_RETRY_MS));
+    }
+
+    /// Whether to drop the oldest events now.
+    pub(super) fn wants_drop(&mut self, now: Millis) -> bool {
+        let is_due = self.drop_at.is_none_or(|at| at <= now);
+        let wants = self.is_full() && self.when_full == WhenFull::DropOldest && !self.dropping && is_due;
+        self.dropping |= wants;
+        wants
+    }
+
+    pub(super) fn dropped_oldest(&mut self, now: Millis, has_dropped: bool, bytes: u64) {
+        self.dropping = false;
+        self.bytes = bytes;
+        self.drop_at = if has_dropped { None } else { Some(now.plus(APPEND_RETRY_MS)) };
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Millis> {
         let open = self.open.deadline.filter(|_| self.in_flight.len() < COMMITS_IN_FLIGHT && self.failed.is_empty());
-        [open, self.retry_at].into_iter().flatten().min()
+        let drop = self.drop_at.filter(|_| self.is_full() && !self.dropping);
+        [open, self.retry_at, drop].into_iter().flatten().min()
     }
 
     pub(super) fn poll(&mut self, now: Millis, effects: &mut Vec<Effect>) {
@@ -171,14 +232,15 @@ impl SpoolState {
             return;
         }
         let first = Sequence(self.next.0 - open.events.len() as u64);
+        self.entries.push(first, open.events.len() as u32);
         self.in_flight.push_back(Commit { end: self.next, receipt: open.receipt });
-        effects.push(Effect::Append(EventBatch {
+        effects.push(Effect::Append(SpoolEntry::Events(EventBatch {
             epoch: self.epoch,
             first,
             streams: open.streams,
             models: open.models,
             events: open.events,
-        }));
+        })));
     }
 
     fn make_room(&mut self, bytes: usize, effects: &mut Vec<Effect>) {

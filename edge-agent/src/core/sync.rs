@@ -1,18 +1,20 @@
 //! The conversation with the hub: dial, greet, send what is durable within the window, move on with the acks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use shared::event::Event as StoredEvent;
-use shared::ids::{Epoch, ModelVersion, Sequence, StreamId};
+use shared::event::{Gap, GapReason, SpoolEntry};
+use shared::ids::{Epoch, ModelVersion, Sequence};
 use shared::limits::MAX_BATCHES_IN_FLIGHT;
 use shared::wire::PROTOCOL_VERSION;
-use shared::wire::message::{EdgeToHub, Hello, PackedBatch, ServedModel};
+use shared::wire::message::{EdgeToHub, Hello, PackedEntry, ServedModel};
 
 use super::backoff::Backoff;
+use super::ledger::{Readings, readings_of_batch};
 use super::limits::{
-    ACK_TIMEOUT_MS, BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, GREETING_TIMEOUT_MS, STABLE_AFTER_MS, STATUS_INTERVAL_MS,
+    ACK_TIMEOUT_MS, BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, GREETING_TIMEOUT_MS, READ_RETRY_MS, STABLE_AFTER_MS,
+    STATUS_INTERVAL_MS,
 };
-use super::{Effect, Millis, Settings, SpooledBatch};
+use super::{Effect, Millis, Settings, SpooledEntry};
 
 /// The session with the hub.
 #[derive(Debug)]
@@ -28,8 +30,11 @@ pub struct SyncSession {
     unsent: Sequence,
     /// What the hub said it has; what lies before it is counted as delivered without being sent.
     known_at_hub: Sequence,
-    in_flight: VecDeque<SentBatch>,
-    reading: bool,
+    in_flight: VecDeque<Delivered>,
+    /// From where on the spool is being read.
+    reading: Option<Sequence>,
+    /// The spool could not be read; not before this time again.
+    read_at: Option<Millis>,
     problem: Option<String>,
     hello: HelloParts,
 }
@@ -63,13 +68,24 @@ enum State {
     Closing,
 }
 
-/// A batch that the hub has or will have, with the readings in it per stream.
+/// An entry that the hub has or will have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SentBatch {
+pub struct Delivered {
     /// The sequence after its last event.
     pub end: Sequence,
-    /// Readings per stream.
-    pub readings: BTreeMap<StreamId, u64>,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// What an entry that is delivered holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Readings, by stream.
+    Readings(Readings),
+    /// What was dropped from the spool after it was sent.
+    Dropped,
+    /// A gap.
+    Gap(GapReason),
 }
 
 impl SyncSession {
@@ -83,7 +99,8 @@ impl SyncSession {
             unsent: acked,
             known_at_hub: acked,
             in_flight: VecDeque::new(),
-            reading: false,
+            reading: None,
+            read_at: None,
             problem: None,
             hello: HelloParts {
                 agent_version: settings.agent_version.clone(),
@@ -138,8 +155,12 @@ impl SyncSession {
     }
 
     pub(super) fn welcome(&mut self, now: Millis, next: Sequence, effects: &mut Vec<Effect>) {
-        if !matches!(self.state, State::Greeting { .. }) {
+        if self.is_live() {
             self.hang_up("the hub greeted twice", effects);
+            return;
+        }
+        if !matches!(self.state, State::Greeting { .. }) {
+            // It was hung up on, and its greeting was on its way.
             return;
         }
         if next > self.durable {
@@ -165,7 +186,7 @@ impl SyncSession {
     }
 
     /// Takes an ack and says which batches it delivered.
-    pub(super) fn acked(&mut self, epoch: Epoch, next: Sequence, effects: &mut Vec<Effect>) -> Vec<SentBatch> {
+    pub(super) fn acked(&mut self, epoch: Epoch, next: Sequence, effects: &mut Vec<Effect>) -> Vec<Delivered> {
         if epoch != self.epoch || !self.is_live() {
             return Vec::new();
         }
@@ -188,33 +209,68 @@ impl SyncSession {
         effects.push(Effect::Hangup);
     }
 
-    pub(super) fn spool_read(&mut self, batches: Vec<SpooledBatch>, effects: &mut Vec<Effect>) {
-        self.reading = false;
+    pub(super) fn spool_read(&mut self, now: Millis, entries: Vec<SpooledEntry>, effects: &mut Vec<Effect>) {
+        let asked = self.reading.take();
         if !self.is_live() {
             return;
         }
-        for SpooledBatch { encoded, batch } in batches {
+        let unsent = self.unsent;
+        for SpooledEntry { encoded, entry } in entries {
             // A reconnect while the read was under way starts over from `acked`; what does not follow is read again.
-            if batch.first > self.unsent || batch.end() <= self.unsent {
+            if entry.first() > self.unsent || entry.end() <= self.unsent {
                 continue;
             }
-            let mut readings = BTreeMap::new();
-            for event in &batch.events {
-                if let StoredEvent::Reading(reading) = event {
-                    let stream = &batch.streams[usize::from(reading.stream)].stream;
-                    *readings.entry(stream.clone()).or_default() += 1;
+            let content = match &entry {
+                SpoolEntry::Events(batch) => Content::Readings(readings_of_batch(batch, self.acked)),
+                SpoolEntry::Gap(gap) => {
+                    if self.must_wait(gap, effects) {
+                        break;
+                    }
+                    Content::Gap(gap.reason)
+                }
+            };
+            self.unsent = entry.end();
+            self.in_flight.push_back(Delivered { end: entry.end(), content });
+            if entry.end() <= self.known_at_hub {
+                continue;
+            }
+            match PackedEntry::pack(&encoded) {
+                Ok(packed) => effects.push(Effect::Send(EdgeToHub::Entry(packed))),
+                Err(error) => {
+                    self.hang_up(&format!("an entry could not be compressed: {error}"), effects);
+                    return;
                 }
             }
-            self.unsent = batch.end();
-            self.in_flight.push_back(SentBatch { end: batch.end(), readings });
-            if batch.end() <= self.known_at_hub {
-                continue;
-            }
-            match PackedBatch::pack(batch.epoch, batch.first, batch.events.len() as u32, &encoded) {
-                Ok(packed) => effects.push(Effect::Send(EdgeToHub::Events(packed))),
-                Err(error) => self.hang_up(&format!("a batch could not be compressed: {error}"), effects),
+        }
+        if self.unsent == unsent && asked == Some(unsent) {
+            self.read_at = Some(now.plus(READ_RETRY_MS));
+        }
+    }
+
+    /// Events made room for newer ones. Those that were sent already may still arrive.
+    pub(super) fn dropped(&mut self, gap: &Gap) {
+        for sent in self.in_flight.iter_mut().filter(|sent| sent.end <= gap.end()) {
+            if let Content::Readings(_) = sent.content {
+                sent.content = Content::Dropped;
             }
         }
+    }
+
+    /// It was noted what the hub has of a gap.
+    pub(super) fn gap_settled(&mut self) {
+        self.read_at = None;
+    }
+
+    /// The hub must not hear of a gap before it is settled what it has of it. So what was sent before is waited for, and
+    /// what the hub has is noted.
+    fn must_wait(&self, gap: &Gap, effects: &mut Vec<Effect>) -> bool {
+        if gap.is_settled() {
+            return false;
+        }
+        if self.in_flight.is_empty() {
+            effects.push(Effect::SettleGap { through: self.known_at_hub });
+        }
+        true
     }
 
     pub(super) fn status_due(&mut self, now: Millis) -> bool {
@@ -237,12 +293,14 @@ impl SyncSession {
             State::Alone | State::Dialling | State::Closing => None,
             State::Waiting { until } => Some(until),
             State::Greeting { deadline } => Some(deadline),
-            State::Live { status_at, ack_deadline, .. } => Some(ack_deadline.map_or(status_at, |d| d.min(status_at))),
+            State::Live { status_at, ack_deadline, .. } => {
+                [Some(status_at), ack_deadline, self.read_at].into_iter().flatten().min()
+            }
         }
     }
 
     /// What is due; returns batches that turned out to be at the hub already.
-    pub(super) fn poll(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Vec<SentBatch> {
+    pub(super) fn poll(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Vec<Delivered> {
         match self.state {
             State::Waiting { until } if until <= now => {
                 self.state = State::Dialling;
@@ -258,12 +316,13 @@ impl SyncSession {
         Vec::new()
     }
 
-    fn keep_sending(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Vec<SentBatch> {
+    fn keep_sending(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Vec<Delivered> {
         let delivered = self.take_delivered();
+        self.read_at = self.read_at.filter(|at| *at > now);
         let room = MAX_BATCHES_IN_FLIGHT.saturating_sub(self.in_flight.len());
-        if room > 0 && !self.reading && self.unsent < self.durable {
-            self.reading = true;
-            effects.push(Effect::ReadSpool { from: self.unsent, batches: room });
+        if room > 0 && self.reading.is_none() && self.read_at.is_none() && self.unsent < self.durable {
+            self.reading = Some(self.unsent);
+            effects.push(Effect::ReadSpool { from: self.unsent, entries: room });
         }
         if let State::Live { ack_deadline, .. } = &mut self.state {
             if self.in_flight.is_empty() {
@@ -275,13 +334,14 @@ impl SyncSession {
         delivered
     }
 
-    fn take_delivered(&mut self) -> Vec<SentBatch> {
+    fn take_delivered(&mut self) -> Vec<Delivered> {
         let mut delivered = Vec::new();
         while self.in_flight.front().is_some_and(|batch| batch.end <= self.known_at_hub) {
             delivered.extend(self.in_flight.pop_front());
         }
         if let Some(last) = delivered.last() {
             self.acked = last.end;
+            self.read_at = None;
         }
         delivered
     }

@@ -1,5 +1,6 @@
 //! Tests of the core as a whole: its promises, one by one, against surroundings that are driven by hand.
 
+use shared::event::EventBatch;
 use shared::ids::{ChannelName, ModelName};
 use shared::wire::message::{ModelOffer, ModelOutcome};
 
@@ -14,6 +15,7 @@ fn settings() -> Settings {
         has_hub: true,
         commit_delay_ms: 20,
         spool_max_bytes: 1 << 30,
+        when_full: WhenFull::Block,
         receive_maximum: 100,
     }
 }
@@ -24,9 +26,11 @@ fn start(acked: u64, next: u64) -> Start {
         next: Sequence(next),
         oldest: Sequence(0),
         spool_bytes: 0,
-        checkpoint: Some(Checkpoint { epoch: Epoch(5), acked: Sequence(acked), delivered: BTreeMap::new() }),
+        checkpoint: Some(Checkpoint { epoch: Epoch(5), acked: Sequence(acked), settled: BTreeMap::new() }),
         pending: BTreeMap::new(),
+        gaps: Vec::new(),
         recent_ids: Vec::new(),
+        recent_entries: Vec::new(),
         unfinished: Vec::new(),
         serving: None,
     }
@@ -60,8 +64,9 @@ fn message(number: u64, id: u64, may_be_redelivered: bool) -> Received {
 }
 
 fn appended(effects: &[Effect]) -> Vec<EventBatch> {
-    let batches =
-        effects.iter().filter_map(|effect| if let Effect::Append(batch) = effect { Some(batch.clone()) } else { None });
+    let batches = effects
+        .iter()
+        .filter_map(|effect| if let Effect::Append(entry) = effect { entry.batch().cloned() } else { None });
     batches.collect()
 }
 
@@ -98,8 +103,9 @@ fn connected(count: u64) -> (EdgeCore, EventBatch) {
 }
 
 fn spooled(batch: &EventBatch) -> Event {
-    let encoded = batch.encode().expect("encodes");
-    Event::SpoolRead(vec![SpooledBatch { encoded, batch: batch.clone() }])
+    let entry = SpoolEntry::Events(batch.clone());
+    let encoded = entry.encode().expect("encodes");
+    Event::SpoolRead(vec![SpooledEntry { encoded, entry }])
 }
 
 fn offer(version: u32, bytes: u64) -> ModelOffer {
@@ -163,7 +169,7 @@ fn a_batch_the_disk_would_not_take_is_tried_again_and_nothing_is_acknowledged_me
     let mut core = agent();
     handle(&mut core, 0, Event::Received(vec![message(1, 1, false)]));
     let batch = appended(&handle(&mut core, 20, Event::Tick)).remove(0);
-    let effects = handle(&mut core, 21, Event::AppendFailed(batch.clone()));
+    let effects = handle(&mut core, 21, Event::AppendFailed(SpoolEntry::Events(batch.clone())));
     assert!(appended(&effects).is_empty() && acknowledged(&effects).is_empty());
     assert!(!core.wants_messages());
     let again = appended(&handle(&mut core, 21 + limits::APPEND_RETRY_MS, Event::Tick));
@@ -176,7 +182,7 @@ fn a_batch_the_disk_would_not_take_is_tried_again_and_nothing_is_acknowledged_me
 fn what_is_durable_is_sent_and_the_hubs_ack_moves_the_ledger() {
     let (mut core, batch) = connected(3);
     let messages = sent(handle(&mut core, 602, spooled(&batch)));
-    assert!(matches!(&messages[..], [EdgeToHub::Events(packed)] if packed.count == 3), "{messages:?}");
+    assert!(matches!(&messages[..], [EdgeToHub::Entry(_)]), "{messages:?}");
     assert_eq!(core.status().ledger[0].delivered, 0);
     handle(&mut core, 610, Event::FromHub(HubToEdge::Acked { epoch: Epoch(5), next: Sequence(3) }));
     let ledger = &core.status().ledger[0];
@@ -191,7 +197,7 @@ fn what_the_hub_has_already_is_counted_and_not_sent_again() {
     handle(&mut core, 5_001, Event::LinkUp);
     handle(&mut core, 5_002, welcome(3));
     let messages = sent(handle(&mut core, 5_003, spooled(&batch)));
-    assert!(!messages.iter().any(|message| matches!(message, EdgeToHub::Events(_))), "{messages:?}");
+    assert!(!messages.iter().any(|message| matches!(message, EdgeToHub::Entry(_))), "{messages:?}");
     assert_eq!(core.status().ledger[0].delivered, 3);
 }
 

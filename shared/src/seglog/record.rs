@@ -5,9 +5,11 @@ use crate::limits::MAX_RECORD_BYTES;
 /// Bytes of a segment's header.
 pub const SEGMENT_HEADER_BYTES: usize = 20;
 /// Bytes of a record before its payload.
-pub const RECORD_HEADER_BYTES: usize = 20;
+pub const RECORD_HEADER_BYTES: usize = 28;
 
 const MAGIC: [u8; 4] = *b"TLSG";
+/// How a record begins. It is what is looked for behind damage, and keeps payloads from being taken for records.
+const RECORD_MAGIC: [u8; 4] = *b"TLRC";
 const FORMAT: u16 = 1;
 
 /// A record: a payload that covers the positions `first .. first + count`.
@@ -27,6 +29,9 @@ pub enum RecordError {
     /// There are fewer bytes than the record needs: a torn write, or the end of the segment.
     #[error("the record is cut off")]
     CutOff,
+    /// It does not begin as a record does.
+    #[error("this is no record")]
+    NotARecord,
     /// It declares more bytes than a record may have.
     #[error("the record declares {bytes} bytes, at most {MAX_RECORD_BYTES} are allowed")]
     TooLarge {
@@ -45,8 +50,28 @@ pub enum RecordError {
         count: u32,
     },
     /// The segment does not begin as one does.
-    #[error("this is no segment of format {FORMAT}")]
+    #[error("this is no segment header")]
     NotASegment,
+    /// The segment was written by a release that knows more.
+    #[error("the segment has format {found}, this release reads {FORMAT}")]
+    Format {
+        /// Its format.
+        found: u16,
+    },
+}
+
+/// What a sound record's header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Checked {
+    /// Its first position.
+    pub(super) first: u64,
+    /// The position after the last one covered.
+    pub(super) end: u64,
+    count: u32,
+    /// Everything before this position was on the disk when the record was written.
+    pub(super) synced: u64,
+    /// Bytes of the record, header and payload.
+    pub(super) bytes: usize,
 }
 
 impl Record {
@@ -57,39 +82,71 @@ impl Record {
     }
 }
 
-/// Writes a record to the end of `out`.
-pub(super) fn encode(first: u64, count: u32, payload: &[u8], out: &mut Vec<u8>) {
+/// Writes a record to the end of `out`. Everything before `synced` is on the disk.
+pub(super) fn encode(first: u64, count: u32, synced: u64, payload: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
+    out.extend_from_slice(&RECORD_MAGIC);
     out.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&first.to_le_bytes());
     out.extend_from_slice(&count.to_le_bytes());
+    let unsynced = u32::try_from(first.saturating_sub(synced)).unwrap_or(u32::MAX);
+    out.extend_from_slice(&unsynced.to_le_bytes());
     out.extend_from_slice(payload);
-    let checksum = crc32c::crc32c(&out[start + 8..]);
-    out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+    let checksum = crc32c::crc32c(&out[start + 12..]);
+    out[start + 8..start + 12].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// Reads the record at the start of `bytes` and says how many bytes it took.
-pub(super) fn decode(bytes: &[u8]) -> Result<(Record, usize), RecordError> {
-    let header: &[u8; RECORD_HEADER_BYTES] = bytes.first_chunk().ok_or(RecordError::CutOff)?;
-    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let length = word(0) as usize;
-    if length > MAX_RECORD_BYTES {
-        return Err(RecordError::TooLarge { bytes: length });
-    }
-    let end = RECORD_HEADER_BYTES + length;
+/// Reads the record at the start of `bytes`.
+pub(super) fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
+    let Checked { first, count, bytes: end, .. } = check(bytes)?;
+    Ok(Record { first, count, payload: bytes[RECORD_HEADER_BYTES..end].to_vec() })
+}
+
+/// Checks the record at the start of `bytes` without taking its payload out.
+pub(super) fn check(bytes: &[u8]) -> Result<Checked, RecordError> {
+    let header = bytes.first_chunk().ok_or(RecordError::CutOff)?;
+    let end = RECORD_HEADER_BYTES + payload_bytes(header)?;
     if bytes.len() < end {
         return Err(RecordError::CutOff);
     }
-    if crc32c::crc32c(&bytes[8..end]) != word(4) {
+    if crc32c::crc32c(&bytes[12..end]) != word(header, 8) {
         return Err(RecordError::Checksum);
     }
-    let first = u64::from(word(8)) | u64::from(word(12)) << 32;
-    let count = word(16);
-    if count == 0 || first.checked_add(u64::from(count)).is_none() {
-        return Err(RecordError::Positions { first, count });
+    let (first, count) = positions(header);
+    match first.checked_add(u64::from(count)) {
+        Some(after) if count > 0 => {
+            let synced = first.saturating_sub(u64::from(word(header, 24)));
+            Ok(Checked { first, end: after, count, synced, bytes: end })
+        }
+        Some(_) | None => Err(RecordError::Positions { first, count }),
     }
-    Ok((Record { first, count, payload: bytes[RECORD_HEADER_BYTES..end].to_vec() }, end))
+}
+
+/// Bytes of the payload that follows a record's header, by its own account.
+pub(super) fn payload_bytes(header: &[u8; RECORD_HEADER_BYTES]) -> Result<usize, RecordError> {
+    if header[..4] != RECORD_MAGIC {
+        return Err(RecordError::NotARecord);
+    }
+    let bytes = word(header, 4) as usize;
+    if bytes > MAX_RECORD_BYTES { Err(RecordError::TooLarge { bytes }) } else { Ok(bytes) }
+}
+
+/// The first sound record in `bytes` from `offset` on that covers no position before `next`: where it is, and what.
+pub(super) fn find(bytes: &[u8], offset: usize, next: u64) -> Option<(usize, Checked)> {
+    (offset..bytes.len()).find_map(|at| {
+        let is_record = bytes[at..].starts_with(&RECORD_MAGIC);
+        let checked = if is_record { check(&bytes[at..]).ok() } else { None };
+        checked.filter(|record| record.first >= next).map(|record| (at, record))
+    })
+}
+
+fn positions(header: &[u8; RECORD_HEADER_BYTES]) -> (u64, u32) {
+    (u64::from(word(header, 12)) | u64::from(word(header, 16)) << 32, word(header, 20))
+}
+
+fn word(header: &[u8; RECORD_HEADER_BYTES], at: usize) -> u32 {
+    u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
 }
 
 /// The header of a segment whose first record will cover `first`.
@@ -109,7 +166,12 @@ pub(super) fn read_segment_header(bytes: &[u8]) -> Result<u64, RecordError> {
     let first = u64::from_le_bytes([
         header[8], header[9], header[10], header[11], header[12], header[13], header[14], header[15],
     ]);
-    if *header == segment_header(first) { Ok(first) } else { Err(RecordError::NotASegment) }
+    if *header == segment_header(first) {
+        return Ok(first);
+    }
+    let found = u16::from_le_bytes([header[4], header[5]]);
+    let is_sound = header[..4] == MAGIC && crc32c::crc32c(&header[..16]).to_le_bytes() == header[16..];
+    Err(if is_sound && found != FORMAT { RecordError::Format { found } } else { RecordError::NotASegment })
 }
 
 #[cfg(test)]
@@ -120,8 +182,10 @@ mod tests {
     #[test]
     fn golden_bytes_of_a_record_and_a_header() {
         let mut out = Vec::new();
-        encode(258, 3, b"abc", &mut out);
-        assert_eq!(out, [3, 0, 0, 0, 0xc1, 0x92, 0x3e, 0x26, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, b'a', b'b', b'c']);
+        encode(258, 3, 254, b"abc", &mut out);
+        let positions = [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0];
+        assert_eq!(out, [&b"TLRC"[..], &[3, 0, 0, 0, 0xe7, 0xb5, 0xd1, 0x82], &positions, b"abc"].concat());
+        assert_eq!(check(&out).map(|checked| checked.synced), Ok(254));
         let header = segment_header(258);
         assert_eq!(header[..16], [b'T', b'L', b'S', b'G', 1, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
         assert_eq!(read_segment_header(&header), Ok(258));
@@ -134,8 +198,8 @@ mod tests {
             flip in any::<prop::sample::Index>(),
         ) {
             let mut out = Vec::new();
-            encode(first, count, &payload, &mut out);
-            prop_assert_eq!(decode(&out), Ok((Record { first, count, payload }, out.len())));
+            encode(first, count, first, &payload, &mut out);
+            prop_assert_eq!(decode(&out), Ok(Record { first, count, payload }));
             let bit = flip.index(out.len() * 8);
             out[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(decode(&out).is_err());

@@ -3,7 +3,7 @@
 use std::io;
 
 /// A place that holds segments by name.
-pub trait Storage: Send + Sync + 'static {
+pub trait Storage: Send + 'static {
     /// One segment open for appending.
     type File: SegmentFile;
 
@@ -13,17 +13,25 @@ pub trait Storage: Send + Sync + 'static {
     /// As the disk gives them; so for every method here.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// Makes a new segment. Its name is durable when this returns.
+    /// Makes a new segment that holds `bytes`, in the place of one of this name if need be. Name and bytes are durable when
+    /// this returns. It may use space kept in reserve, because an agent must be able to start on a full disk.
     ///
     /// # Errors
-    /// Also if it is there already.
-    fn create(&self, name: &str) -> io::Result<Self::File>;
+    /// As the disk gives them.
+    fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// Opens a segment for appending after `length` bytes; whatever follows them is cut off, durably.
     ///
     /// # Errors
     /// Also if it does not exist.
     fn open_at(&self, name: &str, length: u64) -> io::Result<Self::File>;
+
+    /// Puts `bytes` in the place of what a segment held: after a crash it holds the one or the other, whole. Durable
+    /// when this returns. It may use space kept in reserve, because it is how a full disk is emptied.
+    ///
+    /// # Errors
+    /// As the disk gives them; the segment then holds what it held.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// Reads up to `buffer.len()` bytes from `offset`; fewer only at the end.
     ///

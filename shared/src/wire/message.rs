@@ -11,8 +11,8 @@ use crate::limits::MAX_BATCH_BYTES;
 pub enum EdgeToHub {
     /// The first message of a connection.
     Hello(Hello),
-    /// One event batch.
-    Events(PackedBatch),
+    /// One entry of the spool: an event batch, or a gap.
+    Entry(PackedEntry),
     /// Asks for the chunk of a package that starts at `offset`.
     Fetch {
         /// The package.
@@ -93,15 +93,9 @@ pub struct ServedModel {
     pub digest: Digest,
 }
 
-/// A batch on the wire: its encoding, compressed.
+/// A spool entry on the wire: its encoding, compressed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PackedBatch {
-    /// The batch's epoch.
-    pub epoch: Epoch,
-    /// The sequence of its first event.
-    pub first: Sequence,
-    /// How many events it holds.
-    pub count: u32,
+pub struct PackedEntry {
     raw_bytes: u32,
     zstd: Vec<u8>,
 }
@@ -161,9 +155,20 @@ pub struct AgentStatus {
     pub unanswered: Vec<(String, u64)>,
     /// Messages that were no readings, by reason.
     pub rejected: Vec<(String, u64)>,
+    /// Sequences whose events are gone, by reason, whatever they were.
+    pub gone: Vec<(String, u64)>,
 }
 
-/// A stream's ledger on the box, in readings: `accepted = delivered + pending`.
+impl StreamLedger {
+    /// Readings that are neither delivered nor gone.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        let dropped: u64 = self.dropped.iter().map(|(_, count)| count).sum();
+        self.accepted.saturating_sub(self.delivered + dropped)
+    }
+}
+
+/// A stream's ledger on the box, in readings: `accepted = delivered + pending + dropped`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamLedger {
     /// The stream.
@@ -172,44 +177,46 @@ pub struct StreamLedger {
     pub accepted: u64,
     /// Readings the hub acknowledged.
     pub delivered: u64,
+    /// Readings that are gone, by reason.
+    pub dropped: Vec<(String, u64)>,
     /// Messages that repeated a reading already accepted; not part of `accepted`.
     pub duplicates: u64,
 }
 
-/// Why a packed batch cannot be unpacked.
+/// Why a packed entry cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// It declares more bytes than a batch may have.
-    #[error("packed batch declares {bytes} bytes, at most {MAX_BATCH_BYTES} are allowed")]
+    /// It declares more bytes than an entry may have.
+    #[error("packed entry declares {bytes} bytes, at most {MAX_BATCH_BYTES} are allowed")]
     TooLarge {
         /// What it declares.
         bytes: u32,
     },
     /// The bytes do not decompress, or not to what was declared.
-    #[error("packed batch does not decompress to the {declared} bytes it declares")]
+    #[error("packed entry does not decompress to the {declared} bytes it declares")]
     Corrupt {
         /// What it declares.
         declared: u32,
     },
 }
 
-impl PackedBatch {
-    /// zstd level for batches on the wire: above it small boxes pay more time than they save bytes.
+impl PackedEntry {
+    /// zstd level for entries on the wire: above it small boxes pay more time than they save bytes.
     const ZSTD_LEVEL: i32 = 1;
 
-    /// Compresses an encoded batch.
+    /// Compresses an encoded entry.
     ///
     /// # Errors
     /// If zstd fails, which it does only when memory runs out.
-    pub fn pack(epoch: Epoch, first: Sequence, count: u32, encoded: &[u8]) -> std::io::Result<Self> {
+    pub fn pack(encoded: &[u8]) -> std::io::Result<Self> {
         let zstd = zstd::bulk::compress(encoded, Self::ZSTD_LEVEL)?;
-        Ok(Self { epoch, first, count, raw_bytes: u32::try_from(encoded.len()).unwrap_or(u32::MAX), zstd })
+        Ok(Self { raw_bytes: u32::try_from(encoded.len()).unwrap_or(u32::MAX), zstd })
     }
 
-    /// The encoded batch.
+    /// The encoded entry.
     ///
     /// # Errors
-    /// If it is larger than a batch may be, or corrupt. The declared size bounds what is allocated.
+    /// If it is larger than an entry may be, or corrupt. The declared size bounds what is allocated.
     pub fn unpack(&self) -> Result<Vec<u8>, UnpackError> {
         let declared = self.raw_bytes;
         if declared as usize > MAX_BATCH_BYTES {
@@ -227,9 +234,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_survives_packing() {
+    fn an_entry_survives_packing() {
         let encoded = vec![7_u8; 10_000];
-        let packed = PackedBatch::pack(Epoch(1), Sequence(2), 3, &encoded).expect("packs");
+        let packed = PackedEntry::pack(&encoded).expect("packs");
         assert!(packed.zstd.len() < 100);
         assert_eq!(packed.unpack().expect("unpacks"), encoded);
     }
@@ -237,8 +244,7 @@ mod tests {
     #[test]
     fn a_bomb_is_refused_by_its_declared_size_and_by_its_real_one() {
         let bomb = zstd::bulk::compress(&vec![0_u8; 50_000_000], 1).expect("compresses");
-        let packed =
-            |raw_bytes| PackedBatch { epoch: Epoch(1), first: Sequence(0), count: 1, raw_bytes, zstd: bomb.clone() };
+        let packed = |raw_bytes| PackedEntry { raw_bytes, zstd: bomb.clone() };
         assert!(matches!(packed(50_000_000).unpack(), Err(UnpackError::TooLarge { .. })));
         assert!(matches!(packed(1_000).unpack(), Err(UnpackError::Corrupt { declared: 1_000 })));
     }

@@ -15,14 +15,14 @@ use edge_agent::config::Config;
 use edge_agent::ingest::payload::Decoder;
 use shared::config::Source;
 use shared::device::DeviceKind;
-use shared::event::{Event, EventBatch, Reading, StreamSchema};
+use shared::event::{Event, EventBatch, Reading, SpoolEntry, StreamSchema};
 use shared::ids::{AgentId, Epoch, Sequence};
-use shared::limits::COMMIT_MAX_EVENTS;
+use shared::limits::{COMMIT_MAX_EVENTS, SEGMENT_BYTES};
 use shared::package::DataRange;
 use shared::pipeline::runner::RunnerInput;
 use shared::seglog::SegmentLog;
 use shared::seglog::file::Directory;
-use shared::wire::message::PackedBatch;
+use shared::wire::message::PackedEntry;
 
 /// Readings of each measurement.
 const READINGS: usize = 50_000;
@@ -48,20 +48,21 @@ fn main() -> anyhow::Result<()> {
         Ok(())
     })?;
 
-    let batches: Vec<EventBatch> = (0..READINGS / COMMIT_MAX_EVENTS).map(|n| batch(n, &segment)).collect();
+    let batches: Vec<SpoolEntry> =
+        (0..READINGS / COMMIT_MAX_EVENTS).map(|n| SpoolEntry::Events(batch(n, &segment))).collect();
     let directory = tempfile::tempdir()?;
-    let (mut log, _) = SegmentLog::open(Directory::open(directory.path())?, 0)?;
+    let (mut log, _) = SegmentLog::open(Directory::open(directory.path(), 0)?, 0, SEGMENT_BYTES)?;
     measure("encode, append and sync, 256 a commit", batches.len() * COMMIT_MAX_EVENTS, &mut || {
         for batch in &batches {
-            log.append(batch.events.len() as u32, &batch.encode()?)?;
+            log.append(batch.count(), &batch.encode()?)?;
             log.sync()?;
         }
         Ok(())
     })?;
     measure("compress, decompress and decode", batches.len() * COMMIT_MAX_EVENTS, &mut || {
         for batch in &batches {
-            let packed = PackedBatch::pack(batch.epoch, batch.first, batch.events.len() as u32, &batch.encode()?)?;
-            EventBatch::decode(&packed.unpack()?)?;
+            let packed = PackedEntry::pack(&batch.encode()?)?;
+            SpoolEntry::decode(&packed.unpack()?)?;
         }
         Ok(())
     })?;

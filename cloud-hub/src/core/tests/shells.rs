@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use shared::event::{Event as StoredEvent, EventBatch};
+use shared::event::{Event as StoredEvent, EventBatch, SpoolEntry};
 use shared::ids::{AgentId, Epoch, ModelName, Sequence};
 use shared::package::DataRange;
 use shared::wire::message::HubToEdge;
@@ -34,7 +34,6 @@ pub(super) struct Verdict {
 /// A compaction under way.
 #[derive(Debug)]
 struct Compaction {
-    from: u64,
     to: u64,
     snapshot: Vec<u8>,
     /// Verdicts that the snapshot holds.
@@ -71,6 +70,11 @@ pub(super) struct Shells {
 }
 
 impl Shells {
+    /// Nothing happened yet, but there are releases.
+    pub(super) fn with(releases: Vec<Release>) -> Self {
+        Self { releases, ..Self::default() }
+    }
+
     /// Starts the hub from what is durable, as `hub/start.rs` does.
     pub(super) fn start(&mut self) -> HubCore {
         if let Some(plan) = self.compaction.take().filter(|compaction| compaction.planned) {
@@ -88,9 +92,10 @@ impl Shells {
             last_run: self.runs.keys().next_back().copied().unwrap_or(0),
         };
         let mut core = HubCore::new(specs(), COMPACTION, start).expect("a snapshot of this release");
-        for (agent, batch) in &self.log[self.compacted() as usize..] {
-            core.replay(agent, batch);
+        for (position, (agent, batch)) in self.log.iter().enumerate().skip(self.compacted() as usize) {
+            core.replay(position as u64, agent, &SpoolEntry::Events(batch.clone()));
         }
+        core.replayed(self.log.len() as u64);
         self.alarms.sort_by_key(|alarm| alarm.raised_ms);
         core.remember(
             self.agents.values().cloned().collect(),
@@ -175,13 +180,19 @@ impl Shells {
         self.delivered.get(&(agent.clone(), epoch)).copied()
     }
 
+    /// Whether the checkpoint holds everything that the gate said.
+    pub(super) fn has_saved_verdicts(&self) -> bool {
+        self.saved_verdicts == self.verdicts.len()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.appending.is_empty() && self.reports.is_empty() && self.compaction.is_none() && self.training.is_empty()
     }
 
     pub(super) fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Append { agent, batch } => {
+            Effect::Append { entry: SpoolEntry::Gap(_), .. } => unreachable!("no agent here drops anything"),
+            Effect::Append { agent, entry: SpoolEntry::Events(batch) } => {
                 if !self.failed {
                     self.appending.push_back((agent, batch));
                 }
@@ -199,7 +210,7 @@ impl Shells {
                 assert_eq!(from, self.compacted(), "ranges follow each other without gap or overlap");
                 assert!(from <= to && to <= self.log.len() as u64, "{from}..{to} of {}", self.log.len());
                 let verdicts = self.verdicts.len();
-                self.compaction = Some(Compaction { from, to, snapshot, verdicts, planned: false });
+                self.compaction = Some(Compaction { to, snapshot, verdicts, planned: false });
             }
             Effect::Train(job) => self.train(job),
             Effect::RecordRun(run) => drop(self.runs.insert(run.id, run)),
@@ -233,13 +244,12 @@ impl Shells {
             let compacted = &self.log[..self.compacted() as usize];
             assert_eq!(rows_in(compacted, range), range.rows, "{range:?} is not all in the sample store");
         }
+        let said = self.verdicts.iter().filter(|verdict| verdict.model == job.model);
+        let blind: Vec<u64> = said.flat_map(|verdict| verdict.blind_since.clone()).collect();
+        let again = job.selections.iter().find(|selection| blind.contains(&selection.since_position));
+        assert!(again.is_none(), "{again:?} is blind, and is tried again");
         let running = self.training.insert(job.model.clone(), job);
         assert!(running.is_none(), "{running:?} runs, and another run of its model is started");
-    }
-
-    /// Where the compaction under way starts and ends.
-    pub(super) fn compacting(&self) -> Option<(u64, u64)> {
-        self.compaction.as_ref().map(|compaction| (compaction.from, compaction.to))
     }
 }
 

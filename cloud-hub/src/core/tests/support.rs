@@ -78,7 +78,7 @@ pub(super) fn release(of: &str, version: u32, value: f64, trained_on: Vec<DataRa
 fn reference(value: f64) -> DriftReference {
     let values: Vec<f64> = (0..100).map(|index| value + f64::from(index)).collect();
     let mut channel = ChannelReference::fit(flow(), &values);
-    channel.threshold = 0.8;
+    channel.threshold = 0.3;
     DriftReference { channels: vec![channel], half_life: 20.0 }
 }
 

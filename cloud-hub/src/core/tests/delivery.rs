@@ -1,0 +1,140 @@
+//! What agents are told.
+
+use shared::event::ModelRef;
+use shared::ids::{Digest, Epoch, ModelVersion, Sequence};
+use shared::wire::PROTOCOL_VERSION;
+use shared::wire::message::{Hello, ModelOutcome, ModelReport, ServedModel};
+
+use super::hub::Hub;
+use super::shells::Outgoing;
+use super::support::{NORMAL, agent, hello, release};
+use crate::core::{ConnectionId, Event};
+
+fn plain() -> Hello {
+    hello(Epoch(1), Sequence(0))
+}
+
+#[test]
+fn identity_comes_with_the_connection_and_a_newer_connection_replaces_the_older_one() {
+    let mut hub = Hub::new(vec![]);
+    let older = hub.connect("box-1", 0);
+    let other = hub.connect("box-2", 0);
+    hub.send(older, 0, 5);
+    let newer = hub.connect("box-1", 5);
+    assert!(matches!(hub.heard(older).last(), Some(Outgoing::Closed)));
+    assert!(!hub.heard(other).iter().any(|outgoing| matches!(outgoing, Outgoing::Closed)));
+    hub.send(older, 5, 9);
+    hub.send(newer, 5, 7);
+    let senders: Vec<_> = hub.shells.log.iter().map(|(agent, batch)| (agent.as_str(), batch.first.0)).collect();
+    assert_eq!(senders, [("box-1", 0), ("box-1", 5)], "what came over the replaced connection does not count");
+    // The end of the older one is not the end of the agent.
+    hub.tell(Event::Disconnected { connection: older });
+    assert!(hub.facts("box-1").connected);
+    hub.tell(Event::Disconnected { connection: newer });
+    assert!(!hub.facts("box-1").connected);
+}
+
+#[test]
+fn an_agent_that_speaks_another_protocol_is_refused_with_words() {
+    let mut hub = Hub::new(vec![]);
+    let connection = hub.greet("box-1", Hello { protocol: PROTOCOL_VERSION + 1, ..plain() });
+    let expected = format!("the agent speaks protocol {}, the hub {PROTOCOL_VERSION}", PROTOCOL_VERSION + 1);
+    assert_eq!(hub.refusal(connection), expected);
+    assert!(hub.core.sessions().get(connection).is_none());
+}
+
+#[test]
+fn events_before_a_greeting_of_another_epoch_or_after_a_hole_are_refused() {
+    let mut hub = Hub::new(vec![]);
+    let silent = ConnectionId(900);
+    hub.tell(Event::Connected { connection: silent, agent: agent("box-0") });
+    hub.send(silent, 0, 5);
+    assert_eq!(hub.refusal(silent), "events before a greeting");
+    let other_epoch = hub.greet("box-1", Hello { epoch: Epoch(2), ..plain() });
+    hub.send(other_epoch, 0, 5);
+    assert_eq!(hub.refusal(other_epoch), "events of epoch 1, the greeting said 2");
+    let hole = hub.connect("box-2", 0);
+    hub.send(hole, 0, 5);
+    hub.send(hole, 6, 9);
+    assert_eq!(hub.refusal(hole), "events from 6, expected is 5: some are missing");
+    assert_eq!(hub.shells.log.len(), 1);
+}
+
+#[test]
+fn a_greeting_waits_for_what_an_older_connection_brought() {
+    let mut hub = Hub::new(vec![]);
+    hub.slow_disk = true;
+    let first = hub.connect("box-1", 3);
+    hub.send(first, 3, 8);
+    assert_eq!(hub.acked(first), [3]);
+    // What is on its way is neither durable nor unknown: the agent must hear neither.
+    let second = hub.connect("box-1", 3);
+    assert_eq!(hub.acked(second), [] as [u64; 0]);
+    hub.sync();
+    assert_eq!(hub.acked(second), [8]);
+    hub.send(second, 8, 10);
+    hub.sync();
+    assert_eq!(hub.acked(second), [10]);
+    let events: usize = hub.shells.log.iter().map(|(_, batch)| batch.events.len()).sum();
+    assert_eq!(events, 7);
+}
+
+#[test]
+fn when_the_disk_refuses_everyone_is_asked_to_come_back_and_nothing_is_lost() {
+    let mut hub = Hub::new(vec![]);
+    hub.slow_disk = true;
+    let first = hub.connect("box-1", 0);
+    hub.send(first, 0, 5);
+    hub.send(first, 5, 9);
+    hub.shells.fail(1);
+    hub.sync();
+    assert_eq!(hub.refusal(first), "the hub's disk failed; try again");
+    let second = hub.connect("box-1", 5);
+    assert_eq!(hub.acked(second), [5]);
+    hub.send(second, 5, 9);
+    hub.sync();
+    assert_eq!(hub.acked(second), [9]);
+    assert_eq!(hub.core.positions().0, 2);
+}
+
+#[test]
+fn a_pinned_agent_is_offered_its_version_only_and_others_the_newest() {
+    let mut hub = Hub::new(vec![release("pump", 1, NORMAL, vec![]), release("pump", 2, NORMAL, vec![])]);
+    let pinned = hub.greet("box-1", Hello { pinned: Some(ModelVersion(1)), ..plain() });
+    let free = hub.connect("box-2", 0);
+    let impossible = hub.greet("box-3", Hello { pinned: Some(ModelVersion(7)), ..plain() });
+    let offered = |hub: &mut Hub, connection| hub.offers(connection).iter().map(|o| o.version.0).collect::<Vec<_>>();
+    assert_eq!(offered(&mut hub, pinned), [1]);
+    assert_eq!(offered(&mut hub, free), [2]);
+    assert_eq!(offered(&mut hub, impossible), [] as [u32; 0]);
+    hub.request("pump");
+    hub.release("pump", 0, NORMAL, vec![]);
+    assert_eq!(offered(&mut hub, pinned), [1], "it does not serve it, so it is offered again");
+    assert_eq!(offered(&mut hub, free), [3]);
+}
+
+#[test]
+fn an_agent_is_not_offered_what_it_serves() {
+    let one = release("pump", 1, NORMAL, vec![]);
+    let served = ServedModel { model: ModelRef { name: one.model.clone(), version: one.version }, digest: one.digest };
+    let mut hub = Hub::new(vec![one]);
+    let serving = hub.greet("box-1", Hello { serving: Some(served.clone()), ..plain() });
+    assert!(hub.offers(serving).is_empty());
+    let starting = hub.connect("box-2", 0);
+    assert_eq!(hub.offers(starting).len(), 1);
+    let report = ModelReport { model: served.model.clone(), digest: served.digest, outcome: ModelOutcome::Serving };
+    hub.tell(Event::ModelReport { connection: starting, report });
+    assert_eq!(hub.facts("box-2").hello.serving, Some(served));
+}
+
+#[test]
+fn a_package_nobody_released_is_refused() {
+    let one = release("pump", 1, NORMAL, vec![]);
+    let (known, unknown) = (one.digest, Digest::of(b"something else"));
+    let mut hub = Hub::new(vec![one]);
+    let connection = hub.connect("box-1", 0);
+    hub.tell(Event::Fetch { connection, digest: known, offset: 0 });
+    assert!(hub.core.sessions().get(connection).is_some());
+    hub.tell(Event::Fetch { connection, digest: unknown, offset: 0 });
+    assert_eq!(hub.refusal(connection), format!("there is no package {unknown}"));
+}

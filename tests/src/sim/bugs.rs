@@ -1,0 +1,84 @@
+//! Bugs to plant, one at a time: a simulator that finds none of them would prove nothing.
+//!
+//! The programs hold none of this. Each bug is done to the world around a core, at the place where a shell, a start or a
+//! message could be wrong in just this way.
+
+/// A deliberate bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bug {
+    /// The spool says that a commit is durable before it was synced.
+    AckBeforeDurable,
+    /// The spool gives events back as soon as they are sent.
+    DeleteBeforeHubAck,
+    /// The hub forgets what it has of an agent that was away for a minute.
+    DedupeByTimeWindow,
+    /// Damaged events are passed over, and the hub takes what follows.
+    HoleWithoutGapRecord,
+    /// After a torn write, sequences that may have been used are given again.
+    SequenceReused,
+    /// An acknowledgement counts for whatever the newer connection delivered first.
+    StaleGenerationAck,
+    /// A restarted agent counts what was delivered before the last checkpoint as pending.
+    LedgerMiscount,
+    /// The hub acknowledges before its log is durable.
+    WatermarkNotDurable,
+    /// A spool that was begun anew keeps the epoch of the old one.
+    EpochNotRaised,
+    /// A sync that failed is taken for one that succeeded.
+    FailedSyncTrusted,
+    /// After a restart redeliveries are not known.
+    RedeliveryForgotten,
+    /// The hub hears of dropped events before it is settled which of them it has.
+    GapNotSettled,
+    /// Events are dropped from a full spool and no gap record takes their place.
+    SilentDrop,
+    /// The hub's checkpoint runs ahead of what was compacted.
+    CheckpointAhead,
+}
+
+impl Bug {
+    /// Every bug.
+    pub const ALL: [Self; 14] = [
+        Self::AckBeforeDurable,
+        Self::DeleteBeforeHubAck,
+        Self::DedupeByTimeWindow,
+        Self::HoleWithoutGapRecord,
+        Self::SequenceReused,
+        Self::StaleGenerationAck,
+        Self::LedgerMiscount,
+        Self::WatermarkNotDurable,
+        Self::EpochNotRaised,
+        Self::FailedSyncTrusted,
+        Self::RedeliveryForgotten,
+        Self::GapNotSettled,
+        Self::SilentDrop,
+        Self::CheckpointAhead,
+    ];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AckBeforeDurable => "ack-before-durable",
+            Self::DeleteBeforeHubAck => "delete-before-hub-ack",
+            Self::DedupeByTimeWindow => "dedupe-by-time-window",
+            Self::HoleWithoutGapRecord => "hole-without-gap-record",
+            Self::SequenceReused => "sequence-reused",
+            Self::StaleGenerationAck => "stale-generation-ack",
+            Self::LedgerMiscount => "ledger-miscount",
+            Self::WatermarkNotDurable => "watermark-not-durable",
+            Self::EpochNotRaised => "epoch-not-raised",
+            Self::FailedSyncTrusted => "failed-sync-trusted",
+            Self::RedeliveryForgotten => "redelivery-forgotten",
+            Self::GapNotSettled => "gap-not-settled",
+            Self::SilentDrop => "silent-drop",
+            Self::CheckpointAhead => "checkpoint-ahead",
+        }
+    }
+
+    /// The bug of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|bug| bug.name() == name)
+    }
+}

@@ -1,0 +1,312 @@
+//! The hub: its core, its log on a disk that fails, and its database, which a transaction changes whole or not at all.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use cloud_hub::core::session::AgentFacts;
+use cloud_hub::core::{CompactionRules, ConnectionId, Effect, Event, HubCore, Start};
+use cloud_hub::ingest_log::{Entry, IngestLog, Report, Request};
+use shared::event::SpoolEntry;
+use shared::ids::{AgentId, Epoch};
+use shared::seglog::fake::FakeDisk;
+use shared::wire::message::{EdgeToHub, HubToEdge};
+
+use super::bugs::Bug;
+use super::random::Random;
+
+const SEGMENT_BYTES: u64 = 8 * 1024;
+/// Time between two compactions.
+const COMPACTION_MS: i64 = 5_000;
+/// An agent that was away for longer is forgotten by the bug that dedupes by a time window.
+const WINDOW_MS: i64 = 60_000;
+
+/// The hub.
+pub(super) struct Hub {
+    pub(super) disk: FakeDisk,
+    core: HubCore,
+    log: IngestLog<FakeDisk>,
+    database: Database,
+    requests: Vec<Request>,
+    reports: VecDeque<Report>,
+    compaction: Option<(u64, u64, Vec<u8>)>,
+    compacted: Option<u64>,
+    next_connection: u64,
+    live: BTreeMap<ConnectionId, AgentId>,
+    pub(super) is_away: bool,
+    bug: Option<Bug>,
+    /// For the bug that dedupes by a time window: when an agent was last heard of, and what is added to its epochs.
+    forgotten: BTreeMap<AgentId, (i64, u64)>,
+    /// For the bug that accepts holes: what is taken from an agent's sequences.
+    skipped: BTreeMap<AgentId, (u64, u64)>,
+}
+
+/// What survives everything.
+#[derive(Debug, Default)]
+struct Database {
+    checkpoint: Option<(u64, Vec<u8>)>,
+    agents: BTreeMap<AgentId, AgentFacts>,
+    /// What the sample store holds.
+    samples: Vec<(u64, Entry)>,
+}
+
+/// What the hub says.
+#[derive(Debug)]
+pub(super) enum Said {
+    Message(ConnectionId, HubToEdge),
+    Close(ConnectionId),
+}
+
+impl Hub {
+    pub(super) fn new(seed: u64, bug: Option<Bug>) -> Self {
+        let disk = FakeDisk::new(seed ^ 0x4b, 1 << 30);
+        let database = Database::default();
+        let (core, log) = start(&disk, &database, bug);
+        Self {
+            disk,
+            core,
+            log,
+            database,
+            requests: Vec::new(),
+            reports: VecDeque::new(),
+            compaction: None,
+            compacted: None,
+            next_connection: 0,
+            live: BTreeMap::new(),
+            is_away: false,
+            bug,
+            forgotten: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+        }
+    }
+
+    /// An agent connects.
+    pub(super) fn connect(&mut self, now: i64, agent: &AgentId, said: &mut Vec<Said>) -> ConnectionId {
+        self.next_connection += 1;
+        let connection = ConnectionId(self.next_connection);
+        self.live.insert(connection, agent.clone());
+        self.handle(now, Event::Connected { connection, agent: agent.clone() }, said);
+        connection
+    }
+
+    pub(super) fn disconnected(&mut self, now: i64, connection: ConnectionId, said: &mut Vec<Said>) {
+        self.live.remove(&connection);
+        self.handle(now, Event::Disconnected { connection }, said);
+    }
+
+    /// A message arrives.
+    pub(super) fn take(&mut self, now: i64, connection: ConnectionId, message: EdgeToHub, said: &mut Vec<Said>) {
+        let event = match message {
+            EdgeToHub::Hello(mut hello) => {
+                hello.epoch.0 += self.forget(now, connection);
+                Event::Hello { connection, hello }
+            }
+            EdgeToHub::Entry(packed) => {
+                let bytes = packed.unpack().expect("what was packed unpacks");
+                let mut entry = SpoolEntry::decode(&bytes).expect("what was encoded decodes");
+                self.alter(now, connection, &mut entry);
+                Event::Entry { connection, entry }
+            }
+            EdgeToHub::Fetch { digest, offset } => Event::Fetch { connection, digest, offset },
+            EdgeToHub::ModelReport(report) => Event::ModelReport { connection, report },
+            EdgeToHub::Status(status) => Event::Status { connection, status },
+        };
+        self.handle(now, event, said);
+    }
+
+    pub(super) fn tick(&mut self, now: i64, said: &mut Vec<Said>) {
+        self.handle(now, Event::Tick, said);
+    }
+
+    /// The log's disk works off what was asked for.
+    pub(super) fn work_disk(&mut self, random: &mut Random) {
+        let count = random.below(self.requests.len() + 1).max(usize::from(!self.requests.is_empty()));
+        let requests: Vec<Request> = self.requests.drain(..count).collect();
+        if !requests.is_empty() {
+            self.reports.extend(self.log.perform(requests));
+        }
+    }
+
+    pub(super) fn report(&mut self, now: i64, most: usize, said: &mut Vec<Said>) {
+        for _ in 0..most {
+            let Some(report) = self.reports.pop_front() else {
+                break;
+            };
+            match report {
+                Report::Durable(end) => self.handle(now, Event::Durable { end }, said),
+                Report::Failed => {
+                    self.requests.push(Request::Resume);
+                    self.handle(now, Event::AppendFailed, said);
+                }
+            }
+        }
+        if let Some(to) = self.compacted.take() {
+            self.requests.push(Request::Release(to));
+            self.handle(now, Event::Compacted { to }, said);
+        }
+    }
+
+    /// A compaction that is under way comes to its end. Its plan makes sure that a crash changes nothing.
+    pub(super) fn compact(&mut self) {
+        let Some((from, to, snapshot)) = self.compaction.take() else {
+            return;
+        };
+        match self.log.read(from..to) {
+            Ok(entries) => {
+                let ahead = u64::from(self.bug == Some(Bug::CheckpointAhead));
+                let kept = entries.len().saturating_sub(ahead as usize);
+                self.database.samples.extend(entries.into_iter().take(kept));
+                self.database.checkpoint = Some((to, snapshot));
+                self.compacted = Some(to);
+            }
+            Err(_) => self.compaction = Some((from, to, snapshot)),
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.requests.is_empty() && self.reports.is_empty() && self.compaction.is_none() && self.compacted.is_none()
+    }
+
+    /// The hub is killed and starts again. What happens to the disk is for the caller to say.
+    pub(super) fn restart(&mut self) {
+        self.requests.clear();
+        self.reports.clear();
+        self.compaction = None;
+        self.compacted = None;
+        self.live.clear();
+        (self.core, self.log) = start(&self.disk, &self.database, self.bug);
+    }
+
+    /// Everything durable, in order: what was compacted, and the log after it.
+    pub(super) fn entries(&mut self) -> Vec<(u64, Entry)> {
+        let from = self.database.checkpoint.as_ref().map_or(0, |(to, _)| *to);
+        let log = IngestLog::over(self.disk.image(0), SEGMENT_BYTES);
+        let mut entries = self.database.samples.clone();
+        if let Ok(mut log) = log {
+            let end = log.end();
+            entries.extend(log.read(from..end).expect("an image reads"));
+        }
+        entries
+    }
+
+    /// What the hub says of an agent's epoch: the first sequence that it does not have.
+    pub(super) fn next_of(&self, agent: &AgentId, epoch: Epoch) -> Option<u64> {
+        // The bugs that alter what an agent says are undone.
+        let added = self.forgotten.get(agent).map_or(0, |(_, added)| *added);
+        let skipped = self.skipped.get(agent).map_or(0, |(_, skipped)| *skipped);
+        self.core.observed().next_of(&(agent.clone(), Epoch(epoch.0 + added))).map(|next| next.0 + skipped)
+    }
+
+    /// Readings that the hub has and that agents dropped, per stream, by its own account.
+    pub(super) fn counts(&self) -> BTreeMap<(AgentId, String), (u64, u64)> {
+        let streams = self.core.observed().streams();
+        streams
+            .map(|((agent, stream), facts)| {
+                let dropped = facts.dropped.values().sum();
+                ((agent.clone(), stream.to_string()), (facts.readings, dropped))
+            })
+            .collect()
+    }
+
+    fn handle(&mut self, now: i64, event: Event, said: &mut Vec<Said>) {
+        let mut effects = Vec::new();
+        self.core.handle(now, event, &mut effects);
+        for effect in effects {
+            self.perform(effect, said);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, said: &mut Vec<Said>) {
+        match effect {
+            Effect::Append { agent, entry } => {
+                self.requests.push(Request::Append(Entry { agent, entry }));
+                if self.bug == Some(Bug::WatermarkNotDurable) {
+                    let (appended, _, _) = self.core.positions();
+                    self.reports.push_back(Report::Durable(appended));
+                }
+            }
+            Effect::Send { connection, message } => {
+                let message = self.unalter(connection, message);
+                said.push(Said::Message(connection, message));
+            }
+            Effect::Close { connection } => said.push(Said::Close(connection)),
+            Effect::Compact { from, to, snapshot } => self.compaction = Some((from, to, snapshot)),
+            Effect::RecordAgent(facts) => drop(self.database.agents.insert(facts.agent.clone(), facts)),
+            Effect::SendChunk { .. }
+            | Effect::Train(_)
+            | Effect::RecordRun(_)
+            | Effect::RecordRelease(..)
+            | Effect::RecordDeployment { .. }
+            | Effect::RecordDrift(_) => {}
+        }
+    }
+
+    /// How much is added to the epoch an agent gives, so that what is known of it is forgotten.
+    fn forget(&mut self, now: i64, connection: ConnectionId) -> u64 {
+        let Some(agent) = self.live.get(&connection).filter(|_| self.bug == Some(Bug::DedupeByTimeWindow)) else {
+            return 0;
+        };
+        let (heard, added) = self.forgotten.entry(agent.clone()).or_insert((now, 0));
+        if now - *heard > WINDOW_MS {
+            *added += 1;
+        }
+        *heard = now;
+        *added
+    }
+
+    fn alter(&mut self, now: i64, connection: ConnectionId, entry: &mut SpoolEntry) {
+        let Some(agent) = self.live.get(&connection) else {
+            return;
+        };
+        if let Some((heard, added)) = self.forgotten.get_mut(agent) {
+            *heard = now;
+            match entry {
+                SpoolEntry::Events(batch) => batch.epoch.0 += *added,
+                SpoolEntry::Gap(gap) => gap.epoch.0 += *added,
+            }
+        }
+        if self.bug == Some(Bug::HoleWithoutGapRecord) {
+            let (expected, skipped) = self.skipped.entry(agent.clone()).or_insert((entry.first().0, 0));
+            *skipped += entry.first().0.saturating_sub(*expected);
+            *expected = entry.end().0.max(*expected);
+            match entry {
+                SpoolEntry::Events(batch) => batch.first.0 -= *skipped,
+                SpoolEntry::Gap(gap) => gap.first.0 -= *skipped,
+            }
+        }
+    }
+
+    /// Undoes towards the agent what was altered.
+    fn unalter(&self, connection: ConnectionId, message: HubToEdge) -> HubToEdge {
+        let agent = self.live.get(&connection);
+        let added = agent.and_then(|agent| self.forgotten.get(agent)).map_or(0, |(_, added)| *added);
+        let skipped = agent.and_then(|agent| self.skipped.get(agent)).map_or(0, |(_, skipped)| *skipped);
+        match message {
+            HubToEdge::Acked { mut epoch, mut next } => {
+                epoch.0 -= added;
+                next.0 += skipped;
+                HubToEdge::Acked { epoch, next }
+            }
+            HubToEdge::Welcome { mut next, time_ms } => {
+                next.0 += skipped;
+                HubToEdge::Welcome { next, time_ms }
+            }
+            other @ (HubToEdge::Offer(_) | HubToEdge::Chunk { .. } | HubToEdge::Refused { .. }) => other,
+        }
+    }
+}
+
+/// What `hub/start.rs` does with a real disk and database.
+fn start(disk: &FakeDisk, database: &Database, bug: Option<Bug>) -> (HubCore, IngestLog<FakeDisk>) {
+    let _ = bug;
+    let mut log = IngestLog::over(disk.clone(), SEGMENT_BYTES).expect("the disk is well when the hub starts");
+    let rules = CompactionRules { interval_ms: COMPACTION_MS };
+    let snapshot = database.checkpoint.clone();
+    let from = snapshot.as_ref().map_or(0, |(position, _)| *position);
+    let mut core = HubCore::new(Vec::new(), rules, Start { snapshot, ..Start::default() }).expect("its own snapshot");
+    let end = log.end();
+    for (position, entry) in log.read(from..end).expect("the disk is well") {
+        core.replay(position, &entry.agent, &entry.entry);
+    }
+    core.replayed(end);
+    core.remember(database.agents.values().cloned().collect(), Vec::new(), Vec::new());
+    (core, log)
+}

@@ -1,0 +1,30 @@
+//! What happened in many worlds, in numbers.
+
+/// Counts of what happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Steps.
+    pub steps: u64,
+    /// Times an agent or the hub was killed or lost its power.
+    pub crashes: u64,
+    /// Times a connection was broken, swallowed, or could not be made.
+    pub partitions: u64,
+    /// Calls that failed and damage that was done on disks.
+    pub disk_faults: u64,
+    /// Entries that arrived at the hub.
+    pub entries: u64,
+    /// Times events were dropped from a full spool.
+    pub drops: u64,
+}
+
+impl Tally {
+    /// Adds what happened in another world.
+    pub fn add(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.crashes += other.crashes;
+        self.partitions += other.partitions;
+        self.disk_faults += other.disk_faults;
+        self.entries += other.entries;
+        self.drops += other.drops;
+    }
+}
