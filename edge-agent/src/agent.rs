@@ -248,7 +248,9 @@ impl Agent {
                 Effect::Append(entry) => self.to_spool(spool::Request::Append(entry)).await,
                 Effect::ReadSpool { from, entries } => self.to_spool(spool::Request::Read { from, entries }).await,
                 Effect::Release(before) => self.to_spool(spool::Request::Release(before)).await,
-                Effect::DropOldest { acked } => self.to_spool(spool::Request::DropOldest { acked }).await,
+                Effect::DropOldest { acked, full_bytes } => {
+                    self.to_spool(spool::Request::DropOldest { acked, full_bytes }).await;
+                }
                 Effect::SettleGap { through } => self.to_spool(spool::Request::SettleGap { through }).await,
                 Effect::Acknowledge(receipt) => {
                     self.ingest.acknowledge.send_replace(Some(receipt));

@@ -213,10 +213,12 @@ pub enum Effect {
     },
     /// Give back the spool's segments before this sequence; answered by `Durable`, which says how full it is now.
     Release(Sequence),
-    /// Put a gap record in the place of the oldest events; answered by `DroppedOldest`.
+    /// Put a gap record in the place of the oldest events, if the spool is still full; answered by `DroppedOldest`.
     DropOldest {
         /// The hub has everything before.
         acked: Sequence,
+        /// From so many bytes on the spool is full.
+        full_bytes: u64,
     },
     /// Note durably, in the gap record at the front of the spool, what the hub has of it; answered by `GapSettled`.
     SettleGap {
@@ -552,7 +554,8 @@ impl EdgeCore {
     fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         self.spool.poll(now, effects);
         if self.spool.wants_drop(now) {
-            effects.push(Effect::DropOldest { acked: self.sync.acked_through() });
+            let full_bytes = self.spool.full_bytes();
+            effects.push(Effect::DropOldest { acked: self.sync.acked_through(), full_bytes });
         }
         let delivered = self.sync.poll(now, effects);
         self.deliver(&delivered);

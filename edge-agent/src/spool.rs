@@ -34,10 +34,12 @@ pub enum Request {
     },
     /// Give back segments before this sequence; answered by `Durable`.
     Release(Sequence),
-    /// Put a gap record in the place of the oldest events; answered by `DroppedOldest`.
+    /// Put a gap record in the place of the oldest events, unless room was made meanwhile; answered by `DroppedOldest`.
     DropOldest {
         /// The hub has everything before.
         acked: Sequence,
+        /// From so many bytes on the spool is full.
+        full_bytes: u64,
     },
     /// Note in the gap record at the front what the hub has of it; answered by `GapSettled`.
     SettleGap {
@@ -191,7 +193,7 @@ impl<S: Storage> Spool<S> {
                     // A spool at its limit takes nothing in until it hears that there is room again.
                     answers.push(self.state());
                 }
-                Request::DropOldest { acked } => answers.push(self.drop_oldest(acked)),
+                Request::DropOldest { acked, full_bytes } => answers.push(self.drop_oldest(acked, full_bytes)),
                 Request::SettleGap { through } => answers.extend(self.settle_gap(through)),
             }
         }

@@ -121,9 +121,14 @@ impl SpoolState {
         self.entries.start_of_newest(count)
     }
 
-    /// Whether the spool has reached its limit. What is on its way to it still finds room.
+    /// Whether the spool has reached its limit.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes + SPOOL_MARGIN_BYTES.min(self.max_bytes / 4) >= self.max_bytes
+        self.bytes >= self.full_bytes()
+    }
+
+    /// From so many bytes on the spool is full. What is on its way to it still finds room.
+    pub(super) fn full_bytes(&self) -> u64 {
+        self.max_bytes - SPOOL_MARGIN_BYTES.min(self.max_bytes / 4)
     }
 
     /// Whether a message may be taken in: the disk keeps up and the spool is below its limit.

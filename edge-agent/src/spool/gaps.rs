@@ -18,8 +18,10 @@ enum DropError {
 }
 
 impl<S: Storage> Spool<S> {
-    pub(super) fn drop_oldest(&mut self, acked: Sequence) -> Event {
-        let gap = self.try_drop_oldest(acked).unwrap_or_else(|error| {
+    pub(super) fn drop_oldest(&mut self, acked: Sequence, full_bytes: u64) -> Event {
+        let is_full = self.log.bytes() >= full_bytes;
+        let dropped = if is_full { self.try_drop_oldest(acked) } else { Ok(None) };
+        let gap = dropped.unwrap_or_else(|error| {
             error!("failed to drop the oldest events: {error}; trying again");
             None
         });

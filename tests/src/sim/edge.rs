@@ -359,7 +359,7 @@ impl EdgeBox {
             Effect::Publish(predictions) => assert!(!predictions.is_empty()),
             Effect::ReadSpool { from, entries } => self.requests.push(Request::Read { from, entries }),
             Effect::Release(before) => self.requests.push(Request::Release(before)),
-            Effect::DropOldest { acked } => self.requests.push(Request::DropOldest { acked }),
+            Effect::DropOldest { acked, full_bytes } => self.requests.push(Request::DropOldest { acked, full_bytes }),
             Effect::SettleGap { through } => self.requests.push(Request::SettleGap { through }),
             Effect::Checkpoint(checkpoint) => self.state.requests.push_back(checkpoint),
             Effect::Dial => self.link.commands.push_back(Command::Dial),
