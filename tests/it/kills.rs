@@ -1,9 +1,8 @@
 //! Killing the agent and the hub at seeded moments of a whole scenario: nothing is lost and nothing is there twice.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use demo::observe::Observer;
 use demo::play::{HubApi, Published};
 use demo::publish::Publisher;
@@ -15,7 +14,7 @@ use rand::seq::index;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use shared::ids::AgentId;
-use tests::{Process, pause};
+use tests::{Process, free_port, pause};
 
 const KILLS: usize = 20;
 /// Readings published ahead of what the agent says it has made durable.
@@ -63,7 +62,7 @@ impl World {
         let scenario = plant::scenario(seed);
         let broker = broker::start()?;
         let agent_id = AgentId::new("line-1")?;
-        let hub_ports = (free_udp_port()?, free_tcp_port()?);
+        let hub_ports = (free_port()?, free_port()?);
         let plan = Plan {
             directory,
             broker,
@@ -184,12 +183,4 @@ impl World {
             self.at_hub()
         )
     }
-}
-
-fn free_tcp_port() -> anyhow::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().context("find a free TCP port")
-}
-
-fn free_udp_port() -> anyhow::Result<SocketAddr> {
-    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().context("find a free UDP port")
 }

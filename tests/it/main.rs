@@ -8,3 +8,4 @@ mod parity;
 mod scenario;
 mod simulation;
 mod tidy;
+mod torture;

@@ -1,7 +1,9 @@
 //! What the tests of whole programs share: the programs as processes, and how to stop them, gently or not.
 
 pub mod sim;
+pub mod torture;
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,13 +14,23 @@ use anyhow::{Context, bail};
 const STOP_ATTEMPTS: u32 = 600;
 const STOP_PAUSE: Duration = Duration::from_millis(50);
 
-/// One of the project's programs, built beside this test.
+/// A loopback address that was free a moment ago, for UDP as well as TCP.
+///
+/// # Errors
+/// If the system has none.
+pub fn free_port() -> std::io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// One of the project's programs, built beside this test or program.
 ///
 /// # Errors
 /// If it was not built: `make test` builds the programs first.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.parent().and_then(Path::parent).context("the test lies in target/<profile>/deps")?;
+    let own = std::env::current_exe()?;
+    // A test lies in target/<profile>/deps, a program beside the others.
+    let beside = own.parent().context("a program lies in a folder")?;
+    let folder = if beside.ends_with("deps") { beside.parent().unwrap_or(beside) } else { beside };
     let program = folder.join(name);
     if program.exists() { Ok(program) } else { bail!("{} is not built; run `make test`", program.display()) }
 }
