@@ -37,6 +37,8 @@ pub struct Config {
 pub struct LinkSection {
     /// The UDP address to listen on.
     pub listen: SocketAddr,
+    /// The TCP address to listen on, for agents whose network lets no UDP through: by default the same.
+    pub tcp_listen: Option<SocketAddr>,
     /// The certificates agents' certificates are checked against, PEM.
     pub ca_file: PathBuf,
     /// The hub's certificate, PEM.
@@ -94,6 +96,7 @@ struct RawHub {
 struct RawLink {
     #[serde(default = "default_link_listen")]
     listen: SocketAddr,
+    tcp_listen: Option<SocketAddr>,
     ca_file: PathBuf,
     certificate_file: PathBuf,
     key_file: PathBuf,
@@ -166,6 +169,7 @@ impl Config {
             data_directory: base.join(raw.hub.data_directory),
             link: LinkSection {
                 listen: raw.link.listen,
+                tcp_listen: raw.link.tcp_listen,
                 ca_file: base.join(raw.link.ca_file),
                 certificate_file: base.join(raw.link.certificate_file),
                 key_file: base.join(raw.link.key_file),

@@ -124,7 +124,7 @@ impl Agent {
             None => None,
             Some(hub) => {
                 let (sender, commands) = link::channel();
-                tasks.spawn(Link::new(hub)?.run(commands, event_sender.clone()));
+                tasks.spawn(Link::new(hub, telemetry.clone())?.run(commands, event_sender.clone()));
                 Some(sender)
             }
         };

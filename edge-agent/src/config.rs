@@ -194,8 +194,12 @@ pub struct Feature {
 /// The hub and how the agent proves who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hub {
-    /// Where it listens: `host:port`, an IPv6 address in brackets.
+    /// Where it listens for QUIC: `host:port`, an IPv6 address in brackets.
     pub address: String,
+    /// Where it listens for TCP: by default the same.
+    pub tcp_address: String,
+    /// How to reach it.
+    pub transport: Transport,
     /// The name its certificate must have, by default the host of `address`.
     pub server_name: String,
     /// The PEM file of the authority that signed its certificate.
@@ -204,6 +208,32 @@ pub struct Hub {
     pub certificate_file: PathBuf,
     /// The PEM file of that certificate's key.
     pub key_file: PathBuf,
+}
+
+/// How the hub is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Over QUIC, and over TCP where UDP is blocked.
+    Auto,
+    /// Over QUIC only.
+    Quic,
+    /// Over TCP only.
+    Tcp,
+}
+
+impl Transport {
+    /// Every way.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Quic, Self::Tcp];
+
+    /// Its name in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 /// How models run.

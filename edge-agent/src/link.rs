@@ -1,37 +1,39 @@
-//! The link's shell: a QUIC connection with mutual TLS that carries frames. It decides nothing.
+//! The link's shell: a connection with mutual TLS that carries frames. Over QUIC, or over TCP where UDP is blocked.
+
+mod quic;
+mod tcp;
 
 use std::fs::File;
 use std::io::{self, BufReader};
-use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::wire::frame::{self, FrameDecoder, FrameError};
 use shared::wire::message::EdgeToHub;
 use shared::wire::{ALPN, PROTOCOL_VERSION};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::config::Hub;
+use crate::config::{Hub, Transport};
 use crate::core::Event;
+use crate::telemetry::{HubTransport, Telemetry};
 
 /// Commands that may wait: a full window of batches, and fetches and reports beside it.
 const COMMANDS: usize = 64;
-/// The connection is dead after this long without a word.
-const IDLE_TIMEOUT_MS: u32 = 60_000;
-/// Below the 30 s after which many NATs forget a UDP flow.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Connecting takes a few round trips; a hub that needs longer is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// QUIC is tried alone for so long: a handshake over a slow network. A box behind a firewall waits for it at each start.
+const HEAD_START: Duration = Duration::from_secs(1);
+/// The same, where UDP did not get through the last time (RFC 8305 section 5).
+const SHORT_HEAD_START: Duration = Duration::from_millis(250);
 /// Bytes taken from the connection at once.
 const READ_BYTES: usize = 64 * 1024;
-/// Windows for what the hub may send: one model chunk at a time and small messages.
-const RECEIVE_WINDOW: u32 = 1024 * 1024;
 
 /// What the link is asked to do.
 #[derive(Debug)]
@@ -58,8 +60,8 @@ pub enum LinkError {
     /// The certificates do not make an identity.
     #[error("use the certificate: {0}")]
     Tls(#[from] rustls::Error),
-    /// No UDP socket can be had.
-    #[error("open a UDP socket: {0}")]
+    /// No socket can be had.
+    #[error("open a socket: {0}")]
     Socket(io::Error),
     /// The hub's name does not resolve.
     #[error("find the hub {address}: {problem}")]
@@ -88,7 +90,19 @@ pub enum LinkError {
 /// A link that is ready to dial.
 pub struct Link {
     hub: Hub,
-    client: ClientConfig,
+    quic: quic::Dialler,
+    tcp: tcp::Dialler,
+    telemetry: Telemetry,
+    /// The last connection came about over TCP, though QUIC was tried.
+    is_udp_blocked: bool,
+    /// A QUIC connection that was made while another one over TCP stood.
+    better: Option<quic::Carrier>,
+}
+
+/// A connection.
+enum Carrier {
+    Quic(quic::Carrier),
+    Tcp(tcp::Carrier),
 }
 
 impl Link {
@@ -96,30 +110,14 @@ impl Link {
     ///
     /// # Errors
     /// If a file is missing or not what it should be.
-    pub fn new(hub: Hub) -> Result<Self, LinkError> {
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in certificates(&hub.ca_file)? {
-            roots.add(certificate)?;
-        }
-        let key = PrivateKeyDer::from_pem_file(&hub.key_file)
-            .map_err(|error| LinkError::File { path: hub.key_file.clone(), problem: error.to_string() })?;
-        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(certificates(&hub.certificate_file)?, key)?;
-        tls.alpn_protocols = vec![ALPN.to_vec()];
-        // Resumption would skip the check of certificates, and 0-RTT could be replayed.
-        tls.resumption = rustls::client::Resumption::disabled();
-        tls.enable_early_data = false;
-        let quic = QuicClientConfig::try_from(tls)
-            .map_err(|error| LinkError::Connect { address: hub.address.clone(), problem: error.to_string() })?;
-        let mut client = ClientConfig::new(Arc::new(quic));
-        client.transport_config(Arc::new(transport()));
-        Ok(Self { hub, client })
+    pub fn new(hub: Hub, telemetry: Telemetry) -> Result<Self, LinkError> {
+        let tls = tls(&hub)?;
+        let (quic, tcp) = (quic::Dialler::new(&hub, tls.clone())?, tcp::Dialler::new(&hub, tls)?);
+        Ok(Self { hub, quic, tcp, telemetry, is_udp_blocked: false, better: None })
     }
 
     /// Runs the link until the sender of commands is dropped.
-    pub async fn run(self, mut commands: mpsc::Receiver<Command>, events: mpsc::Sender<Event>) {
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, events: mpsc::Sender<Event>) {
         while let Some(command) = commands.recv().await {
             match command {
                 Command::Send(_) => {}
@@ -131,15 +129,9 @@ impl Link {
                 Command::Dial => {
                     match self.connect().await {
                         Err(error) => warn!("failed to {error}"),
-                        Ok((endpoint, connection)) => {
-                            info!(hub = %self.hub.address, protocol = PROTOCOL_VERSION, "connected to the hub over QUIC");
-                            if let Err(error) = talk(&connection, &mut commands, &events).await {
-                                warn!("failed to {error}");
-                            }
-                            connection.close(VarInt::from_u32(0), b"");
-                            endpoint.wait_idle().await;
-                        }
+                        Ok(carrier) => self.talk(carrier, &mut commands, &events).await,
                     }
+                    self.telemetry.hub_transport(None);
                     if events.send(Event::LinkDown).await.is_err() {
                         return;
                     }
@@ -148,30 +140,73 @@ impl Link {
         }
     }
 
-    /// A fresh endpoint for each connection: the box's address may have changed since the last one.
-    async fn connect(&self) -> Result<(Endpoint, Connection), LinkError> {
-        let address = self.hub.address.clone();
-        let resolve_error = |problem: String| LinkError::Resolve { address: self.hub.address.clone(), problem };
-        let found = tokio::task::spawn_blocking(move || address.to_socket_addrs().map(|mut found| found.next()))
-            .await
-            .map_err(|error| resolve_error(error.to_string()))?
-            .map_err(|error| resolve_error(error.to_string()))?
-            .ok_or_else(|| resolve_error("the name has no address".to_owned()))?;
-        let local = if found.is_ipv4() {
-            SocketAddr::from(([0, 0, 0, 0], 0))
-        } else {
-            SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))
+    async fn connect(&mut self) -> Result<Carrier, LinkError> {
+        if let Some(better) = self.better.take() {
+            self.is_udp_blocked = false;
+            return Ok(Carrier::Quic(better));
+        }
+        match self.hub.transport {
+            Transport::Quic => self.quic.connect().await.map(Carrier::Quic),
+            Transport::Tcp => self.tcp.connect().await.map(Carrier::Tcp),
+            Transport::Auto => {
+                let carrier = self.race().await?;
+                self.is_udp_blocked = matches!(carrier, Carrier::Tcp(_));
+                Ok(carrier)
+            }
+        }
+    }
+
+    /// QUIC with a head start, after the manner of Happy Eyeballs (RFC 8305): where UDP is blocked, nothing says so.
+    async fn race(&self) -> Result<Carrier, LinkError> {
+        let head_start = if self.is_udp_blocked { SHORT_HEAD_START } else { HEAD_START };
+        let mut quic = pin!(self.quic.connect());
+        let mut tcp = pin!(async {
+            tokio::time::sleep(head_start).await;
+            self.tcp.connect().await
+        });
+        let mut quic_error = None;
+        let mut tcp_error = None;
+        loop {
+            tokio::select! {
+                biased;
+                connected = &mut quic, if quic_error.is_none() => match connected {
+                    Ok(carrier) => return Ok(Carrier::Quic(carrier)),
+                    Err(error) => quic_error = Some(error),
+                },
+                connected = &mut tcp, if tcp_error.is_none() => match connected {
+                    Ok(carrier) => return Ok(Carrier::Tcp(carrier)),
+                    Err(error) => tcp_error = Some(error),
+                },
+                else => break,
+            }
+        }
+        Err(quic_error.or(tcp_error).unwrap_or_else(|| LinkError::Lost("nothing was tried".to_owned())))
+    }
+
+    async fn talk(&mut self, carrier: Carrier, commands: &mut mpsc::Receiver<Command>, events: &mpsc::Sender<Event>) {
+        let ended = match carrier {
+            Carrier::Quic(carrier) => {
+                info!(hub = %self.hub.address, protocol = PROTOCOL_VERSION, "connected to the hub over QUIC");
+                self.telemetry.hub_transport(Some(HubTransport::Quic));
+                carrier.talk(commands, events).await
+            }
+            Carrier::Tcp(carrier) => {
+                info!(hub = %self.hub.tcp_address, protocol = PROTOCOL_VERSION, "connected to the hub over TCP");
+                self.telemetry.hub_transport(Some(HubTransport::Tcp));
+                let watches = self.hub.transport == Transport::Auto;
+                tokio::select! {
+                    ended = carrier.talk(commands, events) => ended,
+                    better = self.quic.keep_trying(), if watches => {
+                        info!("UDP gets through again; going back to QUIC");
+                        self.better = Some(better);
+                        Ok(())
+                    }
+                }
+            }
         };
-        let endpoint = Endpoint::client(local).map_err(LinkError::Socket)?;
-        let connect_error = |problem: String| LinkError::Connect { address: self.hub.address.clone(), problem };
-        let connecting = endpoint
-            .connect_with(self.client.clone(), found, &self.hub.server_name)
-            .map_err(|error| connect_error(error.to_string()))?;
-        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .map_err(|_| connect_error(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?
-            .map_err(|error| connect_error(error.to_string()))?;
-        Ok((endpoint, connection))
+        if let Err(error) = ended {
+            warn!("failed to {error}");
+        }
     }
 }
 
@@ -182,13 +217,12 @@ pub fn channel() -> (mpsc::Sender<Command>, mpsc::Receiver<Command>) {
 }
 
 /// Carries messages both ways until one side ends it.
-async fn talk(
-    connection: &Connection,
+async fn converse(
+    mut send: impl AsyncWrite + Unpin,
+    mut receive: impl AsyncRead + Unpin,
     commands: &mut mpsc::Receiver<Command>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), LinkError> {
-    let lost = |error: &dyn std::fmt::Display| LinkError::Lost(error.to_string());
-    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| lost(&error))?;
     if events.send(Event::LinkUp).await.is_err() {
         return Ok(());
     }
@@ -198,7 +232,11 @@ async fn talk(
     }
 }
 
-async fn write_messages(send: &mut SendStream, commands: &mut mpsc::Receiver<Command>) -> Result<(), LinkError> {
+async fn write_messages(
+    send: &mut (impl AsyncWrite + Unpin),
+    commands: &mut mpsc::Receiver<Command>,
+) -> Result<(), LinkError> {
+    let lost = |error: io::Error| LinkError::Lost(error.to_string());
     let mut bytes = Vec::new();
     while let Some(command) = commands.recv().await {
         match command {
@@ -207,21 +245,23 @@ async fn write_messages(send: &mut SendStream, commands: &mut mpsc::Receiver<Com
             Command::Send(message) => {
                 bytes.clear();
                 frame::encode(&*message, &mut bytes)?;
-                send.write_all(&bytes).await.map_err(|error| LinkError::Lost(error.to_string()))?;
+                send.write_all(&bytes).await.map_err(lost)?;
+                send.flush().await.map_err(lost)?;
             }
         }
     }
     Ok(())
 }
 
-async fn read_messages(receive: &mut RecvStream, events: &mpsc::Sender<Event>) -> Result<(), LinkError> {
+async fn read_messages(receive: &mut (impl AsyncRead + Unpin), events: &mpsc::Sender<Event>) -> Result<(), LinkError> {
     let mut decoder = FrameDecoder::default();
+    let mut bytes = vec![0; READ_BYTES];
     loop {
-        let chunk = receive.read_chunk(READ_BYTES, true).await.map_err(|error| LinkError::Lost(error.to_string()))?;
-        let Some(chunk) = chunk else {
+        let count = receive.read(&mut bytes).await.map_err(|error| LinkError::Lost(error.to_string()))?;
+        if count == 0 {
             return Err(LinkError::Lost("the hub closed the stream".to_owned()));
-        };
-        decoder.extend(&chunk.bytes);
+        }
+        decoder.extend(&bytes[..count]);
         while let Some(message) = decoder.take()? {
             if events.send(Event::FromHub(message)).await.is_err() {
                 return Ok(());
@@ -230,25 +270,40 @@ async fn read_messages(receive: &mut RecvStream, events: &mpsc::Sender<Event>) -
     }
 }
 
+/// Proves who the hub is and who the agent is, over either transport.
+fn tls(hub: &Hub) -> Result<rustls::ClientConfig, LinkError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates(&hub.ca_file)? {
+        roots.add(certificate)?;
+    }
+    let key = PrivateKeyDer::from_pem_file(&hub.key_file)
+        .map_err(|error| LinkError::File { path: hub.key_file.clone(), problem: error.to_string() })?;
+    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates(&hub.certificate_file)?, key)?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    // Resumption would skip the check of certificates, and 0-RTT could be replayed.
+    tls.resumption = rustls::client::Resumption::disabled();
+    tls.enable_early_data = false;
+    Ok(tls)
+}
+
+/// The first address of a name.
+async fn resolve(address: &str) -> Result<SocketAddr, LinkError> {
+    let error = |problem: String| LinkError::Resolve { address: address.to_owned(), problem };
+    let name = address.to_owned();
+    tokio::task::spawn_blocking(move || name.to_socket_addrs().map(|mut found| found.next()))
+        .await
+        .map_err(|source| error(source.to_string()))?
+        .map_err(|source| error(source.to_string()))?
+        .ok_or_else(|| error("the name has no address".to_owned()))
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {
     let error = |problem: String| LinkError::File { path: path.to_owned(), problem };
     let file = File::open(path).map_err(|source| error(source.to_string()))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(BufReader::new(file)).collect();
     let found = found.map_err(|source| error(source.to_string()))?;
     if found.is_empty() { Err(error("it holds no PEM certificate".to_owned())) } else { Ok(found) }
-}
-
-fn transport() -> TransportConfig {
-    let mut transport = TransportConfig::default();
-    transport
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
-        .stream_receive_window(VarInt::from_u32(RECEIVE_WINDOW))
-        .datagram_receive_buffer_size(None)
-        // Some drivers of small boxes drop bursts sent with segmentation offload (quinn issues 1128, 2202, 2399).
-        .enable_segmentation_offload(false);
-    transport
 }

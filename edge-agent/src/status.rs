@@ -64,7 +64,11 @@ pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Teleme
             "version": serving.model.version.0,
             "digest": serving.digest.to_string(),
         })),
-        "hub": { "connected": core.is_connected(), "problem": core.hub_problem() },
+        "hub": {
+            "connected": core.is_connected(),
+            "transport": counters.hub_transport.map(crate::telemetry::HubTransport::name),
+            "problem": core.hub_problem(),
+        },
         "broker": { "connected": counters.broker_connected },
         "readings": {
             "accepted": total(|entry| entry.accepted),
@@ -151,6 +155,9 @@ pub fn to_text(report: &Value) -> String {
         format!("{} version {}", text(&model["name"]), model["version"])
     };
     let hub = match (&report["hub"]["connected"], &report["hub"]["problem"]) {
+        (Value::Bool(true), _) if report["hub"]["transport"] == "tcp" => {
+            "connected over TCP; UDP is blocked".to_owned()
+        }
         (Value::Bool(true), _) => "connected".to_owned(),
         (_, Value::String(problem)) => format!("away: {problem}"),
         (_, _) => "away; events wait in the spool".to_owned(),

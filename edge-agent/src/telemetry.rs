@@ -1,7 +1,7 @@
 //! What the shells count: read for the status, written from any thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// The agent's counters. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -14,6 +14,27 @@ struct Counters {
     unpublished: AtomicU64,
     overflowed: AtomicU64,
     broker_connected: AtomicBool,
+    hub_transport: AtomicU8,
+}
+
+/// What carries the connection to the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HubTransport {
+    /// QUIC, over UDP.
+    Quic,
+    /// TCP and TLS.
+    Tcp,
+}
+
+impl HubTransport {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 /// A reading of the counters.
@@ -29,6 +50,8 @@ pub struct Snapshot {
     pub overflowed: u64,
     /// Whether the broker is connected.
     pub broker_connected: bool,
+    /// What carries the connection to the hub, if there is one.
+    pub hub_transport: Option<HubTransport>,
 }
 
 impl Telemetry {
@@ -53,6 +76,11 @@ impl Telemetry {
         self.0.broker_connected.store(connected, Ordering::Relaxed);
     }
 
+    /// A connection to the hub stands, or none does.
+    pub fn hub_transport(&self, transport: Option<HubTransport>) {
+        self.0.hub_transport.store(transport.map_or(0, |transport| transport as u8 + 1), Ordering::Relaxed);
+    }
+
     /// The counters now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -64,6 +92,11 @@ impl Telemetry {
             unpublished: load(&self.0.unpublished),
             overflowed: load(&self.0.overflowed),
             broker_connected: self.0.broker_connected.load(Ordering::Relaxed),
+            hub_transport: match self.0.hub_transport.load(Ordering::Relaxed) {
+                0 => None,
+                1 => Some(HubTransport::Quic),
+                _ => Some(HubTransport::Tcp),
+            },
         }
     }
 }

@@ -66,6 +66,8 @@ pub struct Report {
     /// What the hub has.
     #[serde(flatten)]
     pub verdict: Verdict,
+    /// What carried the last connection to the hub.
+    pub transport: String,
     /// Whether the ledgers of agent and hub say that all was accepted and all was delivered.
     pub ledger_exact: bool,
     /// Milliseconds from the start of a killed agent until it talks with the hub: median, 99th percentile, longest.
@@ -126,10 +128,14 @@ impl World {
         }
         let hub_file = site::write_hub(&plan)?.display().to_string();
         let agent_file = site::write_agent(&plan, &agent_id, None, proxy.address())?;
+        // Only UDP goes through the proxy, so that TCP would get around a bad network.
+        let transport = if matches!(torture.network.loss_percent, 0 | 100) { "auto" } else { "quic" };
+        let tcp = format!("server_name = \"localhost\"\ntcp_address = \"{link}\"\ntransport = \"{transport}\"\n");
+        let mut whole = std::fs::read_to_string(&agent_file)?.replace("server_name = \"localhost\"\n", &tcp);
         if torture.disk_full {
-            let whole = std::fs::read_to_string(&agent_file)? + SMALL_SPOOL;
-            std::fs::write(&agent_file, whole)?;
+            whole.push_str(SMALL_SPOOL);
         }
+        std::fs::write(&agent_file, whole)?;
         let agent_file = agent_file.display().to_string();
         let hub = Process::start("cloud-hub", &["serve", "--config", &hub_file], &directory.join("hub.log"))?;
         let agent = Process::start("edge-agent", &["run", "--config", &agent_file], &directory.join("agent.log"))?;
@@ -141,6 +147,7 @@ impl World {
             broker_kills: 0,
             disk_fills: 0,
             verdict: Verdict::default(),
+            transport: String::new(),
             ledger_exact: false,
             restart_to_first_send_ms: [0; 3],
             healed_after_ms: 0,
@@ -236,13 +243,13 @@ impl World {
         if filled.is_ok() {
             bail!("the disk of the agent does not fill");
         }
-        // Taken in is not yet on the disk; what is delivered was.
-        let before = self.delivered().unwrap_or(0);
         for number in self.publisher.published()..(self.publisher.published() + 50).min(self.torture.events) {
             // These are published again in their turn, and known by their ids.
             self.publisher.publish_now(number)?;
         }
         pause(Duration::from_secs(1));
+        // Taken in is not yet on the disk; what is delivered was.
+        let before = self.delivered().unwrap_or(0);
         std::fs::remove_file(&ballast)?;
         let since = self.clock.monotonic().0;
         self.wait("the agent to go on after its disk was full", |world| {
@@ -258,6 +265,8 @@ impl World {
         self.wait("the hub to show it", |world| world.readings_at_hub().is_some_and(|at_hub| at_hub >= events))?;
         let ledgers = [self.accepted(), self.delivered(), self.readings_at_hub()];
         self.report.ledger_exact = ledgers == [Some(events); 3];
+        let status = self.status().unwrap_or_default();
+        self.report.transport = status["hub"]["transport"].as_str().unwrap_or("none").to_owned();
         self.agent.stop()?;
         self.hub.stop()?;
         if self.torture.disk_full {

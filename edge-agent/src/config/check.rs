@@ -21,7 +21,7 @@ use super::topic::{StreamKey, TopicPattern};
 use super::{
     AgentSection, COMMIT_DELAY_MS, Config, DEFAULT_MAX_PACKET_BYTES, DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES,
     DEFAULT_STATUS_INTERVAL_MS, Feature, Hub, Input, MAX_CLIENT_ID_BYTES, MAX_UNIT_BYTES, Model, Mqtt, PACKET_BYTES,
-    RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status, TimeSource, TimeUnit, raw,
+    RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status, TimeSource, TimeUnit, Transport, raw,
 };
 
 pub(super) fn check(source: &Source, raw: &raw::Root) -> Result<Config, ConfigError> {
@@ -171,8 +171,18 @@ impl Checker<'_> {
         let ca_file = self.path(&raw.ca_file);
         let certificate_file = self.path(&raw.certificate_file);
         let key_file = self.path(&raw.key_file);
+        let tcp_address = match &raw.tcp_address {
+            Some(address) => self.text(address, HostPort::parse),
+            None => address.clone(),
+        };
+        let transport = match &raw.transport {
+            Some(name) => self.text(name, |name| named(name, "way to reach a hub", Transport::ALL, Transport::name)),
+            None => Some(Transport::Auto),
+        };
         Some(Hub {
             address: address?.to_string(),
+            tcp_address: tcp_address?.to_string(),
+            transport: transport?,
             server_name: server_name?,
             ca_file: ca_file?,
             certificate_file: certificate_file?,
@@ -195,7 +205,7 @@ impl Checker<'_> {
         let max_bytes = self.number(raw.max_bytes.as_ref(), SPOOL_BYTES, DEFAULT_SPOOL_BYTES);
         let delay = self.number(raw.commit_delay_ms.as_ref(), COMMIT_DELAY_MS, COMMIT_MAX_DELAY_MS);
         let when_full = match &raw.when_full {
-            Some(name) => self.text(name, parse_when_full),
+            Some(name) => self.text(name, |name| named(name, "rule for a full spool", WhenFull::ALL, WhenFull::name)),
             None => Some(WhenFull::DropOldest),
         };
         Some(Spool { max_bytes: max_bytes?, commit_delay_ms: delay?, when_full: when_full? })
@@ -290,10 +300,17 @@ fn parse_username(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-fn parse_when_full(name: &str) -> Result<WhenFull, String> {
-    WhenFull::ALL.into_iter().find(|rule| rule.name() == name).ok_or_else(|| {
-        let known = WhenFull::ALL.map(WhenFull::name);
-        format!("{name:?} is no rule for a full spool; there are {}", known.join(" and "))
+/// The value of this name.
+fn named<T: Copy, const N: usize>(
+    name: &str,
+    what: &str,
+    all: [T; N],
+    name_of: impl Fn(T) -> &'static str,
+) -> Result<T, String> {
+    all.into_iter().find(|value| name_of(*value) == name).ok_or_else(|| {
+        let known = all.map(name_of);
+        let hint = nearest(name, &known).map_or(String::new(), |near| format!("did you mean `{near}`? "));
+        format!("{name:?} is no {what}; {hint}there are {}", known.join(", "))
     })
 }
 

@@ -81,6 +81,8 @@ pub(super) struct Hub {
     pub(super) ca_file: Spanned<PathBuf>,
     pub(super) certificate_file: Spanned<PathBuf>,
     pub(super) key_file: Spanned<PathBuf>,
+    pub(super) tcp_address: Option<Spanned<String>>,
+    pub(super) transport: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
