@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod command_line;
+mod fuzz;
 mod kills;
 mod parity;
 mod scenario;

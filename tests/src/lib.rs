@@ -1,5 +1,6 @@
 //! What the tests of whole programs share: the programs as processes, and how to stop them, gently or not.
 
+pub mod fuzz;
 pub mod sim;
 pub mod torture;
 

@@ -8,6 +8,8 @@ pub const SEGMENT_HEADER_BYTES: usize = 20;
 pub const RECORD_HEADER_BYTES: usize = 28;
 
 const MAGIC: [u8; 4] = *b"TLSG";
+/// The last position at which a record may begin: whatever follows from it by adding does not overflow.
+const LAST_FIRST: u64 = u64::MAX / 2;
 /// How a record begins. It is what is looked for behind damage, and keeps payloads from being taken for records.
 const RECORD_MAGIC: [u8; 4] = *b"TLRC";
 const FORMAT: u16 = 1;
@@ -115,7 +117,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<Checked, RecordError> {
     }
     let (first, count) = positions(header);
     match first.checked_add(u64::from(count)) {
-        Some(after) if count > 0 => {
+        Some(after) if count > 0 && first <= LAST_FIRST => {
             let synced = first.saturating_sub(u64::from(word(header, 24)));
             Ok(Checked { first, end: after, count, synced, bytes: end })
         }

@@ -1,0 +1,96 @@
+//! Every reader of bytes from outside, fed with random bytes and with right ones that were changed a little.
+
+use demo::plant;
+use proptest::prelude::*;
+use shared::event::{Event, EventBatch, Fate, Gap, GapReason, Reading, SpoolEntry, StreamSchema};
+use shared::ids::{ChannelName, Epoch, Sequence, StreamId};
+use shared::seglog::SegmentLog;
+use shared::seglog::fake::FakeDisk;
+use shared::wire::frame;
+use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry};
+use tests::fuzz::READERS;
+
+fn entries() -> Vec<SpoolEntry> {
+    let stream = StreamId::new("line1/pump3").expect("valid");
+    let schema = StreamSchema { stream: stream.clone(), channels: vec![ChannelName::new("flow").expect("valid")] };
+    let reading = |id: u64| {
+        Event::Reading(Reading { stream: 0, time_ms: id as i64, known_normal: false, id, values: vec![id as f64] })
+    };
+    let events = (0..5).map(reading).collect();
+    let (epoch, first) = (Epoch(3), Sequence(7));
+    let batch = EventBatch { epoch, first, streams: vec![schema], models: Vec::new(), events };
+    let mut gap = Gap::unknown(epoch, Sequence(12), 4, GapReason::DropOldest);
+    gap.push(9, Fate::AtHub, [(stream, 9)]);
+    vec![SpoolEntry::Events(batch), SpoolEntry::Gap(gap)]
+}
+
+/// Right bytes of every kind that is read.
+fn samples() -> Vec<Vec<u8>> {
+    let mut samples = Vec::new();
+    let mut frames = Vec::new();
+    let disk = FakeDisk::new(1, 1 << 30);
+    let (mut log, _) = SegmentLog::open(disk.clone(), 0, 1 << 20).expect("opens");
+    for entry in entries() {
+        let encoded = entry.encode().expect("encodes");
+        let packed = PackedEntry::pack(&encoded).expect("packs");
+        samples.push(postcard::to_allocvec(&packed).expect("encodes"));
+        frame::encode(&EdgeToHub::Entry(packed), &mut frames).expect("encodes");
+        log.append(entry.count(), &encoded).expect("appends");
+        samples.push(encoded);
+    }
+    log.sync().expect("syncs");
+    frame::encode(&HubToEdge::Acked { epoch: Epoch(3), next: Sequence(12) }, &mut frames).expect("encodes");
+    samples.push(frames);
+    samples.push(disk.contents("00000000000000000000.seg").expect("there"));
+    samples.push(
+        br#"{"ts":1,"id":"a","known_normal":true,"flow":1.5,"motor":{"phase currents":[2]},"running":true}"#.to_vec(),
+    );
+    samples.push(include_bytes!("../../deploy/config/agent.toml").to_vec());
+    samples.push(plant::scenario(1).name.into_bytes());
+    samples
+}
+
+fn change(bytes: &mut Vec<u8>, (at, what, value): (prop::sample::Index, u8, u8)) {
+    let at = at.index(bytes.len().max(1));
+    match what % 4 {
+        0 if !bytes.is_empty() => bytes[at] ^= value,
+        1 => bytes.truncate(at),
+        2 => bytes.insert(at.min(bytes.len()), value),
+        _ => {
+            let tail = bytes[at.min(bytes.len())..].to_vec();
+            bytes.extend_from_slice(&tail);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_reader_stands_random_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        READERS.iter().for_each(|(_, read)| read(&bytes));
+    }
+
+    #[test]
+    fn every_reader_stands_right_bytes_that_were_changed(
+        sample: prop::sample::Index,
+        changes in proptest::collection::vec(any::<(prop::sample::Index, u8, u8)>(), 1..6),
+    ) {
+        let mut bytes = sample.get(&samples()).clone();
+        changes.into_iter().for_each(|how| change(&mut bytes, how));
+        READERS.iter().for_each(|(_, read)| read(&bytes));
+    }
+}
+
+#[test]
+fn every_reader_takes_right_bytes() {
+    samples().iter().for_each(|bytes| READERS.iter().for_each(|(_, read)| read(bytes)));
+}
+
+#[test]
+fn every_reader_has_its_fuzzer() {
+    let manifest = include_str!("../../fuzz/Cargo.toml");
+    for (name, _) in READERS {
+        assert!(manifest.contains(&format!("name = \"{name}\"")), "fuzz/Cargo.toml has no {name}");
+    }
+}

@@ -1,0 +1,131 @@
+//! What everything that reads bytes from outside must stand: never a panic, never an answer that does not hold.
+//!
+//! One function for each reader. `make test` feeds them seeded random and mutated bytes (`it/fuzz.rs`), fuzzers whatever
+//! they find (`fuzz/`).
+#![expect(clippy::expect_used, reason = "what does not hold here is what fuzzing looks for")]
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use edge_agent::config::Config;
+use edge_agent::ingest::payload::Decoder;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shared::config::Source;
+use shared::event::SpoolEntry;
+use shared::limits::{MAX_BATCH_BYTES, MAX_RECORD_BYTES};
+use shared::package::Package;
+use shared::seglog::fake::FakeDisk;
+use shared::seglog::{Found, SegmentLog};
+use shared::wire::frame::{self, FrameDecoder};
+use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry};
+
+/// Reads bytes, and panics where something does not hold.
+pub type Reader = fn(&[u8]);
+
+/// The readers, by name.
+pub const READERS: [(&str, Reader); 7] = [
+    ("wire_frames", wire_frames),
+    ("spool_entry", spool_entry),
+    ("packed_entry", packed_entry),
+    ("segment", segment),
+    ("package", package),
+    ("mqtt_payload", mqtt_payload),
+    ("agent_config", agent_config),
+];
+
+/// The frames of either direction of a connection.
+pub fn wire_frames(bytes: &[u8]) {
+    read_frames::<EdgeToHub>(bytes);
+    read_frames::<HubToEdge>(bytes);
+}
+
+fn read_frames<M: Serialize + DeserializeOwned>(bytes: &[u8]) {
+    let mut decoder = FrameDecoder::default();
+    for piece in bytes.chunks(7) {
+        decoder.extend(piece);
+        loop {
+            match decoder.take::<M>() {
+                Ok(Some(message)) => frame::encode(&message, &mut Vec::new()).expect("what was read can be written"),
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// An entry of a spool. It is canonical: what was written again is the same from then on.
+pub fn spool_entry(bytes: &[u8]) {
+    if let Ok(entry) = SpoolEntry::decode(bytes) {
+        assert!(entry.end() > entry.first() && u64::from(entry.count()) == entry.end().0 - entry.first().0);
+        let written = entry.encode().expect("what was read can be written");
+        let again = SpoolEntry::decode(&written).expect("what was written can be read");
+        assert_eq!(again.encode().expect("and written again"), written);
+    }
+}
+
+/// An entry on the wire, which may declare anything.
+pub fn packed_entry(bytes: &[u8]) {
+    if let Ok(packed) = postcard::from_bytes::<PackedEntry>(bytes)
+        && let Ok(unpacked) = packed.unpack()
+    {
+        assert!(unpacked.len() <= MAX_BATCH_BYTES);
+        spool_entry(&unpacked);
+    }
+}
+
+/// A segment of a log: it opens, gives what it gives in order, and goes on behind it.
+pub fn segment(bytes: &[u8]) {
+    let disk = FakeDisk::new(1, 1 << 30);
+    disk.put("00000000000000000000.seg", bytes);
+    let open = || SegmentLog::open(disk.clone(), 0, 64 * 1024);
+    let Ok((mut log, _)) = open() else {
+        // A format of the future is refused, and nothing else is.
+        assert!(bytes.starts_with(b"TLSG"));
+        return;
+    };
+    let first = log.append(1, b"on it goes").expect("a log goes on");
+    log.sync().expect("a log goes on");
+    for _ in 0..2 {
+        let mut cursor = log.cursor(0);
+        let mut position = cursor.position();
+        let mut last = None;
+        while let Some(found) = log.read(&mut cursor).expect("the disk is well") {
+            position = match found {
+                Found::Lost(range) if range.start >= position => range.end,
+                Found::Record(record) if record.first >= position && record.payload.len() <= MAX_RECORD_BYTES => {
+                    last = Some((record.first, record.payload.clone()));
+                    record.end()
+                }
+                other @ (Found::Lost(_) | Found::Record(_)) => panic!("{other:?} at {position}"),
+            };
+        }
+        assert_eq!(last, Some((first, b"on it goes".to_vec())));
+        log = open().expect("what goes on can be opened").0;
+    }
+}
+
+/// A model's package.
+pub fn package(bytes: &[u8]) {
+    drop(Package::open(bytes, None));
+}
+
+/// A message that an MQTT client sent.
+pub fn mqtt_payload(bytes: &[u8]) {
+    static CONFIG: LazyLock<Config> = LazyLock::new(|| {
+        let text = include_str!("../../deploy/config/agent.toml").to_owned();
+        Config::parse(&Source::new(Path::new("agent.toml"), text)).expect("the example is a right file")
+    });
+    let mut decoder = Decoder::new(&CONFIG.inputs);
+    if let Ok(decoded) = decoder.decode("plant/line1/pump3/telemetry", bytes, 0) {
+        assert!(decoded.values.iter().all(|value| value.is_finite()));
+        assert_eq!(decoded.values.len(), decoded.schema.channels.len());
+    }
+}
+
+/// An agent's configuration.
+pub fn agent_config(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        drop(Config::parse(&Source::new(Path::new("agent.toml"), text.to_owned())));
+    }
+}
