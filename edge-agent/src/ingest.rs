@@ -147,7 +147,7 @@ impl Poller {
                     was_connected = true;
                     self.connected(&ack);
                 }
-                Ok(MqttEvent::Incoming(Packet::Publish(publish))) => self.take(&publish),
+                Ok(MqttEvent::Incoming(Packet::Publish(publish))) => self.take(&publish).await,
                 Ok(MqttEvent::Incoming(_) | MqttEvent::Outgoing(_)) => {}
                 Err(error) => {
                     self.telemetry.broker_connected(false);
@@ -170,7 +170,7 @@ impl Poller {
         self.shared.greet.notify_one();
     }
 
-    fn take(&mut self, publish: &Publish) {
+    async fn take(&mut self, publish: &Publish) {
         self.number += 1;
         let receipt = Receipt { generation: self.generation, number: self.number };
         let may_be_redelivered = publish.dup || self.resumed_messages > 0;
@@ -188,14 +188,18 @@ impl Poller {
                 may_be_redelivered,
             })
             .map_err(|rejection| self.rejection(publish, &rejection));
-        if publish.qos != QoS::AtMostOnce {
-            let to_ack = Publish { payload: Default::default(), ..publish.clone() };
-            self.shared.lock().push_back((receipt, to_ack));
+        let message = Received { receipt, content };
+        if publish.qos == QoS::AtMostOnce {
+            if self.received.try_send(message).is_err() {
+                self.telemetry.overflowed();
+            }
+            return;
         }
-        if self.received.try_send(Received { receipt, content }).is_err() {
-            // The broker holds back QoS 1 messages at the receive maximum, so this one was QoS 0.
-            self.telemetry.overflowed();
-        }
+        let to_ack = Publish { payload: Default::default(), ..publish.clone() };
+        self.shared.lock().push_back((receipt, to_ack));
+        // There is room, unless the broker does not keep to the receive maximum. Then it is made to wait: one that loses
+        // patience is connected anew and delivers again. When the agent's side is gone, this task ends.
+        drop(self.received.send(message).await);
     }
 }
 

@@ -13,9 +13,10 @@ pub const ANSWERS_IN_FLIGHT: usize = 2;
 pub const INFER_QUEUE: usize = 16_384;
 /// Events kept in the spool after the hub has them, at least: from them a restarted agent knows which messages are
 /// redeliveries, and what the pipelines had seen.
-pub const RECENT_EVENTS: u64 = 4_096;
-/// Message ids remembered for telling redeliveries.
-pub const RECENT_IDS: usize = 16_384;
+pub const RECENT_EVENTS: u64 = 65_536;
+/// Message ids remembered for telling redeliveries. A broker that is killed and remembers the state of a second ago
+/// delivers a second's messages again, which may be tens of thousands. They take some 2 MiB.
+pub const RECENT_IDS: usize = 65_536;
 /// Events between two checkpoints: bounds what is counted again after a restart, and how often the store is written.
 pub const CHECKPOINT_EVENTS: u64 = 2_048;
 /// Readings that bring the pipelines up to date after a restart.
