@@ -225,6 +225,9 @@ impl World {
             }
             _ => {
                 self.report.broker_kills += 1;
+                // mosquitto may come back with what it knew seconds ago, and deliver again more than an agent promises to
+                // recognise (`RECENT_IDS`). So it is killed with its state just written down.
+                self.broker.wait_until_saved()?;
                 self.broker.kill()?;
                 pause(away);
                 self.broker.restart()?;
