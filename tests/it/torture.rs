@@ -11,7 +11,7 @@ fn killed_agents_hubs_and_brokers_lose_nothing_over_a_bad_network() {
     }
     let directory = tempfile::tempdir().expect("dir");
     let network = Faults { loss_percent: 5, twice_percent: 1, round_trip_ms: 10, rebind_ms: 2_000 };
-    let torture = Torture { events: 20_000, kills: 20, seed: 11, network, disk_full: false };
+    let torture = Torture { events: 20_000, kills: 20, seed: 11, network, spare_broker: false, disk_full: false };
     let report = torture::run(torture, directory.path(), &mut |_| {});
     let is_well = report.as_ref().is_ok_and(|report| {
         let verdict = &report.verdict;

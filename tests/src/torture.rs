@@ -46,6 +46,8 @@ pub struct Torture {
     pub seed: u64,
     /// What the network between agent and hub does.
     pub network: Faults,
+    /// Kill only the agent and the hub.
+    pub spare_broker: bool,
     /// Fill the agent's disk now and then; it is a small tmpfs, which takes the right to mount one.
     pub disk_full: bool,
 }
@@ -205,7 +207,7 @@ impl World {
 
     fn kill_one(&mut self) -> anyhow::Result<()> {
         let away = Duration::from_millis(self.random.random_range(0..200));
-        match self.random.random_range(0..100) {
+        match self.random.random_range(0..if self.torture.spare_broker { 85 } else { 100 }) {
             0..50 => {
                 self.report.agent_kills += 1;
                 self.agent.kill()?;

@@ -40,6 +40,9 @@ struct Arguments {
     /// No datagram gets through: agent and hub must take TCP.
     #[arg(long, conflicts_with_all = ["loss", "rtt_ms", "rebind_ms"])]
     udp_blocked: bool,
+    /// Kill only the agent and the hub.
+    #[arg(long)]
+    spare_broker: bool,
     /// The agent's disk is a small tmpfs, which fills now and then (takes the right to mount).
     #[arg(long)]
     disk_full: bool,
@@ -79,10 +82,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         round_trip_ms: arguments.rtt_ms,
         rebind_ms: arguments.rebind_ms,
     };
-    let Arguments { events, kills, seed, disk_full, .. } = *arguments;
+    let Arguments { events, kills, seed, disk_full, spare_broker, .. } = *arguments;
     let directory = tempfile::tempdir()?;
     let bar = progress(events);
-    let torture = Torture { events, kills, seed, network, disk_full };
+    let torture = Torture { events, kills, seed, network, spare_broker, disk_full };
     let result = torture::run(torture, directory.path(), &mut |done| bar.set_position(done));
     bar.finish_and_clear();
     let report = match result {
