@@ -59,7 +59,7 @@ impl Hub {
     pub(super) fn new(seed: u64, bug: Option<Bug>) -> Self {
         let disk = FakeDisk::new(seed ^ 0x4b, 1 << 30);
         let database = Database::default();
-        let (core, log) = start(&disk, &database, bug);
+        let (core, log) = start(&disk, &database);
         Self {
             disk,
             core,
@@ -172,7 +172,7 @@ impl Hub {
         self.compaction = None;
         self.compacted = None;
         self.live.clear();
-        (self.core, self.log) = start(&self.disk, &self.database, self.bug);
+        (self.core, self.log) = start(&self.disk, &self.database);
     }
 
     /// Everything durable, in order: what was compacted, and the log after it.
@@ -295,8 +295,7 @@ impl Hub {
 }
 
 /// What `hub/start.rs` does with a real disk and database.
-fn start(disk: &FakeDisk, database: &Database, bug: Option<Bug>) -> (HubCore, IngestLog<FakeDisk>) {
-    let _ = bug;
+fn start(disk: &FakeDisk, database: &Database) -> (HubCore, IngestLog<FakeDisk>) {
     let mut log = IngestLog::over(disk.clone(), SEGMENT_BYTES).expect("the disk is well when the hub starts");
     let rules = CompactionRules { interval_ms: COMPACTION_MS };
     let snapshot = database.checkpoint.clone();
