@@ -130,9 +130,9 @@ impl Agent {
         };
         let password = start::password(config.mqtt.password_file.as_deref())?;
         let decoder = Decoder::new(&config.inputs);
-        let (ingest, poller, sender) = ingest::open(&config.mqtt, &name, password, decoder, clock, telemetry.clone());
-        tasks.spawn(poller.run());
-        tasks.spawn(sender.run());
+        let seed = rand::random();
+        let (ingest, client) = ingest::open(&config.mqtt, &name, password, decoder, clock, telemetry.clone(), seed);
+        tasks.spawn(client.run());
         let (status, status_reader) = watch::channel(Value::Null);
         tasks.spawn(status::serve(directory, status_reader).await?);
 

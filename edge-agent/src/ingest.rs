@@ -1,45 +1,57 @@
 //! MQTT's shell: takes messages in without acknowledging them, acknowledges when told to, publishes.
 //!
-//! Two tasks: one does nothing but poll the client, because its pings live there and must not wait; the other waits
-//! for room in the client's queue with acknowledgements and publishes. An acknowledgement belongs to the connection
-//! its message came in on: when the broker is connected anew, it delivers again, and older receipts are void.
+//! One task owns the connection. It writes what the [`session`] says, and reads as long as the agent takes messages in:
+//! when it does not, the broker is made to wait, while acknowledgements and publishes go on.
 
+pub mod packets;
 pub mod payload;
+pub mod session;
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, LastWill, Packet, Publish};
-use rumqttc::v5::{AsyncClient, Event as MqttEvent, EventLoop, MqttOptions};
+use bytes::BytesMut;
 use shared::ids::AgentId;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::Mqtt;
+use crate::core::backoff::Backoff;
 use crate::core::{NewReading, Receipt, Received, Rejection};
 use crate::status::{REJECTED_PAYLOAD_BYTES, Rejected};
 use crate::telemetry::Telemetry;
+use packets::{Hello, Message, Reader};
 use payload::Decoder;
+use session::{Arrival, Problem, Session};
 
 /// Predictions and status messages that may wait for the broker. Beyond, predictions are dropped and counted: they
 /// are in the spool as well.
 const OUTBOX: usize = 16_384;
-/// Requests in the MQTT client's own queue, which loses them when a session is lost: so, few.
-const CLIENT_QUEUE: usize = 64;
-/// Our publishes the broker has not acknowledged, if it allows so many.
-const OUTGOING_IN_FLIGHT: u16 = 512;
+/// Messages that may wait for the agent beyond the receive maximum, which some brokers overrun on a resumed session.
+const OVERRUN: usize = 16_384;
+/// Publishes taken from the outbox at once.
+const PUBLISHES_AT_ONCE: usize = 64;
+/// Bytes read at once, which is what a socket's buffer often holds.
+const READ_BYTES: usize = 64 * 1024;
+/// Bytes that may wait for the network; with more, nothing is read that would have to be answered.
+const UNSENT_BYTES: usize = 256 * 1024;
 /// The broker keeps what it could not deliver for this long.
 const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
-/// The wait before the broker is tried again.
-const RECONNECT_MS: u64 = 500;
-/// Time between two pings on a silent connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// The waits before the broker is tried again: it is near, and what comes meanwhile waits there.
+const RECONNECT_FIRST_MS: u64 = 250;
+const RECONNECT_LONGEST_MS: u64 = 10_000;
+/// A broker that cannot be reached within this time is tried again.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two signs of life on a silent connection.
+const KEEP_ALIVE_S: u16 = 30;
+/// How long the last words may take at shutdown.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A message to publish.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     /// Its topic.
     pub topic: String,
@@ -60,7 +72,7 @@ pub struct Ingest {
     pub outbox: mpsc::Sender<Outgoing>,
 }
 
-/// Sets up MQTT and gives the agent's side and the two tasks to run.
+/// Sets up MQTT and gives the agent's side and the task to run. `seed` spreads the attempts of a fleet.
 pub fn open(
     mqtt: &Mqtt,
     agent: &AgentId,
@@ -68,116 +80,176 @@ pub fn open(
     decoder: Decoder,
     clock: Clock,
     telemetry: Telemetry,
-) -> (Ingest, Poller, Sender) {
+    seed: u64,
+) -> (Ingest, Client) {
     let availability = format!("tideline/{agent}/availability");
-    let (client, event_loop) = AsyncClient::new(options(mqtt, &availability, password), CLIENT_QUEUE);
-    let (received_sender, received) = mpsc::channel(mqtt.receive_maximum as usize + OUTBOX);
+    let hello = Hello {
+        client_id: mqtt.client_id.clone(),
+        login: mqtt.username.clone().map(|username| (username, password.unwrap_or_default())),
+        will: (availability, "offline"),
+        keep_alive_s: KEEP_ALIVE_S,
+        session_expiry_s: SESSION_EXPIRY_S,
+        receive_maximum: mqtt.receive_maximum,
+        max_packet_bytes: mqtt.max_packet_bytes,
+    };
+    let (received_sender, received) = mpsc::channel(usize::from(mqtt.receive_maximum) + OVERRUN);
     let (acknowledge, acknowledged) = watch::channel(None);
     let (outbox, outgoing) = mpsc::channel(OUTBOX);
-    let shared = Arc::new(Shared { unacknowledged: Mutex::new(VecDeque::new()), greet: Notify::new() });
-    let filters = decoder.filters();
-    let poller = Poller {
-        event_loop,
+    let client = Client {
+        address: (mqtt.host.clone(), mqtt.port),
+        max_packet_bytes: mqtt.max_packet_bytes,
+        session: Session::new(hello, decoder.filters()),
         decoder,
         clock,
-        received: received_sender,
-        shared: Arc::clone(&shared),
         telemetry,
-        generation: 0,
-        number: 0,
-        resumed_messages: 0,
-        receive_maximum: u64::from(mqtt.receive_maximum),
+        backoff: Backoff::new(RECONNECT_FIRST_MS, RECONNECT_LONGEST_MS, seed),
+        received: received_sender,
+        acknowledged,
+        outgoing,
+        stalled: None,
+        out: BytesMut::new(),
     };
-    let sender = Sender { client, acknowledged, outgoing, shared, filters, availability };
-    (Ingest { received, acknowledge, outbox }, poller, sender)
+    (Ingest { received, acknowledge, outbox }, client)
 }
 
-fn options(mqtt: &Mqtt, availability: &str, password: Option<String>) -> MqttOptions {
-    let mut options = MqttOptions::new(mqtt.client_id.clone(), mqtt.host.clone(), mqtt.port);
-    options
-        .set_clean_start(false)
-        .set_manual_acks(true)
-        .set_keep_alive(KEEP_ALIVE)
-        .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
-        .set_receive_maximum(Some(mqtt.receive_maximum))
-        .set_max_packet_size(Some(mqtt.max_packet_bytes))
-        .set_outgoing_inflight_upper_limit(OUTGOING_IN_FLIGHT)
-        .set_last_will(LastWill::new(availability, "offline", QoS::AtLeastOnce, true, None));
-    if let Some(username) = &mqtt.username {
-        options.set_credentials(username.clone(), password.unwrap_or_default());
-    }
-    options
-}
-
-struct Shared {
-    /// Messages not acknowledged yet, oldest first, without their content.
-    unacknowledged: Mutex<VecDeque<(Receipt, Publish)>>,
-    /// The broker accepted a new connection whose session does not know us.
-    greet: Notify,
-}
-
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(Receipt, Publish)>> {
-        self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The task that polls the client.
-pub struct Poller {
-    event_loop: EventLoop,
+/// The task that keeps the connection.
+pub struct Client {
+    address: (String, u16),
+    max_packet_bytes: u32,
+    session: Session,
     decoder: Decoder,
     clock: Clock,
-    received: mpsc::Sender<Received>,
-    shared: Arc<Shared>,
     telemetry: Telemetry,
-    generation: u32,
-    number: u64,
-    /// How many more messages may be the resumed session's redeliveries.
-    resumed_messages: u64,
-    receive_maximum: u64,
+    backoff: Backoff,
+    received: mpsc::Sender<Received>,
+    acknowledged: watch::Receiver<Option<Receipt>>,
+    outgoing: mpsc::Receiver<Outgoing>,
+    /// A message that the agent has no room for; until it has, nothing is read.
+    stalled: Option<Received>,
+    out: BytesMut,
 }
 
-impl Poller {
-    /// Polls until the agent's side is dropped.
+/// How a connection ended.
+enum End {
+    Lost(Problem),
+    Stopped,
+}
+
+impl Client {
+    /// Connects, and connects again, until the agent's side is dropped; then says good-bye to the broker.
     pub async fn run(mut self) {
-        let mut was_connected = true;
-        while !self.received.is_closed() {
-            match self.event_loop.poll().await {
-                Ok(MqttEvent::Incoming(Packet::ConnAck(ack))) => {
-                    was_connected = true;
-                    self.connected(&ack);
-                }
-                Ok(MqttEvent::Incoming(Packet::Publish(publish))) => self.take(&publish).await,
-                Ok(MqttEvent::Incoming(_) | MqttEvent::Outgoing(_)) => {}
-                Err(error) => {
-                    self.telemetry.broker_connected(false);
-                    if std::mem::take(&mut was_connected) {
-                        warn!("the broker is away: {error}; trying again every {RECONNECT_MS} ms");
-                    }
-                    tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
-                }
+        let mut is_known_away = false;
+        loop {
+            let problem = match self.dial().await {
+                Ok(stream) => match self.converse(stream, &mut is_known_away).await {
+                    End::Lost(problem) => problem.to_string(),
+                    End::Stopped => return,
+                },
+                Err(problem) => problem,
+            };
+            if !std::mem::replace(&mut is_known_away, true) {
+                warn!("the broker is away: {problem}; trying again");
+            }
+            self.telemetry.broker_away(problem);
+            let wait = Duration::from_millis(self.backoff.next_ms());
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stopped(&mut self.acknowledged) => return,
             }
         }
     }
 
-    fn connected(&mut self, ack: &ConnAck) {
-        info!(session_present = ack.session_present, "connected to the broker");
-        self.telemetry.broker_connected(true);
-        self.generation += 1;
-        self.shared.lock().clear();
-        self.resumed_messages = if ack.session_present { self.receive_maximum } else { 0 };
-        // Subscribing again is harmless, and right when the session is new or the configuration changed.
-        self.shared.greet.notify_one();
+    async fn dial(&mut self) -> Result<TcpStream, String> {
+        let (host, port) = &self.address;
+        let connected = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await;
+        let stream = connected.map_err(|_| format!("{host}:{port} does not answer"))?;
+        let stream = stream.map_err(|error| format!("{host}:{port}: {error}"))?;
+        // Acknowledgements are written in batches; waiting for more would only slow the broker down.
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        Ok(stream)
     }
 
-    async fn take(&mut self, publish: &Publish) {
-        self.number += 1;
-        let receipt = Receipt { generation: self.generation, number: self.number };
-        let may_be_redelivered = publish.dup || self.resumed_messages > 0;
-        self.resumed_messages = self.resumed_messages.saturating_sub(1);
-        let content = std::str::from_utf8(&publish.topic)
-            .map_err(|_| payload::Rejection::UnknownTopic)
-            .and_then(|topic| self.decoder.decode(topic, &publish.payload, self.clock.unix_ms()))
+    async fn converse(&mut self, mut stream: TcpStream, is_known_away: &mut bool) -> End {
+        self.out.clear();
+        let (mut network_in, mut network_out) = stream.split();
+        let mut reader = Reader::default();
+        let mut publishes = Vec::with_capacity(PUBLISHES_AT_ONCE);
+        let mut trouble = self.session.connect(self.clock.monotonic(), &mut self.out).err();
+        loop {
+            if trouble.is_none() {
+                trouble = self.take_in(&mut reader, is_known_away).err();
+            }
+            self.telemetry.unpublished(self.session.take_too_large());
+            let now = self.clock.monotonic();
+            let is_reading = self.stalled.is_none() && self.out.len() < UNSENT_BYTES;
+            if let Some(problem) = trouble.take().or_else(|| self.session.tick(now, is_reading, &mut self.out).err()) {
+                self.session.disconnected(&problem);
+                return End::Lost(problem);
+            }
+            let due = self.session.poll_timeout().map_or(u64::MAX, |at| at.0.saturating_sub(now.0));
+            tokio::select! {
+                biased;
+                written = network_out.write_buf(&mut self.out), if !self.out.is_empty() => {
+                    trouble = written.is_err().then_some(Problem::Closed);
+                }
+                changed = self.acknowledged.changed() => match changed {
+                    Ok(()) => self.acknowledge(),
+                    Err(_) => {
+                        self.last_words();
+                        // Who does not take them has them in the spool, or as the last will.
+                        drop(tokio::time::timeout(GOODBYE_TIMEOUT, network_out.write_all_buf(&mut self.out)).await);
+                        return End::Stopped;
+                    }
+                },
+                () = has_room(&self.received), if self.stalled.is_some() => {
+                    let stalled = self.stalled.take();
+                    stalled.into_iter().for_each(|message| self.hand_over(message, true));
+                }
+                count = self.outgoing.recv_many(&mut publishes, PUBLISHES_AT_ONCE), if self.session.can_publish() => {
+                    if count == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                    publishes.drain(..).for_each(|message| self.session.publish(now, message, &mut self.out));
+                }
+                read = read_some(&mut network_in, &mut reader.buffer), if is_reading => {
+                    trouble = (!read).then_some(Problem::Closed);
+                }
+                () = tokio::time::sleep(Duration::from_millis(due)) => {}
+            }
+        }
+    }
+
+    /// Takes in what was read, as far as there is room.
+    fn take_in(&mut self, reader: &mut Reader, is_known_away: &mut bool) -> Result<(), Problem> {
+        while self.stalled.is_none() {
+            let Some(packet) = reader.next(self.session.version(), self.max_packet_bytes)? else {
+                return Ok(());
+            };
+            match self.session.receive(self.clock.monotonic(), packet, &mut self.out)? {
+                Some(Arrival::Message { receipt, message, may_be_redelivered }) => {
+                    self.take(receipt, &message, may_be_redelivered);
+                }
+                Some(Arrival::Connected { session_present }) => {
+                    *is_known_away = false;
+                    self.backoff.reset();
+                    let version = self.session.version();
+                    info!(session_present, mqtt = version.name(), "connected to the broker");
+                    self.telemetry.broker_connected(version);
+                }
+                Some(Arrival::SubscriptionRefused(count)) => {
+                    let problem = format!("the broker refuses {count} of our subscriptions; nothing comes in on them");
+                    warn!("{problem}");
+                    self.telemetry.broker_problem(problem);
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, receipt: Receipt, message: &Message, may_be_redelivered: bool) {
+        let content = self
+            .decode(message)
             .map(|decoded| NewReading {
                 schema: decoded.schema,
                 time_ms: decoded.time_ms,
@@ -187,109 +259,76 @@ impl Poller {
                 named_by_producer: decoded.has_producer_id,
                 may_be_redelivered,
             })
-            .map_err(|rejection| self.rejection(publish, &rejection));
-        let message = Received { receipt, content };
-        if publish.qos == QoS::AtMostOnce {
-            if self.received.try_send(message).is_err() {
-                self.telemetry.overflowed();
-            }
-            return;
-        }
-        let to_ack = Publish { payload: Default::default(), ..publish.clone() };
-        self.shared.lock().push_back((receipt, to_ack));
-        // There is room, unless the broker does not keep to the receive maximum. Then it is made to wait: one that loses
-        // patience is connected anew and delivers again. When the agent's side is gone, this task ends.
-        drop(self.received.send(message).await);
+            .map_err(|rejection| self.rejection(message, &rejection));
+        self.hand_over(Received { receipt, content }, message.packet_id.is_some());
     }
-}
 
-impl Poller {
+    fn hand_over(&mut self, message: Received, waits: bool) {
+        match self.received.try_send(message) {
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            // There is room, unless the broker does not keep to the receive maximum. Then it is made to wait.
+            Err(TrySendError::Full(message)) if waits => self.stalled = Some(message),
+            Err(TrySendError::Full(_)) => self.telemetry.overflowed(),
+        }
+    }
+
+    fn decode(&mut self, message: &Message) -> Result<payload::Decoded, payload::Rejection> {
+        if let Some(bytes) = message.oversized {
+            return Err(payload::Rejection::Oversized { bytes, max: self.max_packet_bytes });
+        }
+        let topic = std::str::from_utf8(&message.topic).map_err(|_| payload::Rejection::UnknownTopic)?;
+        self.decoder.decode(topic, &message.payload, self.clock.unix_ms())
+    }
+
     /// What is kept of a message that is no reading.
-    fn rejection(&self, publish: &Publish, rejection: &payload::Rejection) -> Rejection {
-        let shown = publish.payload.len().min(REJECTED_PAYLOAD_BYTES);
+    fn rejection(&self, message: &Message, rejection: &payload::Rejection) -> Rejection {
+        let shown = message.payload.len().min(REJECTED_PAYLOAD_BYTES);
         Rejection {
             reason: rejection.reason(),
             sample: Some(Rejected {
                 time_ms: self.clock.unix_ms(),
-                topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-                payload: String::from_utf8_lossy(&publish.payload[..shown]).into_owned(),
+                topic: String::from_utf8_lossy(&message.topic).into_owned(),
+                payload: String::from_utf8_lossy(&message.payload[..shown]).into_owned(),
                 problem: rejection.to_string(),
             }),
         }
     }
-}
 
-/// The task that acknowledges and publishes.
-pub struct Sender {
-    client: AsyncClient,
-    acknowledged: watch::Receiver<Option<Receipt>>,
-    outgoing: mpsc::Receiver<Outgoing>,
-    shared: Arc<Shared>,
-    filters: Vec<String>,
-    availability: String,
-}
-
-impl Sender {
-    /// Acknowledges and publishes until the agent's side is dropped, then says good-bye to the broker.
-    pub async fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
-        loop {
-            tokio::select! {
-                biased;
-                () = shared.greet.notified() => self.greet().await,
-                changed = self.acknowledged.changed() => match changed {
-                    Ok(()) => self.acknowledge().await,
-                    Err(_) => break,
-                },
-                message = self.outgoing.recv() => match message {
-                    Some(message) => self.publish(message).await,
-                    None => break,
-                },
-            }
-        }
-        self.acknowledge().await;
-        while let Ok(message) = self.outgoing.try_recv() {
-            self.publish(message).await;
-        }
-        let offline = Outgoing { topic: self.availability.clone(), payload: b"offline".to_vec(), retain: true };
-        self.publish(offline).await;
-        drop(self.client.disconnect().await);
-    }
-
-    async fn greet(&mut self) {
-        for filter in &self.filters {
-            if let Err(error) = self.client.subscribe(filter.clone(), QoS::AtLeastOnce).await {
-                warn!(filter, "failed to subscribe: {error}");
-            }
-        }
-        let online = Outgoing { topic: self.availability.clone(), payload: b"online".to_vec(), retain: true };
-        self.publish(online).await;
-    }
-
-    async fn acknowledge(&mut self) {
-        let Some(through) = *self.acknowledged.borrow_and_update() else {
-            return;
-        };
-        loop {
-            let next = {
-                let mut waiting = self.shared.lock();
-                let due = waiting.front().is_some_and(|(receipt, _)| *receipt <= through);
-                if due { waiting.pop_front() } else { None }
-            };
-            let Some((_, publish)) = next else {
-                return;
-            };
-            if let Err(error) = self.client.ack(&publish).await {
-                warn!("failed to acknowledge a message: {error}");
-                return;
-            }
+    fn acknowledge(&mut self) {
+        if let Some(through) = *self.acknowledged.borrow_and_update() {
+            self.session.acknowledge(self.clock.monotonic(), through, &mut self.out);
         }
     }
 
-    async fn publish(&mut self, message: Outgoing) {
-        let published = self.client.publish(message.topic, QoS::AtLeastOnce, message.retain, message.payload).await;
-        if let Err(error) = published {
-            warn!("failed to publish: {error}");
+    fn last_words(&mut self) {
+        let now = self.clock.monotonic();
+        self.acknowledge();
+        while self.session.can_publish()
+            && let Ok(message) = self.outgoing.try_recv()
+        {
+            self.session.publish(now, message, &mut self.out);
         }
+        self.session.close(now, &mut self.out);
     }
 }
+
+/// Reads what there is; false at the end of the connection.
+async fn read_some(network: &mut (impl AsyncReadExt + Unpin), buffer: &mut BytesMut) -> bool {
+    buffer.reserve(READ_BYTES);
+    matches!(network.read_buf(buffer).await, Ok(count) if count > 0)
+}
+
+/// Waits until the agent takes a message. When its side is gone, the caller ends by another way.
+async fn has_room(received: &mpsc::Sender<Received>) {
+    if received.reserve().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Waits until the agent's side is dropped.
+async fn stopped(acknowledged: &mut watch::Receiver<Option<Receipt>>) {
+    while acknowledged.changed().await.is_ok() {}
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::agent::AgentError;
 use crate::core::{EdgeCore, Millis};
+use crate::ingest::packets::Version;
 use crate::telemetry::Telemetry;
 
 /// Bytes of a rejected message that are kept: enough to see what it was.
@@ -69,7 +70,11 @@ pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Teleme
             "transport": counters.hub_transport.map(crate::telemetry::HubTransport::name),
             "problem": core.hub_problem(),
         },
-        "broker": { "connected": counters.broker_connected },
+        "broker": {
+            "connected": counters.broker.version.is_some(),
+            "mqtt": counters.broker.version.map(Version::name),
+            "problem": counters.broker.problem,
+        },
         "readings": {
             "accepted": total(|entry| entry.accepted),
             "delivered": total(|entry| entry.delivered),
@@ -162,7 +167,13 @@ pub fn to_text(report: &Value) -> String {
         (_, Value::String(problem)) => format!("away: {problem}"),
         (_, _) => "away; events wait in the spool".to_owned(),
     };
-    let broker = if report["broker"]["connected"] == Value::Bool(true) { "connected" } else { "away" };
+    let mut broker = match report["broker"]["mqtt"].as_str() {
+        Some(version) => format!("connected, MQTT {version}"),
+        None => "away".to_owned(),
+    };
+    if let Value::String(problem) = &report["broker"]["problem"] {
+        broker = format!("{broker}: {problem}");
+    }
     let readings = &report["readings"];
     let mut lines = vec![
         format!(

@@ -1,7 +1,9 @@
 //! What the shells count: read for the status, written from any thread.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::ingest::packets::Version;
 
 /// The agent's counters. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -13,8 +15,17 @@ struct Counters {
     inference_us: AtomicU64,
     unpublished: AtomicU64,
     overflowed: AtomicU64,
-    broker_connected: AtomicBool,
+    broker: Mutex<Broker>,
     hub_transport: AtomicU8,
+}
+
+/// How it stands with the broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Broker {
+    /// The version of MQTT spoken, while connected.
+    pub version: Option<Version>,
+    /// What keeps messages from coming in.
+    pub problem: Option<String>,
 }
 
 /// What carries the connection to the hub.
@@ -38,7 +49,7 @@ impl HubTransport {
 }
 
 /// A reading of the counters.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// Readings that went through a pipeline.
     pub inferred: u64,
@@ -48,8 +59,8 @@ pub struct Snapshot {
     pub unpublished: u64,
     /// QoS 0 messages dropped because they came faster than they could be made durable.
     pub overflowed: u64,
-    /// Whether the broker is connected.
-    pub broker_connected: bool,
+    /// How it stands with the broker.
+    pub broker: Broker,
     /// What carries the connection to the hub, if there is one.
     pub hub_transport: Option<HubTransport>,
 }
@@ -71,9 +82,23 @@ impl Telemetry {
         self.0.overflowed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The broker connected or went away.
-    pub fn broker_connected(&self, connected: bool) {
-        self.0.broker_connected.store(connected, Ordering::Relaxed);
+    /// The broker is connected.
+    pub fn broker_connected(&self, version: Version) {
+        *self.broker() = Broker { version: Some(version), problem: None };
+    }
+
+    /// The broker is away, or does not want us.
+    pub fn broker_away(&self, problem: String) {
+        *self.broker() = Broker { version: None, problem: Some(problem) };
+    }
+
+    /// The broker is connected, but something is wrong.
+    pub fn broker_problem(&self, problem: String) {
+        self.broker().problem = Some(problem);
+    }
+
+    fn broker(&self) -> std::sync::MutexGuard<'_, Broker> {
+        self.0.broker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection to the hub stands, or none does.
@@ -91,7 +116,7 @@ impl Telemetry {
             inference_us: load(&self.0.inference_us) as f64 / inferred.max(1) as f64,
             unpublished: load(&self.0.unpublished),
             overflowed: load(&self.0.overflowed),
-            broker_connected: self.0.broker_connected.load(Ordering::Relaxed),
+            broker: self.broker().clone(),
             hub_transport: match self.0.hub_transport.load(Ordering::Relaxed) {
                 0 => None,
                 1 => Some(HubTransport::Quic),

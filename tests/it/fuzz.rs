@@ -1,6 +1,7 @@
 //! Every reader of bytes from outside, fed with random bytes and with right ones that were changed a little.
 
 use demo::plant;
+use edge_agent::ingest::packets::{Publish, Version, write_publish};
 use proptest::prelude::*;
 use shared::event::{Event, EventBatch, Fate, Gap, GapReason, Reading, SpoolEntry, StreamSchema};
 use shared::ids::{ChannelName, Epoch, Sequence, StreamId};
@@ -45,6 +46,12 @@ fn samples() -> Vec<Vec<u8>> {
     samples.push(
         br#"{"ts":1,"id":"a","known_normal":true,"flow":1.5,"motor":{"phase currents":[2]},"running":true}"#.to_vec(),
     );
+    let mut packets = bytes::BytesMut::from(&[0x20, 3, 1, 0, 0, 0xd0, 0, 0x90, 4, 0, 1, 0, 1][..]);
+    for payload in [&[1; 20][..], &[2; 90]] {
+        let message = Publish { id: 7, topic: "plant/a", payload, retain: false, again: true };
+        write_publish(Version::V5, message, &mut packets);
+    }
+    samples.push(packets.to_vec());
     samples.push(include_bytes!("../../deploy/config/agent.toml").to_vec());
     samples.push(plant::scenario(1).name.into_bytes());
     samples

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use edge_agent::config::Config;
+use edge_agent::ingest::packets::{self, Incoming, Version};
 use edge_agent::ingest::payload::Decoder;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,12 +25,13 @@ use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry};
 pub type Reader = fn(&[u8]);
 
 /// The readers, by name.
-pub const READERS: [(&str, Reader); 7] = [
+pub const READERS: [(&str, Reader); 8] = [
     ("wire_frames", wire_frames),
     ("spool_entry", spool_entry),
     ("packed_entry", packed_entry),
     ("segment", segment),
     ("package", package),
+    ("mqtt_packets", mqtt_packets),
     ("mqtt_payload", mqtt_payload),
     ("agent_config", agent_config),
 ];
@@ -108,6 +110,24 @@ pub fn segment(bytes: &[u8]) {
 /// A model's package.
 pub fn package(bytes: &[u8]) {
     drop(Package::open(bytes, None));
+}
+
+/// What a broker sends, cut anywhere: nothing larger than allowed is held, and a message is what it was.
+pub fn mqtt_packets(bytes: &[u8]) {
+    for version in [Version::V5, Version::V311] {
+        let mut reader = packets::Reader::default();
+        'stream: for piece in bytes.chunks(11) {
+            reader.buffer.extend_from_slice(piece);
+            loop {
+                match reader.next(version, 64) {
+                    Ok(Some(Incoming::Message(message))) => assert!(message.payload.len() <= 64),
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) => break 'stream,
+                }
+            }
+        }
+    }
 }
 
 /// A message that an MQTT client sent.

@@ -7,7 +7,7 @@ use shared::ids::Sequence;
 
 use super::limits::{RECENT_EVENTS, RECENT_IDS};
 
-/// The last [`RECENT_IDS`] ids.
+/// The last [`RECENT_IDS`] ids, and while the broker delivers again up to as many more.
 #[derive(Debug, Default)]
 pub struct RecentIds {
     order: VecDeque<u64>,
@@ -21,16 +21,21 @@ impl RecentIds {
         self.known.contains(&id)
     }
 
-    /// Adds `id`, forgetting the oldest where there are too many.
-    pub fn insert(&mut self, id: u64) {
+    /// Adds `id`, forgetting the oldest where there are too many. Where the broker delivers again, the oldest are those
+    /// that come next: then they are kept, or one message from before them would make all of them unknown in turn.
+    pub fn insert(&mut self, id: u64, may_be_redelivered: bool) {
         if !self.known.insert(id) {
             return;
         }
         self.order.push_back(id);
-        if self.order.len() > RECENT_IDS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
+        let keep = if may_be_redelivered { 2 * RECENT_IDS } else { RECENT_IDS };
+        // Two for one bring it back to size without a pause.
+        for _ in 0..2 {
+            if self.order.len() > keep
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
         }
     }
 }
@@ -86,9 +91,26 @@ mod tests {
     #[test]
     fn the_newest_are_known_and_the_oldest_forgotten() {
         let mut recent = RecentIds::default();
-        (0..RECENT_IDS as u64 + 10).for_each(|id| recent.insert(id));
-        recent.insert(20);
+        (0..RECENT_IDS as u64 + 10).for_each(|id| recent.insert(id, false));
+        recent.insert(20, false);
         assert!(!recent.contains(9) && recent.contains(10) && recent.contains(RECENT_IDS as u64 + 9));
         assert_eq!(recent.order.len(), recent.known.len());
+    }
+
+    #[test]
+    fn redelivery_from_before_the_oldest_does_not_make_the_others_unknown() {
+        let mut recent = RecentIds::default();
+        let newest = RECENT_IDS as u64 + 1_000;
+        (0..newest).for_each(|id| recent.insert(id, false));
+        let unknown = (0..newest).filter(|id| !recent.contains(*id)).count();
+        assert_eq!(unknown, 1_000);
+        let mut taken_twice = 0;
+        for id in 0..newest {
+            taken_twice += u64::from(!recent.contains(id));
+            recent.insert(id, true);
+        }
+        assert_eq!(taken_twice, 1_000);
+        (newest..newest + 2_000).for_each(|id| recent.insert(id, false));
+        assert_eq!((recent.order.len(), recent.known.len()), (RECENT_IDS, RECENT_IDS));
     }
 }

@@ -79,7 +79,7 @@ struct Commit {
 impl SpoolState {
     pub(super) fn new(settings: &Settings, start: &Start) -> Self {
         let mut recent = RecentIds::default();
-        start.recent_ids.iter().for_each(|id| recent.insert(*id));
+        start.recent_ids.iter().for_each(|id| recent.insert(*id, false));
         let mut entries = RecentEntries::default();
         start.recent_entries.iter().for_each(|(first, events)| entries.push(*first, *events));
         Self {
@@ -155,7 +155,7 @@ impl SpoolState {
     }
 
     pub(super) fn accept(&mut self, now: Millis, receipt: Receipt, reading: NewReading, effects: &mut Vec<Effect>) {
-        self.recent.insert(reading.id);
+        self.recent.insert(reading.id, reading.may_be_redelivered);
         let bytes = 24 + 8 * reading.values.len();
         self.make_room(bytes, effects);
         let stream = self.open.stream(&reading.schema);

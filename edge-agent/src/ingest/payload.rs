@@ -80,6 +80,14 @@ pub enum Rejection {
     /// The payload is larger than any reading.
     #[error("the payload is larger than {MAX_PAYLOAD_BYTES} bytes")]
     TooLarge,
+    /// The packet is larger than the configuration allows; it was not held.
+    #[error("the message is a packet of {bytes} bytes; mqtt.max_packet_bytes allows {max}")]
+    Oversized {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: u32,
+    },
     /// The message would open one stream more than there may be.
     #[error("there are {MAX_STREAMS} streams already")]
     TooManyStreams,
@@ -104,7 +112,7 @@ impl Rejection {
             Self::NotANumber(_) => "not_a_number",
             Self::OutOfRange(_) => "out_of_range",
             Self::BadStreamName => "bad_stream_name",
-            Self::TooLarge => "too_large",
+            Self::TooLarge | Self::Oversized { .. } => "too_large",
             Self::TooManyStreams => "too_many_streams",
             Self::BadMark => "bad_mark",
             Self::BadId => "bad_id",
