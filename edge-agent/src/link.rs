@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use shared::limits::MAX_BATCHES_IN_FLIGHT;
 use shared::wire::frame::{self, FrameDecoder, FrameError};
 use shared::wire::message::EdgeToHub;
 use shared::wire::{ALPN, PROTOCOL_VERSION};
@@ -24,8 +25,9 @@ use crate::config::{Hub, Transport};
 use crate::core::Event;
 use crate::telemetry::{HubTransport, Telemetry};
 
-/// Commands that may wait: a full window of batches, and fetches and reports beside it.
-const COMMANDS: usize = 64;
+/// Commands that may wait: a full window of batches, and fetches and reports beside it. The agent's loop must not wait for a
+/// slow link.
+const COMMANDS: usize = 2 * MAX_BATCHES_IN_FLIGHT;
 /// Connecting takes a few round trips; a hub that needs longer is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// QUIC is tried alone for so long: a handshake over a slow network. A box behind a firewall waits for it at each start.

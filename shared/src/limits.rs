@@ -33,8 +33,9 @@ pub const RESERVE_BYTES: u64 = 2 * 1024 * 1024;
 pub const MAX_FRAME_BYTES: usize = 300 * 1024;
 /// Bytes of a model that travel in one frame: one round trip each at a few hundred KiB of bandwidth-delay product.
 pub const CHUNK_BYTES: usize = 64 * 1024;
-/// Batches that may be under way without an ack: fills a 100 ms link at several MiB/s, and bounds what is resent.
-pub const MAX_BATCHES_IN_FLIGHT: usize = 8;
+/// Batches that may be under way without an ack: with full commits, 16,384 events in one round trip, however long it is. It
+/// bounds what is sent again; what they may take at the hub is bounded by the windows of the connection.
+pub const MAX_BATCHES_IN_FLIGHT: usize = 64;
 
 /// Bytes of a package file: "small models"; the largest thing an agent ever takes from the hub.
 pub const MAX_PACKAGE_BYTES: u64 = 64 * 1024 * 1024;

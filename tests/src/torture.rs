@@ -32,6 +32,8 @@ use verify::Verdict;
 pub const WINDOW: u64 = 3_000;
 /// What anything that is waited for takes at most.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// The same over a network that loses datagrams, where one handshake may take many seconds.
+const LOSSY_DEADLINE: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(10);
 const AGENT: &str = "box-1";
 
@@ -305,14 +307,16 @@ impl World {
     }
 
     fn wait(&self, what: &str, ready: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
-        for _ in 0..DEADLINE.as_millis() / PAUSE.as_millis() {
+        let is_lossy = !matches!(self.torture.network.loss_percent, 0 | 100);
+        let deadline = if is_lossy { LOSSY_DEADLINE } else { DEADLINE };
+        for _ in 0..deadline.as_millis() / PAUSE.as_millis() {
             if ready(self) {
                 return Ok(());
             }
             pause(PAUSE);
         }
         let status = self.status().unwrap_or_default();
-        bail!("waited {} s for {what}; the agent says {status}", DEADLINE.as_secs())
+        bail!("waited {} s for {what}; the agent says {status}", deadline.as_secs())
     }
 }
 

@@ -23,6 +23,8 @@ const RETRY_ABOVE: usize = 256;
 const RECEIVE_WINDOW: u32 = 1024 * 1024;
 /// What the hub buffers for an agent that reads slowly.
 const SEND_WINDOW: u64 = 512 * 1024;
+/// As at the agent: through a lossy link a handshake comes sooner if what was lost is sent again sooner.
+const INITIAL_ROUND_TRIP: std::time::Duration = std::time::Duration::from_millis(100);
 /// The last message, often a refusal, should arrive before the connection is closed.
 const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -113,6 +115,7 @@ fn transport() -> TransportConfig {
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .stream_receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .send_window(SEND_WINDOW)
+        .initial_rtt(INITIAL_ROUND_TRIP)
         .datagram_receive_buffer_size(None);
     transport
 }

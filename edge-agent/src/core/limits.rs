@@ -32,6 +32,8 @@ pub const STABLE_AFTER_MS: u64 = 30_000;
 pub const GREETING_TIMEOUT_MS: u64 = 10_000;
 /// An unacknowledged batch for this long means the connection is dead in the water.
 pub const ACK_TIMEOUT_MS: u64 = 30_000;
+/// Entries read from the spool at once: they are held decoded until they are packed.
+pub const ENTRIES_AT_ONCE: usize = 8;
 /// Time between two status messages to the hub.
 pub const STATUS_INTERVAL_MS: u64 = 1_000;
 /// Time before a batch that the disk would not take is tried again.

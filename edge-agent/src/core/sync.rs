@@ -11,8 +11,8 @@ use shared::wire::message::{EdgeToHub, Hello, PackedEntry, ServedModel};
 use super::backoff::Backoff;
 use super::ledger::{Readings, readings_of_batch};
 use super::limits::{
-    ACK_TIMEOUT_MS, BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, GREETING_TIMEOUT_MS, READ_RETRY_MS, STABLE_AFTER_MS,
-    STATUS_INTERVAL_MS,
+    ACK_TIMEOUT_MS, BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, ENTRIES_AT_ONCE, GREETING_TIMEOUT_MS, READ_RETRY_MS,
+    STABLE_AFTER_MS, STATUS_INTERVAL_MS,
 };
 use super::{Effect, Millis, Settings, SpooledEntry};
 
@@ -322,7 +322,7 @@ impl SyncSession {
         let room = MAX_BATCHES_IN_FLIGHT.saturating_sub(self.in_flight.len());
         if room > 0 && self.reading.is_none() && self.read_at.is_none() && self.unsent < self.durable {
             self.reading = Some(self.unsent);
-            effects.push(Effect::ReadSpool { from: self.unsent, entries: room });
+            effects.push(Effect::ReadSpool { from: self.unsent, entries: room.min(ENTRIES_AT_ONCE) });
         }
         if let State::Live { ack_deadline, .. } = &mut self.state {
             if self.in_flight.is_empty() {

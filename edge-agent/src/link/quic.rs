@@ -1,12 +1,22 @@
 //! QUIC.
 
+use std::io::{self, IoSliceMut};
 use std::net::{Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use quinn::congestion::BbrConfig;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, IdleTimeout, TransportConfig, VarInt};
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{
+    AsyncUdpSocket, ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, Runtime, TokioRuntime,
+    TransportConfig, UdpPoller, VarInt,
+};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::{CONNECT_TIMEOUT, Command, LinkError, converse, resolve};
@@ -17,6 +27,18 @@ use crate::core::Event;
 const IDLE_TIMEOUT_MS: u32 = 60_000;
 /// Below the 30 s after which many NATs forget a UDP flow.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Handshakes under way at once at most, and the time between them: few, because when a hub is slow to answer, a whole
+/// fleet does this.
+const HANDSHAKES: u32 = 3;
+const ANOTHER_AFTER: Duration = Duration::from_millis(700);
+/// A round trip is taken for so long until it is measured; three of them pass before the first datagrams are sent again.
+/// RFC 9002 section 6.2.2 says 333 ms; less brings a handshake through loss sooner, and costs slow links a few datagrams.
+const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(100);
+/// The first datagrams of a connection are sent twice, as many as carry the handshake, the greeting and the first entries:
+/// each that is lost holds the connection up for a second or more, and a box with a bad link connects often.
+const SENT_TWICE: u32 = 16;
+/// How long a connection's end may take.
+const GOODBYE: Duration = Duration::from_millis(500);
 /// Windows for what the hub may send: one model chunk at a time and small messages.
 const RECEIVE_WINDOW: u32 = 1024 * 1024;
 /// The first wait before it is tried to get back to QUIC from TCP. It doubles: the hub may only have been slow to start.
@@ -46,24 +68,32 @@ impl Dialler {
         Ok(Self { address: hub.address.clone(), server_name: hub.server_name.clone(), client })
     }
 
-    /// A fresh endpoint for each connection: the box's address may have changed since the last one.
+    /// The first of up to [`HANDSHAKES`] to come about. Over a lossy link one handshake may wait seconds for datagrams to be
+    /// sent again, and a second one begun meanwhile overtakes it.
     pub(super) async fn connect(&self) -> Result<Carrier, LinkError> {
         let found = resolve(&self.address).await?;
-        let local = if found.is_ipv4() {
-            SocketAddr::from(([0, 0, 0, 0], 0))
-        } else {
-            SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))
-        };
-        let endpoint = Endpoint::client(local).map_err(LinkError::Socket)?;
-        let error = |problem: String| LinkError::Connect { address: self.address.clone(), problem };
-        let connecting = endpoint
-            .connect_with(self.client.clone(), found, &self.server_name)
-            .map_err(|source| error(source.to_string()))?;
-        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .map_err(|_| error(format!("no answer over UDP within {} s", CONNECT_TIMEOUT.as_secs())))?
-            .map_err(|source| error(source.to_string()))?;
-        Ok(Carrier { endpoint, connection })
+        let mut handshakes = JoinSet::new();
+        let mut begun = 0;
+        let mut another = tokio::time::interval(ANOTHER_AFTER);
+        let mut failure = None;
+        loop {
+            tokio::select! {
+                biased;
+                Some(ended) = handshakes.join_next(), if !handshakes.is_empty() => match ended {
+                    Ok(Ok(carrier)) => return Ok(carrier),
+                    Ok(Err(error)) => failure = Some(error),
+                    Err(error) => failure = Some(LinkError::Lost(error.to_string())),
+                },
+                _ = another.tick(), if begun < HANDSHAKES => {
+                    begun += 1;
+                    handshakes.spawn(handshake(self.client.clone(), found, self.address.clone(), self.server_name.clone()));
+                }
+            }
+            // What fails at once is refused, and so would the next be.
+            if let Some(error) = failure.take_if(|_| handshakes.is_empty()) {
+                return Err(error);
+            }
+        }
     }
 
     /// Tries until a connection stands.
@@ -80,6 +110,32 @@ impl Dialler {
     }
 }
 
+/// A fresh endpoint for each connection: the box's address may have changed since the last one.
+async fn handshake(
+    client: ClientConfig,
+    found: SocketAddr,
+    address: String,
+    name: String,
+) -> Result<Carrier, LinkError> {
+    let local = if found.is_ipv4() {
+        SocketAddr::from(([0, 0, 0, 0], 0))
+    } else {
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))
+    };
+    let socket = std::net::UdpSocket::bind(local).map_err(LinkError::Socket)?;
+    let runtime = Arc::new(TokioRuntime);
+    let socket = Arc::new(Insistent::new(runtime.wrap_udp_socket(socket).map_err(LinkError::Socket)?));
+    let endpoint = Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime)
+        .map_err(LinkError::Socket)?;
+    let error = |problem: String| LinkError::Connect { address: address.clone(), problem };
+    let connecting = endpoint.connect_with(client, found, &name).map_err(|source| error(source.to_string()))?;
+    let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+        .await
+        .map_err(|_| error(format!("no answer over UDP within {} s", CONNECT_TIMEOUT.as_secs())))?
+        .map_err(|source| error(source.to_string()))?;
+    Ok(Carrier { endpoint, connection })
+}
+
 impl Carrier {
     pub(super) async fn talk(
         self,
@@ -91,8 +147,62 @@ impl Carrier {
             Err(error) => Err(LinkError::Lost(error.to_string())),
         };
         self.connection.close(VarInt::from_u32(0), b"");
-        self.endpoint.wait_idle().await;
+        // The good-bye is on its way at once; a hub that is away confirms nothing, and the next connection waits for this.
+        drop(tokio::time::timeout(GOODBYE, self.endpoint.wait_idle()).await);
         ended
+    }
+}
+
+/// A socket that sends its first datagrams twice. QUIC knows copies by their packet numbers (RFC 9000 section 12.3).
+#[derive(Debug)]
+struct Insistent {
+    socket: Arc<dyn AsyncUdpSocket>,
+    twice: AtomicU32,
+}
+
+impl Insistent {
+    fn new(socket: Arc<dyn AsyncUdpSocket>) -> Self {
+        Self { socket, twice: AtomicU32::new(SENT_TWICE) }
+    }
+}
+
+impl AsyncUdpSocket for Insistent {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Arc::clone(&self.socket).create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.socket.try_send(transmit)?;
+        if self.twice.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            // A copy that finds no room is one that is not needed.
+            drop(self.socket.try_send(transmit));
+        }
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.socket.poll_recv(context, buffers, meta)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.socket.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.socket.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.socket.may_fragment()
     }
 }
 
@@ -106,6 +216,9 @@ fn transport() -> TransportConfig {
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .stream_receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .datagram_receive_buffer_size(None)
+        .initial_rtt(INITIAL_ROUND_TRIP)
+        // A loss-based controller takes a radio link's losses for congestion and all but stops: at 30 % it delivers nothing.
+        .congestion_controller_factory(Arc::new(BbrConfig::default()))
         // Some drivers of small boxes drop bursts sent with segmentation offload (quinn issues 1128, 2202, 2399).
         .enable_segmentation_offload(false);
     transport

@@ -1,13 +1,16 @@
 //! A bad network: forwards UDP between an agent and the hub, and drops, delays, doubles, reorders and rebinds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 const DATAGRAM_BYTES: usize = 65_536;
 /// Datagrams under way; beyond, they are dropped, as a router's queue does.
 const UNDER_WAY: usize = 4_096;
+
+/// Sockets of agents that are told apart: those of one connection's handshakes and of the one before.
+const FLOWS: usize = 16;
 
 /// What the network does.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,7 +56,9 @@ impl Proxy {
                 let front = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
                 ready.send(front.local_addr()?).ok();
                 let random = StdRng::seed_from_u64(seed);
-                Forwarder { front, upstream, faults, random, under_way: BTreeMap::new(), count: 0 }.run(stopped).await
+                let answers = mpsc::channel(UNDER_WAY);
+                let (under_way, flows) = (BTreeMap::new(), VecDeque::new());
+                Forwarder { front, upstream, faults, random, under_way, count: 0, flows, answers }.run(stopped).await
             };
             runtime.and_then(|runtime| runtime.block_on(run))
         })?;
@@ -76,22 +84,39 @@ struct Forwarder {
     upstream: SocketAddr,
     faults: Faults,
     random: StdRng,
-    /// By the time they arrive, and a number that tells two of one time apart.
+    /// Datagrams by when they arrive.
     under_way: BTreeMap<(Instant, u64), Datagram>,
     count: u64,
+    /// As a NAT keeps them: one for each socket of an agent, the newest first.
+    flows: VecDeque<Flow>,
+    answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
 }
 
+/// What the hub says to a client.
+type Answer = (SocketAddr, Vec<u8>);
+
 struct Datagram {
+    client: SocketAddr,
     to_hub: bool,
     bytes: Vec<u8>,
 }
 
+/// What the hub sees of one socket of an agent.
+struct Flow {
+    client: SocketAddr,
+    back: Arc<UdpSocket>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
 impl Forwarder {
     async fn run(mut self, stop: CancellationToken) -> std::io::Result<()> {
-        let mut back = self.rebind().await?;
-        let mut client = None;
         let mut from_agent = vec![0; DATAGRAM_BYTES];
-        let mut from_hub = vec![0; DATAGRAM_BYTES];
         let rebind =
             Duration::from_millis(if self.faults.rebind_ms == 0 { u64::from(u32::MAX) } else { self.faults.rebind_ms });
         let mut rebinds = tokio::time::interval(rebind);
@@ -100,31 +125,21 @@ impl Forwarder {
             let due = self.under_way.first_key_value().map(|((at, _), _)| *at);
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = sleep_until(due) => self.deliver(&back, client).await,
+                () = sleep_until(due) => self.deliver().await?,
                 received = self.front.recv_from(&mut from_agent) => {
                     // On loopback an error is the echo of a datagram that found nobody; the sender learns that by silence.
-                    if let Ok((count, from)) = received {
-                        client = Some(from);
-                        self.take(true, &from_agent[..count]);
+                    if let Ok((count, client)) = received {
+                        self.take(client, true, &from_agent[..count]);
                     }
                 }
-                received = back.recv(&mut from_hub) => {
-                    if let Ok(count) = received {
-                        self.take(false, &from_hub[..count]);
-                    }
-                }
-                _ = rebinds.tick() => back = self.rebind().await?,
+                Some((client, bytes)) = self.answers.1.recv() => self.take(client, false, &bytes),
+                // Each flow gets a new address with its next datagram.
+                _ = rebinds.tick() => self.flows.clear(),
             }
         }
     }
 
-    async fn rebind(&self) -> std::io::Result<UdpSocket> {
-        let back = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        back.connect(self.upstream).await?;
-        Ok(back)
-    }
-
-    fn take(&mut self, to_hub: bool, bytes: &[u8]) {
+    fn take(&mut self, client: SocketAddr, to_hub: bool, bytes: &[u8]) {
         let Faults { loss_percent, twice_percent, round_trip_ms, .. } = self.faults;
         let copies = 1 + usize::from(self.random.random_range(0..100) < twice_percent);
         for _ in 0..copies {
@@ -134,21 +149,44 @@ impl Forwarder {
             let jitter_us = self.random.random_range(0..=round_trip_ms * 250);
             self.count += 1;
             let at = now() + Duration::from_micros(round_trip_ms * 500 + jitter_us);
-            self.under_way.insert((at, self.count), Datagram { to_hub, bytes: bytes.to_vec() });
+            self.under_way.insert((at, self.count), Datagram { client, to_hub, bytes: bytes.to_vec() });
         }
     }
 
-    async fn deliver(&mut self, back: &UdpSocket, client: Option<SocketAddr>) {
+    async fn deliver(&mut self) -> std::io::Result<()> {
         let now = now();
         while let Some(entry) = self.under_way.first_entry().filter(|entry| entry.key().0 <= now) {
-            let Datagram { to_hub, bytes } = entry.remove();
+            let Datagram { client, to_hub, bytes } = entry.remove();
             // A datagram that cannot be sent is a datagram lost.
             if to_hub {
-                back.send(&bytes).await.ok();
-            } else if let Some(client) = client {
+                self.back(client).await?.send(&bytes).await.ok();
+            } else {
                 self.front.send_to(&bytes, client).await.ok();
             }
         }
+        Ok(())
+    }
+
+    async fn back(&mut self, client: SocketAddr) -> std::io::Result<Arc<UdpSocket>> {
+        if let Some(flow) = self.flows.iter().find(|flow| flow.client == client) {
+            return Ok(Arc::clone(&flow.back));
+        }
+        let back = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?);
+        back.connect(self.upstream).await?;
+        let (socket, answers) = (Arc::clone(&back), self.answers.0.clone());
+        let reader = tokio::spawn(async move {
+            let mut from_hub = vec![0; DATAGRAM_BYTES];
+            loop {
+                if let Ok(count) = socket.recv(&mut from_hub).await
+                    && answers.send((client, from_hub[..count].to_vec())).await.is_err()
+                {
+                    return;
+                }
+            }
+        });
+        self.flows.truncate(FLOWS - 1);
+        self.flows.push_front(Flow { client, back: Arc::clone(&back), reader });
+        Ok(back)
     }
 }
 
