@@ -20,6 +20,7 @@ use crate::artifacts::{ArtifactError, Artifacts};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::{Effect, Event, Millis, Published, Received};
+use crate::ingest::packets::Delivery;
 use crate::ingest::payload::Decoder;
 use crate::ingest::{Ingest, Outgoing};
 use crate::link::{self, Link, LinkError};
@@ -169,6 +170,8 @@ impl Agent {
         let mut messages = Vec::with_capacity(MESSAGES_AT_ONCE);
         loop {
             let now = self.clock.monotonic();
+            let answers = self.core.open_questions() + MESSAGES_AT_ONCE;
+            let can_answer = self.ingest.can_answer(answers);
             let wait = self
                 .core
                 .poll_timeout()
@@ -177,8 +180,9 @@ impl Agent {
                 biased;
                 () = shutdown.cancelled() => return,
                 Some(event) = self.events.recv() => self.handle(event).await,
+                () = ingest::has_room(&self.ingest.outbox, answers), if !can_answer => {}
                 count = self.ingest.received.recv_many(&mut messages, MESSAGES_AT_ONCE),
-                    if self.core.wants_messages() =>
+                    if self.core.wants_messages() && can_answer =>
                 {
                     if count == 0 {
                         error!("the MQTT task ended; stopping");
@@ -321,7 +325,9 @@ impl Agent {
                 "threshold": prediction.verdict.threshold,
                 "anomaly": prediction.verdict.anomaly,
             });
-            let message = Outgoing { topic, payload: body.to_string().into_bytes(), retain: false };
+            // The spool has every prediction; whoever acts on MQTT acts on anomalies.
+            let delivery = if prediction.verdict.anomaly { Delivery::AtLeastOnce } else { Delivery::AtMostOnce };
+            let message = Outgoing { topic, payload: body.to_string().into_bytes(), retain: false, delivery };
             if self.ingest.outbox.try_send(message).is_err() {
                 self.telemetry.unpublished(predictions.len() - index);
                 return;
@@ -334,7 +340,7 @@ impl Agent {
         let payload = report.to_string().into_bytes();
         let topic = format!("tideline/{}/status", self.name);
         // A full outbox means the broker is away; the next status replaces this one.
-        drop(self.ingest.outbox.try_send(Outgoing { topic, payload, retain: true }));
+        drop(self.ingest.outbox.try_send(Outgoing { topic, payload, retain: true, delivery: Delivery::AtLeastOnce }));
         let mut local = report;
         local["rejected_messages"] = self.rejected.iter().map(Rejected::to_json).collect();
         self.status.send_replace(local);

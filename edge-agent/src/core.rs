@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod ledger;
 pub mod limits;
 pub mod model_slot;
+pub mod received;
 pub mod recent;
 pub mod spool;
 pub mod sync;
@@ -20,7 +21,8 @@ use shared::ids::{Digest, Epoch, ModelVersion, Sequence, StreamId};
 use shared::pipeline::decision::Verdict;
 use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel};
 
-use crate::status::Rejected;
+pub use received::{NewReading, Receipt, Received, Rejection};
+
 use ledger::{Ledger, Readings, Settled};
 use limits::{ANSWERS_IN_FLIGHT, INFER_BATCH, INFER_QUEUE};
 use model_slot::ModelSlot;
@@ -37,53 +39,6 @@ impl Millis {
     pub const fn plus(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
     }
-}
-
-/// A message's place in the order in which messages were received, within one MQTT connection. Acknowledging one
-/// acknowledges all before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Receipt {
-    /// The connection; receipts of an older one are void, because the broker delivers again.
-    pub generation: u32,
-    /// The place.
-    pub number: u64,
-}
-
-/// A message as it came in.
-#[derive(Debug, Clone)]
-pub struct Received {
-    /// Its place.
-    pub receipt: Receipt,
-    /// What it holds, or why it holds nothing.
-    pub content: Result<NewReading, Rejection>,
-}
-
-/// Why a message is no reading.
-#[derive(Debug, Clone)]
-pub struct Rejection {
-    /// The reason it is counted under.
-    pub reason: &'static str,
-    /// The message, to look at.
-    pub sample: Option<Rejected>,
-}
-
-/// A decoded reading that has no sequence yet.
-#[derive(Debug, Clone)]
-pub struct NewReading {
-    /// Stream and channels.
-    pub schema: Arc<StreamSchema>,
-    /// When it was measured.
-    pub time_ms: UnixMillis,
-    /// One value per channel.
-    pub values: Vec<f64>,
-    /// An operator vouches for normal operation.
-    pub known_normal: bool,
-    /// Names the message.
-    pub id: u64,
-    /// The producer gave the name, so that equal names mean equal messages, however far apart.
-    pub named_by_producer: bool,
-    /// The broker may have delivered it before: its flag says so, or the session was just resumed.
-    pub may_be_redelivered: bool,
 }
 
 /// A reading on its way through inference.
@@ -401,6 +356,12 @@ impl EdgeCore {
         self.spool.has_room()
     }
 
+    /// Readings whose answers are still to come.
+    #[must_use]
+    pub fn open_questions(&self) -> usize {
+        self.questions.len() + self.questions_in_flight * INFER_BATCH
+    }
+
     /// How the agent is.
     #[must_use]
     pub fn status(&self) -> AgentStatus {
@@ -569,7 +530,10 @@ impl EdgeCore {
             self.questions_in_flight += 1;
         }
         if self.sync.status_due(now) {
-            effects.push(Effect::Send(EdgeToHub::Status(self.status())));
+            let status = self.status();
+            if self.sync.is_news(now, &status) {
+                effects.push(Effect::Send(EdgeToHub::Status(status)));
+            }
         }
         self.checkpoint(effects);
     }

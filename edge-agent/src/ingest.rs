@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use shared::ids::AgentId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -23,7 +24,7 @@ use crate::core::backoff::Backoff;
 use crate::core::{NewReading, Receipt, Received, Rejection};
 use crate::status::{REJECTED_PAYLOAD_BYTES, Rejected};
 use crate::telemetry::Telemetry;
-use packets::{Hello, Message, Reader};
+use packets::{Delivery, Hello, Message, Reader};
 use payload::Decoder;
 use session::{Arrival, Problem, Session};
 
@@ -36,6 +37,8 @@ const OVERRUN: usize = 16_384;
 const PUBLISHES_AT_ONCE: usize = 64;
 /// Bytes read at once, which is what a socket's buffer often holds.
 const READ_BYTES: usize = 64 * 1024;
+/// A read of fewer bytes says that messages come singly.
+const SMALL_READ_BYTES: usize = 512;
 /// Bytes that may wait for the network; with more, nothing is read that would have to be answered.
 const UNSENT_BYTES: usize = 256 * 1024;
 /// The broker keeps what it could not deliver for this long.
@@ -59,6 +62,8 @@ pub struct Outgoing {
     pub payload: Vec<u8>,
     /// Whether the broker keeps it for those who subscribe later.
     pub retain: bool,
+    /// How surely it gets there.
+    pub delivery: Delivery,
 }
 
 /// The agent's side of the shell.
@@ -70,6 +75,22 @@ pub struct Ingest {
     pub acknowledge: watch::Sender<Option<Receipt>>,
     /// Messages to publish.
     pub outbox: mpsc::Sender<Outgoing>,
+}
+
+impl Ingest {
+    /// Whether the answers to so many readings fit into the outbox.
+    #[must_use]
+    pub fn can_answer(&self, readings: usize) -> bool {
+        self.outbox.capacity() >= readings.min(OUTBOX)
+    }
+}
+
+/// Waits until so many messages fit into the outbox.
+pub async fn has_room(outbox: &mpsc::Sender<Outgoing>, messages: usize) {
+    // Without the task that empties it nothing is taken in either, and the agent stops.
+    if outbox.reserve_many(messages.min(OUTBOX)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Sets up MQTT and gives the agent's side and the task to run. `seed` spreads the attempts of a fleet.
@@ -186,6 +207,7 @@ impl Client {
                 self.session.disconnected(&problem);
                 return End::Lost(problem);
             }
+            let can_publish = self.session.can_publish(is_reading) && self.out.len() < UNSENT_BYTES;
             let due = self.session.poll_timeout().map_or(u64::MAX, |at| at.0.saturating_sub(now.0));
             tokio::select! {
                 biased;
@@ -201,15 +223,17 @@ impl Client {
                         return End::Stopped;
                     }
                 },
-                () = has_room(&self.received), if self.stalled.is_some() => {
+                () = takes_one(&self.received), if self.stalled.is_some() => {
                     let stalled = self.stalled.take();
                     stalled.into_iter().for_each(|message| self.hand_over(message, true));
                 }
-                count = self.outgoing.recv_many(&mut publishes, PUBLISHES_AT_ONCE), if self.session.can_publish() => {
+                count = self.outgoing.recv_many(&mut publishes, PUBLISHES_AT_ONCE), if can_publish => {
                     if count == 0 {
+                        // The agent's side is gone, which the branch above will say.
                         tokio::task::yield_now().await;
                     }
-                    publishes.drain(..).for_each(|message| self.session.publish(now, message, &mut self.out));
+                    let publishes = publishes.drain(..);
+                    publishes.for_each(|message| self.session.publish(now, message, is_reading, &mut self.out));
                 }
                 read = read_some(&mut network_in, &mut reader.buffer), if is_reading => {
                     trouble = (!read).then_some(Problem::Closed);
@@ -303,23 +327,31 @@ impl Client {
     fn last_words(&mut self) {
         let now = self.clock.monotonic();
         self.acknowledge();
-        while self.session.can_publish()
-            && let Ok(message) = self.outgoing.try_recv()
-        {
-            self.session.publish(now, message, &mut self.out);
+        // What finds no quota any more is sent all the same, at most once.
+        while let Ok(message) = self.outgoing.try_recv() {
+            self.session.publish(now, message, false, &mut self.out);
         }
         self.session.close(now, &mut self.out);
     }
 }
 
 /// Reads what there is; false at the end of the connection.
-async fn read_some(network: &mut (impl AsyncReadExt + Unpin), buffer: &mut BytesMut) -> bool {
+async fn read_some(network: &mut ReadHalf<'_>, buffer: &mut BytesMut) -> bool {
     buffer.reserve(READ_BYTES);
-    matches!(network.read_buf(buffer).await, Ok(count) if count > 0)
+    let Ok(count) = network.read_buf(buffer).await else {
+        return false;
+    };
+    // Brokers keep a small message back while the one before it is not acknowledged by TCP (RFC 896), and Linux takes its
+    // time with that: together tens of milliseconds. It is only a wish, and forgotten with the next packet.
+    #[cfg(target_os = "linux")]
+    if count < SMALL_READ_BYTES {
+        socket2::SockRef::from(network.as_ref()).set_tcp_quickack(true).ok();
+    }
+    count > 0
 }
 
 /// Waits until the agent takes a message. When its side is gone, the caller ends by another way.
-async fn has_room(received: &mpsc::Sender<Received>) {
+async fn takes_one(received: &mpsc::Sender<Received>) {
     if received.reserve().await.is_err() {
         std::future::pending::<()>().await;
     }

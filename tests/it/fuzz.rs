@@ -48,7 +48,7 @@ fn samples() -> Vec<Vec<u8>> {
     );
     let mut packets = bytes::BytesMut::from(&[0x20, 3, 1, 0, 0, 0xd0, 0, 0x90, 4, 0, 1, 0, 1][..]);
     for payload in [&[1; 20][..], &[2; 90]] {
-        let message = Publish { id: 7, topic: "plant/a", payload, retain: false, again: true };
+        let message = Publish { id: Some(7), topic: "plant/a", payload, retain: false, again: true };
         write_publish(Version::V5, message, &mut packets);
     }
     samples.push(packets.to_vec());

@@ -1,5 +1,6 @@
 //! What the tests of whole programs share: the programs as processes, and how to stop them, gently or not.
 
+pub mod bench;
 pub mod fuzz;
 pub mod sim;
 pub mod torture;
@@ -53,6 +54,12 @@ impl Process {
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let child = spawn(name, &arguments, log)?;
         Ok(Self { name, arguments, log: log.to_owned(), child })
+    }
+
+    /// What the system knows it by.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Kills the program as a power cut of the process would: no signal handler, no flush.

@@ -4,6 +4,9 @@ use shared::limits::{MAX_BATCH_BYTES, RESERVE_BYTES};
 
 /// Group commits handed to the disk and not yet durable: enough that the disk never waits for the core.
 pub const COMMITS_IN_FLIGHT: usize = 4;
+/// A commit ends with this share of the receive maximum, so that the broker always has some of its window left while the
+/// disk works on the others.
+pub const WINDOW_SHARES: usize = 4;
 /// Questions of one inference call: as many as go through a network at once, four times over.
 pub const INFER_BATCH: usize = 256;
 /// Inference calls under way: one working, one waiting, so that the inference thread is never idle.
@@ -34,8 +37,11 @@ pub const GREETING_TIMEOUT_MS: u64 = 10_000;
 pub const ACK_TIMEOUT_MS: u64 = 30_000;
 /// Entries read from the spool at once: they are held decoded until they are packed.
 pub const ENTRIES_AT_ONCE: usize = 8;
-/// Time between two status messages to the hub.
+/// Time between two status messages to the hub, where something changed.
 pub const STATUS_INTERVAL_MS: u64 = 1_000;
+/// Time after which a status is said again though nothing changed: the hub takes an agent for gone after a minute of
+/// silence, and ten thousand idle ones must not keep it busy.
+pub const STATUS_REPEAT_MS: u64 = 15_000;
 /// Time before a batch that the disk would not take is tried again.
 pub const APPEND_RETRY_MS: u64 = 500;
 /// Time before the spool is read again where it gave nothing of what is in it: a disk that fails to read is asked again,

@@ -7,7 +7,7 @@ use shared::event::{Event as StoredEvent, EventBatch, ModelRef, Prediction, Read
 use shared::ids::{Epoch, Sequence};
 use shared::limits::{COMMIT_MAX_BYTES, COMMIT_MAX_EVENTS};
 
-use super::limits::{APPEND_RETRY_MS, COMMITS_IN_FLIGHT, SPOOL_MARGIN_BYTES};
+use super::limits::{APPEND_RETRY_MS, COMMITS_IN_FLIGHT, SPOOL_MARGIN_BYTES, WINDOW_SHARES};
 use super::recent::{RecentEntries, RecentIds};
 use super::{Effect, Millis, NewReading, Receipt, Settings, Start};
 
@@ -56,6 +56,8 @@ pub struct SpoolState {
     /// Nothing could be dropped; not tried before this time again.
     drop_at: Option<Millis>,
     commit_delay_ms: u64,
+    /// Readings that end a commit.
+    commit_readings: usize,
 }
 
 /// The group commit that is being filled.
@@ -64,6 +66,7 @@ struct OpenCommit {
     streams: Vec<StreamSchema>,
     models: Vec<ModelRef>,
     events: Vec<StoredEvent>,
+    readings: usize,
     bytes: usize,
     receipt: Option<Receipt>,
     deadline: Option<Millis>,
@@ -97,6 +100,7 @@ impl SpoolState {
             dropping: false,
             drop_at: None,
             commit_delay_ms: settings.commit_delay_ms,
+            commit_readings: (settings.receive_maximum / WINDOW_SHARES).max(1),
         }
     }
 
@@ -167,6 +171,7 @@ impl SpoolState {
             values: reading.values,
         });
         self.open.receipt = Some(receipt);
+        self.open.readings += 1;
         self.push(now, event, bytes);
     }
 
@@ -249,7 +254,8 @@ impl SpoolState {
     }
 
     fn make_room(&mut self, bytes: usize, effects: &mut Vec<Effect>) {
-        if self.open.events.len() >= COMMIT_MAX_EVENTS || self.open.bytes + bytes > COMMIT_MAX_BYTES {
+        let is_full = self.open.events.len() >= COMMIT_MAX_EVENTS || self.open.readings >= self.commit_readings;
+        if is_full || self.open.bytes + bytes > COMMIT_MAX_BYTES {
             self.flush(effects);
         }
     }

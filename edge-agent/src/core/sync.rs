@@ -6,13 +6,13 @@ use shared::event::{Gap, GapReason, SpoolEntry};
 use shared::ids::{Epoch, ModelVersion, Sequence};
 use shared::limits::MAX_BATCHES_IN_FLIGHT;
 use shared::wire::PROTOCOL_VERSION;
-use shared::wire::message::{EdgeToHub, Hello, PackedEntry, ServedModel};
+use shared::wire::message::{AgentStatus, EdgeToHub, Hello, PackedEntry, ServedModel};
 
 use super::backoff::Backoff;
 use super::ledger::{Readings, readings_of_batch};
 use super::limits::{
     ACK_TIMEOUT_MS, BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, ENTRIES_AT_ONCE, GREETING_TIMEOUT_MS, READ_RETRY_MS,
-    STABLE_AFTER_MS, STATUS_INTERVAL_MS,
+    STABLE_AFTER_MS, STATUS_INTERVAL_MS, STATUS_REPEAT_MS,
 };
 use super::{Effect, Millis, Settings, SpooledEntry};
 
@@ -36,6 +36,8 @@ pub struct SyncSession {
     /// The spool could not be read; not before this time again.
     read_at: Option<Millis>,
     problem: Option<String>,
+    /// The last status of this session, and when it was sent.
+    said: Option<(Millis, AgentStatus)>,
     hello: HelloParts,
 }
 
@@ -102,6 +104,7 @@ impl SyncSession {
             reading: None,
             read_at: None,
             problem: None,
+            said: None,
             hello: HelloParts {
                 agent_version: settings.agent_version.clone(),
                 boot_nonce: settings.boot_nonce,
@@ -180,6 +183,7 @@ impl SyncSession {
             return;
         }
         self.problem = None;
+        self.said = None;
         self.known_at_hub = next;
         self.unsent = self.acked;
         self.state = State::Live { since: now, status_at: now, ack_deadline: None };
@@ -286,6 +290,15 @@ impl SyncSession {
             | State::Greeting { .. }
             | State::Closing => false,
         }
+    }
+
+    /// Whether the hub must hear of it: it changed, or the hub was not told for a while.
+    pub(super) fn is_news(&mut self, now: Millis, status: &AgentStatus) -> bool {
+        let is_known = self.said.as_ref().is_some_and(|(at, said)| said == status && now < at.plus(STATUS_REPEAT_MS));
+        if !is_known {
+            self.said = Some((now, status.clone()));
+        }
+        !is_known
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Millis> {

@@ -366,6 +366,15 @@ pub fn write_subscribe(version: Version, id: u16, filters: &[String], out: &mut 
     }
 }
 
+/// How surely a message of ours gets to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// QoS 0: sent once, gone if the connection breaks just then.
+    AtMostOnce,
+    /// QoS 1: sent again until the broker has acknowledged it.
+    AtLeastOnce,
+}
+
 /// Bytes of a publish beside its topic and payload, at most.
 const PUBLISH_OVERHEAD: usize = FIXED_HEADER_BYTES + 2 + 2 + 1;
 
@@ -375,11 +384,11 @@ pub fn publish_bytes(topic: &str, payload: &[u8]) -> usize {
     PUBLISH_OVERHEAD + topic.len() + payload.len()
 }
 
-/// A message to the broker at QoS 1.
+/// A message to the broker.
 #[derive(Debug, Clone, Copy)]
 pub struct Publish<'a> {
-    /// What it is acknowledged by.
-    pub id: u16,
+    /// What it is acknowledged by; without it, it is not: QoS 0.
+    pub id: Option<u16>,
     /// Its topic, shorter than 65,536 bytes.
     pub topic: &'a str,
     /// Its content.
@@ -394,8 +403,11 @@ pub struct Publish<'a> {
 pub fn write_publish(version: Version, publish: Publish<'_>, out: &mut BytesMut) {
     let Publish { id, topic, payload, retain, again } = publish;
     let properties: &[u8] = if version == Version::V5 { &[0] } else { &[] };
-    out.extend_from_slice(&[PUBLISH << 4 | u8::from(again) << 3 | 1 << 1 | u8::from(retain)]);
-    let mut length = 2 + topic.len() + 2 + properties.len() + payload.len();
+    let flags = u8::from(again) << 3 | u8::from(id.is_some()) << 1 | u8::from(retain);
+    out.extend_from_slice(&[PUBLISH << 4 | flags]);
+    let id_bytes = id.map(u16::to_be_bytes);
+    let id_bytes = id_bytes.as_ref().map_or(&[][..], |bytes| bytes);
+    let mut length = 2 + topic.len() + id_bytes.len() + properties.len() + payload.len();
     while length >= 0x80 {
         out.extend_from_slice(&[length as u8 | 0x80]);
         length >>= 7;
@@ -403,7 +415,7 @@ pub fn write_publish(version: Version, publish: Publish<'_>, out: &mut BytesMut)
     out.extend_from_slice(&[length as u8]);
     out.extend_from_slice(&(topic.len() as u16).to_be_bytes());
     out.extend_from_slice(topic.as_bytes());
-    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(id_bytes);
     out.extend_from_slice(properties);
     out.extend_from_slice(payload);
 }
@@ -430,7 +442,11 @@ mod tests {
 
     fn sent_by_a_broker(version: Version, id: u16, payload: &[u8]) -> BytesMut {
         let mut bytes = BytesMut::new();
-        write_publish(version, Publish { id, topic: "plant/a", payload, retain: false, again: true }, &mut bytes);
+        write_publish(
+            version,
+            Publish { id: Some(id), topic: "plant/a", payload, retain: false, again: true },
+            &mut bytes,
+        );
         bytes
     }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 
 use super::Outgoing;
-use super::packets::{self, Hello, Incoming, Message, PacketError, Publish, Version};
+use super::packets::{self, Delivery, Hello, Incoming, Message, PacketError, Publish, Version};
 use crate::core::{Millis, Receipt};
 
 /// Our publishes that the broker has not acknowledged, if it allows so many.
@@ -138,10 +138,12 @@ impl Session {
         self.version
     }
 
-    /// Whether [`Self::publish`] sends at once.
+    /// Whether [`Self::publish`] sends at once. While the shell does not read, it hears of no acknowledgement, and does not
+    /// wait for one either: what would have to is sent at most once.
     #[must_use]
-    pub fn can_publish(&self) -> bool {
-        matches!(self.state, State::Connected) && self.waiting.is_empty() && self.in_flight.len() < self.quota
+    pub fn can_publish(&self, is_reading: bool) -> bool {
+        let has_quota = self.waiting.is_empty() && self.in_flight.len() < self.quota;
+        matches!(self.state, State::Connected) && (has_quota || !is_reading)
     }
 
     /// Our messages that were dropped since the last call, because they are larger than the broker takes.
@@ -228,7 +230,11 @@ impl Session {
     }
 
     /// Publishes, now or when the broker takes more.
-    pub fn publish(&mut self, now: Millis, message: Outgoing, out: &mut BytesMut) {
+    pub fn publish(&mut self, now: Millis, message: Outgoing, is_reading: bool, out: &mut BytesMut) {
+        if !is_reading && !self.can_publish(true) {
+            self.send(now, None, message, false, out);
+            return;
+        }
         self.waiting.push_back(message);
         self.send_waiting(now, out);
     }
@@ -236,9 +242,9 @@ impl Session {
     /// Says good-bye, and that we are away: the last will is not sent after a good-bye.
     pub fn close(&mut self, now: Millis, out: &mut BytesMut) {
         let (topic, payload) = &self.hello.will;
-        let offline = Outgoing { topic: topic.clone(), payload: payload.as_bytes().to_vec(), retain: true };
+        let offline = retained(topic.clone(), payload);
         let id = self.free_id();
-        self.send(now, id, offline, false, out);
+        self.send(now, Some(id), offline, false, out);
         packets::write_disconnect(out);
         self.state = State::Away;
     }
@@ -290,13 +296,13 @@ impl Session {
         let again = std::mem::take(&mut self.in_flight);
         for (index, sent) in again.into_iter().enumerate() {
             if session_present && index < self.quota {
-                self.send(now, sent.id, sent.message, true, out);
+                self.send(now, Some(sent.id), sent.message, true, out);
             } else {
                 self.waiting.insert(index - self.in_flight.len(), sent.message);
             }
         }
-        let online = Outgoing { topic: self.hello.will.0.clone(), payload: b"online".to_vec(), retain: true };
-        self.publish(now, online, out);
+        let online = retained(self.hello.will.0.clone(), "online");
+        self.publish(now, online, true, out);
         Ok(())
     }
 
@@ -316,20 +322,22 @@ impl Session {
             let Some(message) = self.waiting.pop_front() else {
                 return;
             };
-            if packets::publish_bytes(&message.topic, &message.payload) > self.largest_bytes {
-                self.too_large += 1;
-                continue;
-            }
-            let id = self.free_id();
+            let id = (message.delivery == Delivery::AtLeastOnce).then(|| self.free_id());
             self.send(now, id, message, false, out);
         }
     }
 
-    fn send(&mut self, now: Millis, id: u16, message: Outgoing, again: bool, out: &mut BytesMut) {
-        let Outgoing { topic, payload, retain } = &message;
+    fn send(&mut self, now: Millis, id: Option<u16>, message: Outgoing, again: bool, out: &mut BytesMut) {
+        let Outgoing { topic, payload, retain, .. } = &message;
+        if packets::publish_bytes(topic, payload) > self.largest_bytes {
+            self.too_large += 1;
+            return;
+        }
         packets::write_publish(self.version, Publish { id, topic, payload, retain: *retain, again }, out);
-        self.in_flight.push_back(Sent { id, message });
         self.last_sent = now;
+        if let Some(id) = id {
+            self.in_flight.push_back(Sent { id, message });
+        }
     }
 
     /// An id that no publish in flight has; there are more ids than publishes in flight.
@@ -341,6 +349,10 @@ impl Session {
             }
         }
     }
+}
+
+fn retained(topic: String, payload: &str) -> Outgoing {
+    Outgoing { topic, payload: payload.as_bytes().to_vec(), retain: true, delivery: Delivery::AtLeastOnce }
 }
 
 #[cfg(test)]

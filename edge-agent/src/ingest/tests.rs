@@ -26,8 +26,13 @@ async fn old_broker(listener: TcpListener) -> Vec<u16> {
     assert_eq!((connect[6], connect[7] & 0b10), (4, 0), "MQTT 3.1.1, and the session is kept");
     second.write_all(&[0x20, 2, 0, 0]).await.unwrap();
     let mut bytes = BytesMut::new();
-    let message =
-        |id, payload| Publish { id, topic: "plant/line1/pump3/telemetry", payload, retain: false, again: false };
+    let message = |id, payload| Publish {
+        id: Some(id),
+        topic: "plant/line1/pump3/telemetry",
+        payload,
+        retain: false,
+        again: false,
+    };
     write_publish(Version::V311, message(1, &[b' '; 2_000]), &mut bytes);
     write_publish(
         Version::V311,

@@ -145,7 +145,7 @@ pub enum ModelOutcome {
 }
 
 /// How an agent is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AgentStatus {
     /// Per stream: what was taken in and what became of it.
     pub ledger: Vec<StreamLedger>,

@@ -1,142 +1,127 @@
-//! Measures, on this machine, what each station of a reading's way can do. Figures of one run compare with each other
-//! and with nothing else.
+//! `bench`: what the pair can do on this machine, beside what others can.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
 
-use anyhow::Context;
-use cloud_hub::recipe::Recipe;
-use cloud_hub::train::dataset::{Dataset, SegmentData};
-use cloud_hub::train::{Watch, fit};
-use demo::plant;
+use anyhow::{Context, bail};
+use clap::{Parser, ValueEnum};
 use edge_agent::clock::Clock;
-use edge_agent::config::Config;
-use edge_agent::ingest::payload::Decoder;
-use shared::config::Source;
-use shared::device::DeviceKind;
-use shared::event::{Event, EventBatch, Reading, SpoolEntry, StreamSchema};
-use shared::ids::{AgentId, Epoch, Sequence};
-use shared::limits::{COMMIT_MAX_EVENTS, SEGMENT_BYTES};
-use shared::package::DataRange;
-use shared::pipeline::runner::RunnerInput;
-use shared::seglog::SegmentLog;
-use shared::seglog::file::Directory;
-use shared::wire::message::PackedEntry;
+use indicatif::{ProgressBar, ProgressStyle};
+use tests::bench::delivery::Bench;
+use tests::bench::model::Model;
+use tests::bench::subjects::Peers;
+use tests::bench::{Report, fleet, stations};
 
-/// Readings of each measurement.
-const READINGS: usize = 50_000;
+/// Measures throughput, latency, memory and disk writes of agent and hub with real brokers, disks and connections, next to a
+/// bare subscriber, a Python pipeline and Node-RED in the same minutes. Takes mosquitto, Python 3 and Node.js; the peers are
+/// installed into a folder that is thrown away.
+#[derive(Parser)]
+#[command(max_term_width = 100)]
+struct Arguments {
+    /// Runs that medians are of.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Agents of the hubs that are measured.
+    #[arg(long, default_values_t = [1_000, 10_000])]
+    agents: Vec<usize>,
+    /// Measure only this part.
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+    /// Leave Python and Node-RED out.
+    #[arg(long)]
+    without_peers: bool,
+    /// How to show the result.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
 
-fn main() -> anyhow::Result<()> {
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// From MQTT to a published answer.
+    Delivery,
+    /// A hub with many agents.
+    Hub,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // The exit code tells as well.
+            drop(writeln!(std::io::stderr(), "error: failed to {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    if arguments.runs == 0 {
+        bail!("measure in 0 runs: there must be at least one");
+    }
+    build_programs()?;
     let clock = Clock::start();
-    let mut rows: Vec<(&str, f64)> = Vec::new();
-    let mut measure = |name: &'static str, readings: usize, work: &mut dyn FnMut() -> anyhow::Result<()>| {
-        let started = clock.monotonic_us();
-        work()?;
-        rows.push((name, readings as f64 / (clock.monotonic_us() - started).max(1) as f64 * 1e6));
-        anyhow::Ok(())
-    };
-    let segment = segment()?;
-    let schema = Arc::new(segment.schema.clone());
-
-    let mut decoder = decoder(&schema)?;
-    let payload = serde_json::json!({ "ts": 1, "id": 1, "channels": channels(&segment) }).to_string();
-    measure("decode a JSON message", READINGS, &mut || {
-        for _ in 0..READINGS {
-            decoder.decode("plant/line", payload.as_bytes(), 0).map_err(|rejection| anyhow::anyhow!("{rejection}"))?;
-        }
-        Ok(())
-    })?;
-
-    let batches: Vec<SpoolEntry> =
-        (0..READINGS / COMMIT_MAX_EVENTS).map(|n| SpoolEntry::Events(batch(n, &segment))).collect();
+    let spinner = spinner();
     let directory = tempfile::tempdir()?;
-    let (mut log, _) = SegmentLog::open(Directory::open(directory.path(), 0)?, 0, SEGMENT_BYTES)?;
-    measure("encode, append and sync, 256 a commit", batches.len() * COMMIT_MAX_EVENTS, &mut || {
-        for batch in &batches {
-            log.append(batch.count(), &batch.encode()?)?;
-            log.sync()?;
+    let mut report = Report::default();
+    if arguments.only != Some(Part::Hub) {
+        spinner.set_message("training a model");
+        let model = Model::train()?;
+        report.stations = stations::run(directory.path(), &model, clock)?;
+        let peers =
+            if arguments.without_peers { None } else { Some(install_peers(directory.path(), &model, &spinner)?) };
+        let bench = Bench { directory: directory.path(), clock, model: &model, peers, runs: arguments.runs };
+        report.delivery = Some(bench.run(&mut |what| spinner.set_message(what.to_owned()))?);
+    }
+    if arguments.only != Some(Part::Delivery) {
+        for agents in &arguments.agents {
+            spinner.set_message(format!("a hub with {agents} agents"));
+            report.fleets.push(fleet::run(directory.path(), *agents, arguments.runs, clock)?);
         }
-        Ok(())
-    })?;
-    measure("compress, decompress and decode", batches.len() * COMMIT_MAX_EVENTS, &mut || {
-        for batch in &batches {
-            let packed = PackedEntry::pack(&batch.encode()?)?;
-            SpoolEntry::decode(&packed.unpack()?)?;
-        }
-        Ok(())
-    })?;
-
-    let recipe = Recipe::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/recipes/autoencoder.toml"))?;
-    let cancelled = std::sync::atomic::AtomicBool::new(false);
-    let mut watch = Watch { progress: &mut |_| {}, cancelled: &cancelled };
-    let dataset = Dataset { segments: vec![segment.clone()] };
-    let fitted = fit::fit(&recipe, &dataset, DeviceKind::Flex, "training", &mut watch)?;
-    let inputs: Vec<RunnerInput<'_>> =
-        segment.rows().map(|(time_ms, values)| RunnerInput { schema: &schema, time_ms, values }).collect();
-    for (name, size) in [("pipeline on flex, one at a time", 1), ("pipeline on flex, 64 at a time", 64)] {
-        let mut runner = fitted.runner(DeviceKind::Flex)?;
-        measure(name, inputs.len(), &mut || {
-            inputs.chunks(size).for_each(|chunk| drop(runner.run(chunk)));
-            Ok(())
-        })?;
     }
+    report.judge();
+    spinner.finish_and_clear();
+    let text = match arguments.output {
+        Output::Json => serde_json::to_string(&report)?,
+        Output::Text => report.to_text(),
+    };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(report.claims.iter().all(|claim| claim.holds))
+}
 
-    let slowest = rows.iter().map(|(_, rate)| *rate).fold(f64::INFINITY, f64::min);
-    let mut out = std::io::stdout().lock();
-    for (name, rate) in &rows {
-        writeln!(out, "{name:<42} {rate:>12.0} readings/s {:>8.1} x the slowest", rate / slowest)?;
+fn install_peers(directory: &Path, model: &Model, spinner: &ProgressBar) -> anyhow::Result<Peers> {
+    spinner.set_message("installing the peers");
+    let folder = directory.join("peers");
+    std::fs::create_dir_all(&folder)?;
+    Peers::install(&folder, model).context("install the peers (--without-peers leaves them out)")
+}
+
+/// The programs are built as this one was.
+fn build_programs() -> anyhow::Result<()> {
+    let cargo = option_env!("CARGO").unwrap_or("cargo");
+    let mut command = Command::new(cargo);
+    command.args(["build", "--package", "edge-agent", "--package", "cloud-hub", "--package", "tests", "--bins"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
     }
-    Ok(())
+    let status = command.status().context("run cargo")?;
+    if status.success() { Ok(()) } else { bail!("build the programs: {status}") }
 }
 
-/// The simulated plant's normal operation.
-fn segment() -> anyhow::Result<SegmentData> {
-    let scenario = plant::scenario(1);
-    let rows = &scenario.phases[0].recordings[0].rows;
-    let (first, last) = (rows.first().context("rows")?, rows.last().context("rows")?);
-    Ok(SegmentData {
-        range: DataRange {
-            agent: AgentId::new("bench")?,
-            stream: scenario.stream.clone(),
-            from_ms: first.time_ms,
-            to_ms: last.time_ms,
-            rows: rows.len() as u64,
-        },
-        times_ms: rows.iter().map(|row| row.time_ms).collect(),
-        values: rows.iter().flat_map(|row| row.values.iter().copied()).collect(),
-        schema: StreamSchema { stream: scenario.stream, channels: scenario.channels },
-    })
-}
-
-fn channels(segment: &SegmentData) -> serde_json::Map<String, serde_json::Value> {
-    let names = segment.schema.channels.iter().map(ToString::to_string);
-    names.zip(segment.values.iter().map(|value| (*value).into())).collect()
-}
-
-fn decoder(schema: &StreamSchema) -> anyhow::Result<Decoder> {
-    let features: Vec<String> =
-        schema.channels.iter().map(|name| format!("{{ name = \"{name}\", path = \"$.channels.{name}\" }}")).collect();
-    let text = format!(
-        "[agent]\nname = \"bench\"\nstate_directory = \"x\"\n[mqtt]\nurl = \"mqtt://127.0.0.1\"\n[[input]]\n\
-         name = \"x\"\ntopic = \"plant/{{line}}\"\nkey = \"{{line}}\"\ntime = {{ path = \"$.ts\", unit = \"ms\" }}\n\
-         id = \"$.id\"\nfeature = [{}]\n",
-        features.join(", ")
-    );
-    Ok(Decoder::new(&Config::parse(&Source::new(Path::new("bench.toml"), text))?.inputs))
-}
-
-fn batch(number: usize, segment: &SegmentData) -> EventBatch {
-    let readings = segment.rows().cycle().skip(number * COMMIT_MAX_EVENTS).take(COMMIT_MAX_EVENTS);
-    let events = readings.enumerate().map(|(index, (time_ms, values))| {
-        let id = (number * COMMIT_MAX_EVENTS + index) as u64;
-        Event::Reading(Reading { stream: 0, time_ms, known_normal: false, id, values: values.to_vec() })
-    });
-    EventBatch {
-        epoch: Epoch(1),
-        first: Sequence((number * COMMIT_MAX_EVENTS) as u64),
-        streams: vec![segment.schema.clone()],
-        models: vec![],
-        events: events.collect(),
+fn spinner() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
     }
+    let spinner = ProgressBar::new_spinner();
+    spinner.set_style(ProgressStyle::default_spinner());
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
 }

@@ -30,20 +30,35 @@ pub fn program() -> Option<PathBuf> {
 }
 
 impl Broker {
-    /// Starts a broker with a configuration of its own on a free port.
+    /// Starts a broker with a configuration of its own on a free port. It writes its state down, and does not keep to
+    /// what clients say that they take at once.
     ///
     /// # Errors
     /// If mosquitto is not installed or does not start.
     pub fn start(directory: &Path) -> anyhow::Result<Self> {
-        let address = free_port()?;
         let data = directory.join("broker");
         std::fs::create_dir_all(&data)?;
+        let data = data.display();
+        let persistence = format!(
+            "persistence true\npersistence_location {data}/\nautosave_on_changes true\nautosave_interval 500\n"
+        );
+        Self::with(directory, &persistence)
+    }
+
+    /// One that keeps its state in memory only, and all messages until they are taken.
+    ///
+    /// # Errors
+    /// If mosquitto is not installed or does not start.
+    pub fn without_persistence(directory: &Path) -> anyhow::Result<Self> {
+        Self::with(directory, "persistence false\n")
+    }
+
+    fn with(directory: &Path, persistence: &str) -> anyhow::Result<Self> {
+        let address = free_port()?;
         let file = directory.join("mosquitto.conf");
         let text = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {data}/\n\
-             autosave_on_changes true\nautosave_interval 500\nuser root\nmax_queued_messages 0\nmax_inflight_messages 0\n",
-            port = address.port(),
-            data = data.display(),
+            "listener {} 127.0.0.1\nallow_anonymous true\n{persistence}user root\nmax_queued_messages 0\n",
+            address.port(),
         );
         std::fs::write(&file, text)?;
         let log = directory.join("broker.log");

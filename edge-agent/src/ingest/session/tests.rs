@@ -47,7 +47,12 @@ fn message(id: u16, redelivered: bool) -> Incoming {
 }
 
 fn to_publish(number: u64) -> Outgoing {
-    Outgoing { topic: "box/prediction".into(), payload: number.to_string().into_bytes(), retain: false }
+    Outgoing {
+        topic: "box/prediction".into(),
+        payload: number.to_string().into_bytes(),
+        retain: false,
+        delivery: Delivery::AtLeastOnce,
+    }
 }
 
 /// A broker that keeps its session, with a network that breaks.
@@ -152,7 +157,7 @@ fn a_broker_whose_connections_break_gets_every_publish_and_only_the_agents_ackno
                     broker.published += 1;
                 }
                 2 if !is_calm => {
-                    session.publish(now, to_publish(published), &mut out);
+                    session.publish(now, to_publish(published), true, &mut out);
                     published += 1;
                 }
                 3..6 if !taken.is_empty() => {
@@ -252,8 +257,8 @@ fn a_publish_larger_than_the_broker_takes_is_counted_and_holds_up_nothing() {
     let mut session = session();
     let mut out = connected(&mut session, Millis(0), false);
     said(&mut out);
-    session.publish(Millis(1), Outgoing { payload: vec![b'x'; 300], ..to_publish(0) }, &mut out);
-    session.publish(Millis(1), to_publish(1), &mut out);
+    session.publish(Millis(1), Outgoing { payload: vec![b'x'; 300], ..to_publish(0) }, true, &mut out);
+    session.publish(Millis(1), to_publish(1), true, &mut out);
     assert_eq!((session.take_too_large(), said(&mut out).len()), (1, 1));
 }
 
@@ -265,4 +270,17 @@ fn a_refused_subscription_is_reported_and_a_good_bye_ends_the_connection() {
     assert_eq!(refused, Ok(Some(Arrival::SubscriptionRefused(1))));
     let goodbye = session.receive(Millis(1), Incoming::Goodbye("ServerShuttingDown".into()), &mut out);
     assert_eq!(goodbye, Err(Problem::Goodbye("ServerShuttingDown".into())));
+}
+
+#[test]
+fn a_publish_waits_for_the_brokers_quota_unless_we_cannot_hear_of_it() {
+    let mut session = session();
+    let mut out = connected(&mut session, Millis(0), false);
+    (0..10).for_each(|number| session.publish(Millis(1), to_publish(number), true, &mut out));
+    assert!(!session.can_publish(true) && session.can_publish(false));
+    assert_eq!(session.in_flight.len(), 4);
+    said(&mut out);
+    session.publish(Millis(2), to_publish(10), false, &mut out);
+    let [v5::Packet::Publish(publish)] = &said(&mut out)[..] else { panic!("one publish") };
+    assert_eq!((publish.qos, session.in_flight.len()), (rumqttc::v5::mqttbytes::QoS::AtMostOnce, 4));
 }

@@ -1,0 +1,54 @@
+//! Messages as they come in.
+
+use std::sync::Arc;
+
+use shared::event::{StreamSchema, UnixMillis};
+
+use crate::status::Rejected;
+
+/// A message's place in the order in which messages were received, within one MQTT connection. Acknowledging one
+/// acknowledges all before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Receipt {
+    /// The connection; receipts of an older one are void, because the broker delivers again.
+    pub generation: u32,
+    /// The place.
+    pub number: u64,
+}
+
+/// A message as it came in.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Its place.
+    pub receipt: Receipt,
+    /// What it holds, or why it holds nothing.
+    pub content: Result<NewReading, Rejection>,
+}
+
+/// Why a message is no reading.
+#[derive(Debug, Clone)]
+pub struct Rejection {
+    /// The reason it is counted under.
+    pub reason: &'static str,
+    /// The message, to look at.
+    pub sample: Option<Rejected>,
+}
+
+/// A decoded reading that has no sequence yet.
+#[derive(Debug, Clone)]
+pub struct NewReading {
+    /// Stream and channels.
+    pub schema: Arc<StreamSchema>,
+    /// When it was measured.
+    pub time_ms: UnixMillis,
+    /// One value per channel.
+    pub values: Vec<f64>,
+    /// An operator vouches for normal operation.
+    pub known_normal: bool,
+    /// Names the message.
+    pub id: u64,
+    /// The producer gave the name, so that equal names mean equal messages, however far apart.
+    pub named_by_producer: bool,
+    /// The broker may have delivered it before: its flag says so, or the session was just resumed.
+    pub may_be_redelivered: bool,
+}
