@@ -110,7 +110,7 @@ impl Link {
     /// If a file is missing or a port is taken.
     pub fn bind(section: &LinkSection) -> Result<Self, LinkError> {
         let tls = tls(section)?;
-        let quic = quic::Listener::bind(section.listen, tls.clone())?;
+        let quic = quic::Listener::bind(section.listen, tls.clone(), key(section)?.secret_der())?;
         // Port 0 takes a free one; both transports have the same unless the configuration says otherwise.
         let address = quic.local_address().map_err(|source| LinkError::Listen { address: section.listen, source })?;
         let tcp = tcp::Listener::bind(section.tcp_listen.unwrap_or(address), tls)?;
@@ -233,13 +233,11 @@ fn tls(section: &LinkSection) -> Result<rustls::ServerConfig, LinkError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .build()
         .map_err(|error| tls_error(&error))?;
-    let key = PrivateKeyDer::from_pem_file(&section.key_file)
-        .map_err(|error| LinkError::File { path: section.key_file.clone(), problem: error.to_string() })?;
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| tls_error(&error))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&section.certificate_file)?, key)
+        .with_single_cert(certificates(&section.certificate_file)?, key(section)?)
         .map_err(|error| tls_error(&error))?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     // A ticket would let an agent back in without its certificate being checked again, and early data could be
@@ -248,6 +246,11 @@ fn tls(section: &LinkSection) -> Result<rustls::ServerConfig, LinkError> {
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.max_early_data_size = 0;
     Ok(tls)
+}
+
+fn key(section: &LinkSection) -> Result<PrivateKeyDer<'static>, LinkError> {
+    PrivateKeyDer::from_pem_file(&section.key_file)
+        .map_err(|error| LinkError::File { path: section.key_file.clone(), problem: error.to_string() })
 }
 
 fn event(connection: ConnectionId, message: EdgeToHub) -> Result<Event, LinkError> {

@@ -5,7 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Endpoint, IdleTimeout, Incoming, ServerConfig, TransportConfig, VarInt};
+use quinn::crypto::{CryptoError, HmacKey};
+use quinn::{
+    Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls_pki_types::CertificateDer;
 use shared::ids::AgentId;
 use tokio::task::JoinSet;
@@ -34,11 +38,15 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn bind(address: SocketAddr, tls: rustls::ServerConfig) -> Result<Self, LinkError> {
+    /// `secret` is the hub's own and outlives its process.
+    pub(super) fn bind(address: SocketAddr, tls: rustls::ServerConfig, secret: &[u8]) -> Result<Self, LinkError> {
         let quic = QuicServerConfig::try_from(tls).map_err(|error| LinkError::Tls(error.to_string()))?;
         let mut server = ServerConfig::with_crypto(Arc::new(quic));
         server.max_incoming(MAX_INCOMING).transport_config(Arc::new(transport()));
-        let endpoint = Endpoint::server(server, address).map_err(|source| LinkError::Listen { address, source })?;
+        let listen = |source| LinkError::Listen { address, source };
+        let socket = std::net::UdpSocket::bind(address).map_err(listen)?;
+        let endpoint =
+            Endpoint::new(endpoint_config(secret), Some(server), socket, Arc::new(TokioRuntime)).map_err(listen)?;
         Ok(Self { endpoint })
     }
 
@@ -103,6 +111,36 @@ fn agent(connection: &Connection) -> Result<AgentId, LinkError> {
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
         .ok_or(IdentityError::NoName)?;
     identify(&chain)
+}
+
+/// A hub that was killed and started again knows none of its connections. With the keys it had before it can say so
+/// (stateless reset, RFC 9000 section 10.3), and agents connect anew at once instead of waiting for an answer.
+fn endpoint_config(secret: &[u8]) -> EndpointConfig {
+    let derive = |purpose| blake3::derive_key(purpose, secret);
+    let mut config = EndpointConfig::new(Arc::new(ResetKey(derive("tideline hub 2026-11-24 stateless reset"))));
+    let mut key = [0; 8];
+    key.copy_from_slice(&derive("tideline hub 2026-11-24 connection ids")[..8]);
+    let key = u64::from_le_bytes(key);
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
+    config
+}
+
+/// Signs reset tokens.
+struct ResetKey([u8; blake3::KEY_LEN]);
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature: &mut [u8]) {
+        signature.copy_from_slice(blake3::keyed_hash(&self.0, data).as_bytes());
+    }
+
+    fn signature_len(&self) -> usize {
+        blake3::OUT_LEN
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        // Hashes compare in constant time.
+        if blake3::keyed_hash(&self.0, data) == *signature { Ok(()) } else { Err(CryptoError) }
+    }
 }
 
 fn transport() -> TransportConfig {
