@@ -37,6 +37,20 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     if program.exists() { Ok(program) } else { bail!("{} is not built; run `make test`", program.display()) }
 }
 
+/// Builds the programs as this one was built, so that what is started is what the sources say.
+///
+/// # Errors
+/// If they cannot be built.
+pub fn build_programs() -> anyhow::Result<()> {
+    let mut command = Command::new(option_env!("CARGO").unwrap_or("cargo"));
+    command.args(["build", "--package", "edge-agent", "--package", "cloud-hub", "--package", "tests", "--bins"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let status = command.current_dir(env!("CARGO_MANIFEST_DIR")).status().context("run cargo")?;
+    if status.success() { Ok(()) } else { bail!("build the programs: {status}") }
+}
+
 /// A program that runs, and can be killed and started again. Dropped, it is killed.
 pub struct Process {
     name: &'static str,

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -67,7 +67,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     if arguments.runs == 0 {
         bail!("measure in 0 runs: there must be at least one");
     }
-    build_programs()?;
+    tests::build_programs()?;
     let clock = Clock::start();
     let spinner = spinner();
     let directory = tempfile::tempdir()?;
@@ -102,18 +102,6 @@ fn install_peers(directory: &Path, model: &Model, spinner: &ProgressBar) -> anyh
     let folder = directory.join("peers");
     std::fs::create_dir_all(&folder)?;
     Peers::install(&folder, model).context("install the peers (--without-peers leaves them out)")
-}
-
-/// The programs are built as this one was.
-fn build_programs() -> anyhow::Result<()> {
-    let cargo = option_env!("CARGO").unwrap_or("cargo");
-    let mut command = Command::new(cargo);
-    command.args(["build", "--package", "edge-agent", "--package", "cloud-hub", "--package", "tests", "--bins"]);
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
-    let status = command.status().context("run cargo")?;
-    if status.success() { Ok(()) } else { bail!("build the programs: {status}") }
 }
 
 fn spinner() -> ProgressBar {

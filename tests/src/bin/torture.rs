@@ -1,9 +1,9 @@
 //! `torture`: kills real agents, hubs and brokers until it is clear that nothing gets lost.
 
 use std::io::{IsTerminal, Write};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tests::torture::proxy::Faults;
@@ -74,7 +74,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     if !(0.0..=0.9).contains(&arguments.loss) {
         bail!("take a loss of {}: it must be 0 to 0.9", arguments.loss);
     }
-    build_programs()?;
+    tests::build_programs()?;
     let loss_percent = if arguments.udp_blocked { 100 } else { (arguments.loss * 100.0).round() as u32 };
     let network = Faults {
         loss_percent,
@@ -131,21 +131,6 @@ fn to_text(report: &Report) -> String {
         report.ledger_exact,
         report.seconds
     )
-}
-
-/// The programs are built as this one was, if they are not there.
-fn build_programs() -> anyhow::Result<()> {
-    if ["edge-agent", "cloud-hub"].iter().all(|name| tests::program(name).is_ok()) {
-        return Ok(());
-    }
-    let cargo = option_env!("CARGO").unwrap_or("cargo");
-    let mut command = Command::new(cargo);
-    command.args(["build", "--package", "edge-agent", "--package", "cloud-hub", "--package", "tests", "--bins"]);
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
-    let status = command.status().context("run cargo")?;
-    if status.success() { Ok(()) } else { bail!("build the programs: {status}") }
 }
 
 fn progress(length: u64) -> ProgressBar {
