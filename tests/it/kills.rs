@@ -20,6 +20,8 @@ const KILLS: usize = 20;
 /// Readings published ahead of what the agent says it has made durable.
 const WINDOW: u64 = 400;
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Half the time after which an agent takes a hub that does not acknowledge for dead (`ACK_TIMEOUT_MS`).
+const REUNION: Duration = Duration::from_secs(15);
 
 #[test]
 fn twenty_kills_of_agent_and_hub_lose_nothing_and_double_nothing() {
@@ -30,6 +32,24 @@ fn twenty_kills_of_agent_and_hub_lose_nothing_and_double_nothing() {
         seen.as_ref().is_ok_and(|seen| (seen.lost, seen.doubled, seen.kills) == (0, 0, KILLS) && seen.versions >= 2);
     if !right {
         panic!("seed {seed}: {seen:?}; everything is kept in {}", directory.keep().display());
+    }
+}
+
+/// The agent cannot see that the hub it talks to is another process: the new one has to say so.
+#[test]
+fn a_hub_that_was_killed_has_new_readings_before_the_agent_gives_up_on_the_old_one() {
+    let directory = tempfile::tempdir().expect("dir");
+    let reunited = World::start(directory.path(), 7).and_then(|mut world| {
+        let rows = world.scenario.phases[0].recordings[0].rows[..100].to_vec();
+        rows[..50].iter().try_for_each(|row| world.publish(row))?;
+        world.wait("readings at the hub", || world.at_hub() >= 50)?;
+        world.hub.kill()?;
+        world.hub.restart()?;
+        rows[50..].iter().try_for_each(|row| world.publish(row))?;
+        world.wait_for(REUNION, "readings at the new hub", || world.at_hub() >= 100)
+    });
+    if let Err(error) = reunited {
+        panic!("{error:#}; everything is kept in {}", directory.keep().display());
     }
 }
 
@@ -170,7 +190,11 @@ impl World {
     }
 
     fn wait(&self, what: &str, ready: impl Fn() -> bool) -> anyhow::Result<()> {
-        for _ in 0..DEADLINE.as_millis() / 50 {
+        self.wait_for(DEADLINE, what, ready)
+    }
+
+    fn wait_for(&self, deadline: Duration, what: &str, ready: impl Fn() -> bool) -> anyhow::Result<()> {
+        for _ in 0..deadline.as_millis() / 50 {
             if ready() {
                 return Ok(());
             }
@@ -178,7 +202,7 @@ impl World {
         }
         bail!(
             "waited {} s for {what}; published {}, at the hub {}",
-            DEADLINE.as_secs(),
+            deadline.as_secs(),
             self.published.len(),
             self.at_hub()
         )
