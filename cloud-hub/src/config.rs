@@ -207,8 +207,8 @@ fn model(raw: &RawModel, base: &Path, problems: &mut Problems<'_>) -> Result<Opt
 mod tests {
     use super::*;
 
-    const RECIPE: &str = "preprocess = [{ ema = { alpha = 0.1 } }, { zscore = {} }]\nnetwork = { hidden = [16, 2, 16] }\n\
-        decision = { smooth = 0.2 }\n[training]\nepochs = 1\nbatch = 8\nlearning_rate = 0.01\n";
+    const RECIPE: &str = "preprocess = [{ ema = { alpha = 0.1 } }, { zscore = {} }]\nnetwork = [{ linear = { outputs = 4 } }, 'tanh', { linear = {} }]\n\
+        decision = { anomaly = { smooth = 0.2 } }\n[training]\nepochs = 1\nbatch = 8\nlearning_rate = 0.01\n";
 
     fn load(config: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().expect("dir");
@@ -229,7 +229,7 @@ mod tests {
         let model = "[[model]]\nname = \"pump\"\nstreams = [\"plant/*\"]\nrecipe = \"r.toml\"\n";
         let config = load(&with_model(model)).expect("good");
         assert!(config.api.listen.ip().is_loopback());
-        assert_eq!(config.models[0].recipe.network.hidden, [16, 2, 16]);
+        assert_eq!(config.models[0].recipe.network.len(), 3);
         assert!(config.models[0].spec.covers(&shared::ids::StreamId::new("plant/7").expect("valid")));
         assert!(!config.models[0].spec.covers(&shared::ids::StreamId::new("other").expect("valid")));
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use shared::event::{Event as StoredEvent, SpoolEntry};
 use shared::ids::ModelName;
+use shared::package::signature::ReleaseKey;
 use shared::wire::message::HubToEdge;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -31,6 +32,7 @@ use crate::config::{Config, ModelSection};
 use crate::core::{ConnectionId, Effect, Event, HubCore, SnapshotError};
 use crate::ingest_log::{self, Entry, IngestLogError, Report};
 use crate::link::{Link, LinkError, LinkEvent};
+use crate::release_key::ReleaseKeyError;
 use crate::samples::{SampleStore, SamplesError};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
@@ -61,6 +63,9 @@ pub enum HubError {
     /// The packages.
     #[error("{0}")]
     Artifacts(#[from] ArtifactError),
+    /// The release key.
+    #[error("{0}")]
+    ReleaseKey(#[from] ReleaseKeyError),
     /// The link.
     #[error("{0}")]
     Link(#[from] LinkError),
@@ -99,6 +104,7 @@ pub struct Hub {
     training_cancelled: Arc<AtomicBool>,
     progress: watch::Sender<Option<(i64, Progress)>>,
     telemetry: Telemetry,
+    release_key: Arc<ReleaseKey>,
 }
 
 impl Hub {

@@ -1,20 +1,127 @@
-//! Looking into a package.
+//! Looking into packages: what one holds, whether it is sound, what two differ in.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use shared::device::DeviceKind;
+use shared::ids::Digest;
 use shared::limits::MAX_PACKAGE_BYTES;
-use shared::package::Package;
-use shared::pipeline::Decision;
+use shared::package::signature::{PublicKey, ReleaseKey};
+use shared::package::{Package, signature};
+use shared::pipeline::weights::Weights;
 
 use crate::view::{show_range, time};
 
 /// Why a package cannot be shown.
 #[derive(Debug, thiserror::Error)]
-#[error("inspect {path}: {problem}")]
+#[error("open {path}: {problem}")]
 pub struct InspectError {
     path: String,
     problem: String,
+}
+
+/// A package, the digest it has, and its file.
+struct Opened {
+    package: Package,
+    digest: Digest,
+    bytes: Vec<u8>,
+}
+
+impl InspectError {
+    fn new(path: &Path, problem: impl std::fmt::Display) -> Self {
+        Self { path: path.display().to_string(), problem: problem.to_string() }
+    }
+}
+
+fn open(path: &Path) -> Result<Opened, InspectError> {
+    let wrong = |problem: String| InspectError::new(path, problem);
+    let size = std::fs::metadata(path).map_err(|source| wrong(source.to_string()))?.len();
+    if size > MAX_PACKAGE_BYTES {
+        return Err(wrong(format!("{size} bytes, at most {MAX_PACKAGE_BYTES} are allowed")));
+    }
+    let bytes = std::fs::read(path).map_err(|source| wrong(source.to_string()))?;
+    let (package, digest) = Package::open(&bytes, None).map_err(|source| wrong(source.to_string()))?;
+    Ok(Opened { package, digest, bytes })
+}
+
+/// Checks everything that an agent checks before it serves a package: a signature by one of the `trusted` keys, if there are
+/// any, every hash, every name and shape, every weight, and the golden vectors on `device`. Returns a report.
+///
+/// # Errors
+/// The first thing that does not hold.
+pub fn verify(path: &Path, trusted: &[PublicKey], device: DeviceKind) -> Result<Value, InspectError> {
+    let wrong = |problem: String| InspectError::new(path, problem);
+    let Opened { package, digest, bytes } = open(path)?;
+    if !trusted.is_empty() {
+        signature::verify(&bytes, trusted).map_err(|error| wrong(error.to_string()))?;
+    }
+    let opened = device.open().map_err(|error| wrong(error.to_string()))?;
+    package.load(&opened).map_err(|error| wrong(error.to_string()))?;
+    let signers = signature::signers(&bytes).map_err(|error| wrong(error.to_string()))?;
+    Ok(json!({
+        "package": path.display().to_string(),
+        "digest": digest.to_string(),
+        "signed_by": signers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "trusted": !trusted.is_empty(),
+        "golden_readings": package.golden.readings.len(),
+        "device": device.to_string(),
+    }))
+}
+
+/// What is different in package `b` from package `a`, part by part, and how many bytes an agent that has `a` must fetch.
+///
+/// # Errors
+/// If one of them is no sound package.
+pub fn diff(a: &Path, b: &Path) -> Result<Value, InspectError> {
+    let (before, after) = (inspect(a)?, inspect(b)?);
+    let mut changed = serde_json::Map::new();
+    for (name, value) in after.as_object().into_iter().flatten().filter(|(name, _)| *name != "bytes") {
+        if before[name] != *value {
+            changed.insert(name.clone(), json!({ "before": before[name], "after": value }));
+        }
+    }
+    let (a, b) = (open(a)?.package, open(b)?.package);
+    let weights =
+        |package: &Package| Weights::from_safetensors(&package.weights).map(|weights| weights.0).unwrap_or_default();
+    let (old, new) = (weights(&a), weights(&b));
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let tensors: Vec<Value> = names
+        .into_iter()
+        .filter_map(|name| {
+            let change = match (old.get(name), new.get(name)) {
+                (Some(_), None) => json!("only before"),
+                (None, Some(_)) => json!("only after"),
+                (Some(a), Some(b)) if a.shape != b.shape => json!({ "shape": [a.shape, b.shape] }),
+                (Some(a), Some(b)) => {
+                    let largest = a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    (largest > 0.0).then(|| json!({ "largest_difference": largest }))?
+                }
+                (None, None) => return None,
+            };
+            Some(json!({ "tensor": name, "change": change }))
+        })
+        .collect();
+    Ok(json!({ "changed": changed, "tensors": tensors, "identical": before["digest"] == after["digest"] }))
+}
+
+/// The weights of a package as they are, in the safetensors format.
+///
+/// # Errors
+/// If it is no sound package.
+pub fn weights(path: &Path) -> Result<Vec<u8>, InspectError> {
+    Ok(open(path)?.package.weights)
+}
+
+/// Adds a signature to a package's file and writes it in place.
+///
+/// # Errors
+/// If it is no sound package or cannot be written.
+pub fn sign(path: &Path, key: &ReleaseKey) -> Result<Digest, InspectError> {
+    let Opened { digest, bytes, .. } = open(path)?;
+    let signed = signature::add(&bytes, key).map_err(|error| InspectError::new(path, error))?;
+    std::fs::write(path, signed).map_err(|error| InspectError::new(path, error))?;
+    Ok(digest)
 }
 
 /// What a package holds, after every hash in it was checked.
@@ -22,26 +129,24 @@ pub struct InspectError {
 /// # Errors
 /// If the file cannot be read or is no sound package.
 pub fn inspect(path: &Path) -> Result<Value, InspectError> {
-    let error = |problem: String| InspectError { path: path.display().to_string(), problem };
-    let size = std::fs::metadata(path).map_err(|source| error(source.to_string()))?.len();
-    if size > MAX_PACKAGE_BYTES {
-        return Err(error(format!("{size} bytes, at most {MAX_PACKAGE_BYTES} are allowed")));
-    }
-    let bytes = std::fs::read(path).map_err(|source| error(source.to_string()))?;
-    let (package, digest) = Package::open(&bytes, None).map_err(|source| error(source.to_string()))?;
+    let Opened { package, digest, bytes } = open(path)?;
+    let signers = signature::signers(&bytes).map_err(|source| InspectError::new(path, source))?;
     let manifest = &package.manifest;
     let lineage = &manifest.lineage;
-    let Decision::Anomaly { smooth, threshold } = manifest.pipeline.decision;
     Ok(json!({
         "digest": digest.to_string(),
         "bytes": bytes.len(),
         "model": manifest.model.as_str(),
         "version": manifest.version.0,
         "created": time(manifest.created_ms),
-        "channels": manifest.pipeline.input.channels,
+        "floor": manifest.floor.0,
+        "signed_by": signers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "channels": manifest.pipeline.input.names().collect::<Vec<_>>(),
+        "input": manifest.pipeline.input,
+        "calibration": manifest.pipeline.calibration,
         "preprocess": manifest.pipeline.preprocess,
         "network": manifest.pipeline.network,
-        "decision": { "anomaly": { "smooth": smooth, "threshold": threshold } },
+        "decision": manifest.pipeline.decision,
         "weights_bytes": package.weights.len(),
         "golden_readings": package.golden.readings.len(),
         "trigger": lineage.trigger,
@@ -72,6 +177,7 @@ pub fn to_text(report: &Value) -> String {
         format!("preprocess  {}", report["preprocess"]),
         format!("network     {}", report["network"]),
         format!("decision    {}", report["decision"]),
+        format!("signed by   {}", list(&report["signed_by"])),
         format!("trigger     {}", text(&report["trigger"])),
         format!("seed        {}; parent {}", report["seed"], text(&report["parent"])),
     ];
@@ -88,4 +194,37 @@ pub fn to_text(report: &Value) -> String {
         lines.push(format!("metric      {name} {value}"));
     }
     lines.join("\n")
+}
+
+/// What was verified, for people.
+#[must_use]
+pub fn verified_to_text(report: &Value) -> String {
+    let text = |name: &str| report[name].as_str().unwrap_or_default().to_owned();
+    let signers: Vec<&str> = report["signed_by"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let signed = match (signers.as_slice(), report["trusted"].as_bool()) {
+        ([], _) => "not signed".to_owned(),
+        (signers, Some(true)) => format!("signed by {}, which is trusted", signers.join(", ")),
+        (signers, _) => format!("signed by {}; no --trust was given", signers.join(", ")),
+    };
+    format!(
+        "{} is sound\ndigest  {}\nhashes, names, shapes and weights hold; {} golden readings are reproduced on {}\n{signed}",
+        text("package"),
+        text("digest"),
+        report["golden_readings"],
+        text("device"),
+    )
+}
+
+/// A difference, for people.
+#[must_use]
+pub fn diff_to_text(report: &Value) -> String {
+    if report["identical"] == true {
+        return "the two are the same".to_owned();
+    }
+    let changed = report["changed"].as_object().into_iter().flatten();
+    let lines = changed.map(|(name, change)| format!("{name}: {} -> {}", change["before"], change["after"]));
+    let tensors = report["tensors"].as_array().into_iter().flatten();
+    let tensors =
+        tensors.map(|tensor| format!("{}: {}", tensor["tensor"].as_str().unwrap_or_default(), tensor["change"]));
+    lines.chain(tensors).collect::<Vec<_>>().join("\n")
 }

@@ -3,18 +3,22 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use cloud_hub::authority::{self, Subject};
 use cloud_hub::config::Config;
+use cloud_hub::files::Skipped;
 use cloud_hub::hub::Hub;
-use cloud_hub::hub::offline::{self, OfflineTraining};
+use cloud_hub::hub::offline::{self, CheckpointFile, OfflineError, OfflineSummary, OfflineTraining};
 use cloud_hub::inspect;
+use cloud_hub::release_key;
 use cloud_hub::train::{Progress, Watch};
 use indicatif::{ProgressBar, ProgressStyle};
 use shared::device::DeviceKind;
-use shared::ids::{AgentId, ModelName};
+use shared::ids::{AgentId, ModelName, ModelVersion};
+use shared::package::signature::PublicKey;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -60,11 +64,14 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Trains a model on the known-normal readings of a sample folder.
+    /// Trains a model as a recipe says, on files or on a hub's samples.
     Train(Train),
     /// Looks into packages.
     #[command(subcommand)]
     Package(PackageCommand),
+    /// Keys that vouch for packages.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// A development certificate authority.
     #[command(subcommand)]
     Ca(CaCommand),
@@ -72,13 +79,15 @@ enum Command {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  cloud-hub train --recipe pump.toml --data /var/lib/tideline-hub --output pump.tide"
+    after_help = "Examples:\n  cloud-hub train --recipe pump.toml --data /var/lib/tideline-hub --output pump.tide\n  \
+                  cloud-hub train --recipe room.toml --data rooms/ --output room.tide --key release.key\n\n\
+                  A training that is stopped (Ctrl-C, SIGTERM) goes on from its last epoch when it is started again."
 )]
 struct Train {
     /// The recipe.
     #[arg(long)]
     recipe: PathBuf,
-    /// The hub's data folder, or any folder that holds `samples/`.
+    /// The hub's data folder (it holds `samples/`), a CSV or Parquet file, or a folder of them.
     #[arg(long)]
     data: PathBuf,
     /// The package to write.
@@ -87,12 +96,21 @@ struct Train {
     /// The model's name.
     #[arg(long, default_value = "model")]
     model: ModelName,
+    /// The model's version.
+    #[arg(long = "model-version", default_value_t = 1)]
+    version: u32,
     /// The device to train on.
     #[arg(long, default_value = "flex")]
     device: DeviceKind,
     /// The seed, instead of the recipe's.
     #[arg(long)]
     seed: Option<u64>,
+    /// The release key that signs the package: an Ed25519 private key in PEM.
+    #[arg(long)]
+    key: Option<PathBuf>,
+    /// How to report what came of it, on standard output.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    report: Output,
 }
 
 #[derive(Subcommand)]
@@ -104,6 +122,62 @@ enum PackageCommand {
         /// How to show it.
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
+    },
+    /// Checks all that an agent checks before it serves a package, and says what does not hold.
+    Verify {
+        /// The package.
+        file: PathBuf,
+        /// A release key, `ed25519:...`, whose signature it must have; may be given several times.
+        #[arg(long = "trust")]
+        trusted: Vec<PublicKey>,
+        /// The device that must reproduce the golden vectors.
+        #[arg(long, default_value = "flex")]
+        device: DeviceKind,
+        /// How to report.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Shows what is different in the second package.
+    Diff {
+        /// One package.
+        before: PathBuf,
+        /// The other.
+        after: PathBuf,
+        /// How to show it.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Signs a package, in place. Signatures that it has stay.
+    Sign {
+        /// The package.
+        file: PathBuf,
+        /// The release key.
+        #[arg(long)]
+        key: PathBuf,
+    },
+    /// Takes the weights out of a package, as a safetensors file.
+    Weights {
+        /// The package.
+        file: PathBuf,
+        /// Where to write them.
+        #[arg(long)]
+        output: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Makes a release key, and prints its public half.
+    Create {
+        /// The file to put it in; it must not be there.
+        #[arg(long)]
+        output: PathBuf,
+    },
+    /// Prints the public half of a release key: what agents trust.
+    Show {
+        /// The key.
+        #[arg(long)]
+        key: PathBuf,
     },
 }
 
@@ -141,12 +215,8 @@ fn main() -> ExitCode {
             load(&config).and_then(|_| say(&format!("{} is a good configuration", config.display())))
         }
         Command::Train(options) => train(options),
-        Command::Package(PackageCommand::Inspect { file, output }) => {
-            inspect::inspect(&file).map_err(Failure::new).and_then(|report| match output {
-                Output::Json => say(&report.to_string()),
-                Output::Text => say(&inspect::to_text(&report)),
-            })
-        }
+        Command::Package(command) => look_into(command),
+        Command::Key(command) => show_key(&command),
         Command::Ca(command) => certify(command),
     };
     match result {
@@ -207,38 +277,143 @@ async fn wait_for_signal() {
 }
 
 fn train(options: Train) -> Result<(), Failure> {
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(BAR_STEPS) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("{msg:28} {wide_bar} {percent:>3} %") {
-        bar.set_style(style);
-    }
-    let cancelled = AtomicBool::new(false);
-    let mut progress = |step: Progress| {
-        bar.set_position((step.done * BAR_STEPS as f64) as u64);
-        bar.set_message(format!("{} loss {:.4}", step.stage, step.loss));
-    };
+    let key = options.key.as_deref().map(release_key::load).transpose().map_err(Failure::new)?;
     let training = OfflineTraining {
         recipe: options.recipe,
         data: options.data,
         output: options.output.clone(),
         model: options.model,
+        version: ModelVersion(options.version),
         device: options.device,
         seed: options.seed,
+        key,
     };
-    let summary = offline::train(&training, &mut Watch { progress: &mut progress, cancelled: &cancelled });
-    bar.finish_and_clear();
+    let cancelled = stop_on_signal()?;
+    let mut reporter = Reporter::new();
+    let mut progress = |step: Progress| reporter.report(&step);
+    let mut checkpoint = CheckpointFile::beside(&options.output);
+    let mut watch = Watch { progress: &mut progress, cancelled: &cancelled, checkpoint: Some(&mut checkpoint) };
+    let summary = offline::train(&training, &mut watch);
+    reporter.finish();
     let summary = summary.map_err(|error| match error {
-        offline::OfflineError::Recipe(error) => Failure { code: EXIT_CONFIG, message: error.to_string() },
-        offline::OfflineError::Samples(error) => Failure::new(error),
-        offline::OfflineError::Train(error) => Failure::new(error),
-        other @ offline::OfflineError::Write { .. } => Failure::new(other),
+        OfflineError::Recipe(error) => Failure { code: EXIT_CONFIG, message: error.to_string() },
+        other @ (OfflineError::Samples(_)
+        | OfflineError::Files(_)
+        | OfflineError::Train(_)
+        | OfflineError::Write { .. }) => Failure::new(other),
     })?;
-    say(&format!(
-        "{}: {} rows of {} segments, digest {}",
-        options.output.display(),
-        summary.rows,
-        summary.segments,
-        summary.digest
-    ))
+    checkpoint.remove();
+    for Skipped { rows, first } in &summary.skipped {
+        drop(writeln!(std::io::stderr(), "warning: {rows} rows were left out; the first: {first}"));
+    }
+    let output = options.output.display();
+    let OfflineSummary { digest, segments, rows, metrics, .. } = &summary;
+    match options.report {
+        Output::Json => say(&serde_json::json!({
+            "package": output.to_string(), "digest": digest.to_string(), "rows": rows, "segments": segments,
+            "metrics": metrics,
+        })
+        .to_string()),
+        Output::Text => {
+            let figures: String = metrics.iter().map(|(name, value)| format!("\n  {name:28} {value:.4}")).collect();
+            say(&format!("{output}: {rows} rows of {segments} segments, digest {digest}{figures}"))
+        }
+    }
+}
+
+/// Set when the process is told to stop. Only training uses it; everything else ends by itself.
+fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&cancelled);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(wait_for_signal());
+            set.store(true, Ordering::Relaxed);
+        })
+        .map_err(|error| Failure::new(format!("start the signal thread: {error}")))?;
+    Ok(cancelled)
+}
+
+/// Shows how far training is: a bar on a terminal, now and then a line of log elsewhere.
+struct Reporter {
+    bar: Option<ProgressBar>,
+    /// Tenths of the stage that were said.
+    said: (String, u32),
+}
+
+impl Reporter {
+    fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(BAR_STEPS));
+        if let (Some(bar), Ok(style)) = (&bar, ProgressStyle::with_template("{msg:44} {wide_bar} {percent:>3} % {eta}"))
+        {
+            bar.set_style(style);
+        }
+        Self { bar, said: (String::new(), 0) }
+    }
+
+    fn report(&mut self, step: &Progress) {
+        let validation = step.validation_loss.map(|loss| format!(" validation {loss:.4}")).unwrap_or_default();
+        let loss = if step.loss.is_nan() { String::new() } else { format!(" loss {:.4}", step.loss) };
+        if let Some(bar) = &self.bar {
+            bar.set_position((step.done * BAR_STEPS as f64) as u64);
+            bar.set_message(format!("{}{loss}{validation}", step.stage));
+            return;
+        }
+        let tenth = (10.0 * step.done) as u32;
+        if self.said.0 != step.stage || self.said.1 < tenth {
+            self.said = (step.stage.clone(), tenth);
+            tracing::info!("{} {:.0} %{loss}{validation}", step.stage, 100.0 * step.done);
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn look_into(command: PackageCommand) -> Result<(), Failure> {
+    let (report, output, to_text): (_, _, fn(&serde_json::Value) -> String) = match command {
+        PackageCommand::Inspect { file, output } => (inspect::inspect(&file), output, inspect::to_text),
+        PackageCommand::Verify { file, trusted, device, output } => {
+            (inspect::verify(&file, &trusted, device), output, inspect::verified_to_text)
+        }
+        PackageCommand::Diff { before, after, output } => {
+            (inspect::diff(&before, &after), output, inspect::diff_to_text)
+        }
+        PackageCommand::Sign { file, key } => {
+            let key = release_key::load(&key).map_err(Failure::new)?;
+            let digest = inspect::sign(&file, &key).map_err(Failure::new)?;
+            return say(&format!("{digest} is signed by {}", key.public()));
+        }
+        PackageCommand::Weights { file, output } => {
+            let weights = inspect::weights(&file).map_err(Failure::new)?;
+            return std::fs::write(&output, weights)
+                .map_err(|error| Failure::new(format!("write {}: {error}", output.display())));
+        }
+    };
+    let report = report.map_err(Failure::new)?;
+    match output {
+        Output::Json => say(&report.to_string()),
+        Output::Text => say(&to_text(&report)),
+    }
+}
+
+fn show_key(command: &KeyCommand) -> Result<(), Failure> {
+    let file = match command {
+        KeyCommand::Create { output } => {
+            release_key::create(output).map_err(Failure::new)?;
+            output
+        }
+        KeyCommand::Show { key } => key,
+    };
+    say(&release_key::load(file).map_err(Failure::new)?.public().to_string())
 }
 
 fn certify(command: CaCommand) -> Result<(), Failure> {

@@ -1,14 +1,24 @@
 //! Recipes: how a model is made, as TOML that people write. What training finds is not in them.
 
+pub mod data;
+pub mod decision;
+pub mod training;
+
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use shared::config::{ConfigError, Source};
 use shared::ids::{ChannelName, Digest};
-use shared::pipeline::{Decision, Input, Layer, Pipeline, PipelineError, Stage, Step};
+use shared::pipeline::layer::fill_in_outputs;
+use shared::pipeline::{Calibration, Channel, Input, Layer, Missing, Pipeline, PipelineError, Place, Stage, Step};
+use toml::Spanned;
 
 use crate::core::drift::DriftRules;
 use crate::core::retrain::RetrainRules;
+use data::DataRules;
+use decision::RecipeDecision;
+use training::Training;
 
 /// How a model is made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,17 +27,22 @@ pub struct Recipe {
     /// What the pipeline reads.
     #[serde(default)]
     pub input: RecipeInput,
+    /// How it gets to know a stream before it answers.
+    pub calibration: Option<Calibration>,
     /// The preprocessing steps, in order; `zscore = {}` is fitted.
+    #[serde(default)]
     pub preprocess: Vec<Step>,
-    /// The autoencoder between input and output.
-    pub network: RecipeNetwork,
-    /// How scores become predictions.
+    /// The network's layers, in order; a last `linear = {}` is as wide as the decision needs.
+    #[serde(default)]
+    pub network: Vec<Layer>,
+    /// What the pipeline decides.
     pub decision: RecipeDecision,
     /// How the weights are found.
-    pub training: Training,
-    /// How the threshold is found.
     #[serde(default)]
-    pub threshold: Threshold,
+    pub training: Training,
+    /// Which readings of a file or folder count, and for what.
+    #[serde(default)]
+    pub data: DataRules,
     /// What a candidate must prove.
     #[serde(default)]
     pub gate: GateRules,
@@ -37,80 +52,103 @@ pub struct Recipe {
     /// When to train anew.
     #[serde(default)]
     pub retrain: RetrainRules,
+    /// Where its parts stand in the file, for what is found out later.
+    #[serde(skip)]
+    places: Places,
 }
 
 /// What the pipeline reads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RecipeInput {
-    /// Channels by name; none means every channel of the streams.
-    pub channels: Vec<ChannelName>,
+    /// Channels, by name or as tables; none means every channel of the streams.
+    pub channels: Vec<RecipeChannel>,
     /// A gap in event time above this starts the streaming state anew.
     pub max_gap_ms: u32,
+    /// Time between two readings, nominally; 0 if it varies.
+    pub interval_ms: u32,
+    /// What to do with a missing value.
+    pub missing: Missing,
+}
+
+/// A channel as a recipe names it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RecipeChannel {
+    /// Its name.
+    Name(ChannelName),
+    /// Its name, and what is known of it.
+    Table {
+        /// Its name.
+        name: ChannelName,
+        /// Its unit.
+        unit: Option<String>,
+        /// The smallest and the largest value a working sensor gives.
+        range: Option<(f64, f64)>,
+    },
+}
+
+impl RecipeChannel {
+    fn channel(&self) -> Channel {
+        match self.clone() {
+            Self::Name(name) => Channel::named(name),
+            Self::Table { name, unit, range } => Channel { name, unit, range },
+        }
+    }
 }
 
 impl Default for RecipeInput {
     fn default() -> Self {
-        Self { channels: Vec::new(), max_gap_ms: 60_000 }
+        Self { channels: Vec::new(), max_gap_ms: 60_000, interval_ms: 0, missing: Missing::Hold }
     }
 }
 
-/// A dense autoencoder with tanh between its layers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RecipeNetwork {
-    /// Widths between input and output; the output is as wide as the input.
-    pub hidden: Vec<u32>,
+/// Where a recipe's parts stand.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Places {
+    source: Option<Source>,
+    input: Range<usize>,
+    calibration: Range<usize>,
+    preprocess: Vec<Range<usize>>,
+    network: Vec<Range<usize>>,
+    decision: Range<usize>,
 }
 
-/// How scores become predictions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RecipeDecision {
-    /// The weight of a new score in the smoothed one.
-    pub smooth: f64,
-}
-
-/// How the weights are found: Adam on the mean squared error of noisy inputs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Training {
-    /// Passes over the data.
-    pub epochs: u32,
-    /// Rows per step.
-    pub batch: u32,
-    /// Adam's step size.
-    pub learning_rate: f64,
-    /// Standard deviation of the Gaussian noise added to the network's input.
-    #[serde(default)]
-    pub noise: f64,
-    /// Rows at the start of each segment that are left out, while averages fill.
-    #[serde(default = "Training::default_warm_up_rows")]
-    pub warm_up_rows: u32,
-    /// The seed of everything random.
-    #[serde(default)]
-    pub seed: u64,
-}
-
-impl Training {
-    fn default_warm_up_rows() -> u32 {
-        60
+impl Places {
+    fn of(source: &Source) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        struct Spans {
+            input: Option<Spanned<serde::de::IgnoredAny>>,
+            calibration: Option<Spanned<serde::de::IgnoredAny>>,
+            #[serde(default)]
+            preprocess: Vec<Spanned<serde::de::IgnoredAny>>,
+            #[serde(default)]
+            network: Vec<Spanned<serde::de::IgnoredAny>>,
+            decision: Spanned<serde::de::IgnoredAny>,
+        }
+        let spans: Spans = source.parse()?;
+        let of = |spanned: Option<Spanned<serde::de::IgnoredAny>>| spanned.map_or(0..0, |spanned| spanned.span());
+        let all = |spanned: Vec<Spanned<serde::de::IgnoredAny>>| spanned.iter().map(Spanned::span).collect();
+        Ok(Self {
+            source: Some(source.clone()),
+            input: of(spans.input),
+            calibration: of(spans.calibration),
+            preprocess: all(spans.preprocess),
+            network: all(spans.network),
+            decision: spans.decision.span(),
+        })
     }
-}
 
-/// The threshold is `factor` times a quantile of the training rows' smoothed scores.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Threshold {
-    /// The quantile, above 0 and at most 1.
-    pub quantile: f64,
-    /// The factor, above 0.
-    pub factor: f64,
-}
-
-impl Default for Threshold {
-    fn default() -> Self {
-        Self { quantile: 0.999, factor: 3.0 }
+    fn span(&self, place: Place) -> Range<usize> {
+        let nth = |ranges: &[Range<usize>], index: usize| ranges.get(index).or(ranges.last()).cloned().unwrap_or(0..0);
+        match place {
+            Place::Input => self.input.clone(),
+            Place::Calibration if self.calibration.is_empty() => self.decision.clone(),
+            Place::Calibration => self.calibration.clone(),
+            Place::Preprocess(index) => nth(&self.preprocess, index),
+            Place::Network(index) => nth(&self.network, index),
+            Place::Decision => self.decision.clone(),
+        }
     }
 }
 
@@ -169,39 +207,50 @@ impl Recipe {
     /// # Errors
     /// Says where in the file what is wrong.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let source = Source::read(path, |path| std::fs::File::open(path))?;
-        let recipe: Self = source.parse()?;
-        match recipe.problem() {
-            Some(problem) => Err(source.error_at(0..0, problem)),
-            None => Ok(recipe),
+        Self::read(&Source::read(path, |path| std::fs::File::open(path))?)
+    }
+
+    /// Reads a recipe from its text.
+    ///
+    /// # Errors
+    /// Says where what is wrong.
+    pub fn read(source: &Source) -> Result<Self, ConfigError> {
+        let mut recipe: Self = source.parse()?;
+        recipe.places = Places::of(source)?;
+        if let Some(problem) = recipe.problem() {
+            return Err(source.error_at(0..0, problem));
         }
+        if !recipe.input.channels.is_empty() {
+            recipe.pipeline(&[]).map_err(|error| recipe.locate(&error))?;
+        }
+        Ok(recipe)
+    }
+
+    /// What is wrong with the pipeline that this recipe declares, at its place in the file.
+    #[must_use]
+    pub fn locate(&self, error: &PipelineError) -> ConfigError {
+        let source = self.places.source.clone().unwrap_or_else(|| Source::new(Path::new("recipe"), String::new()));
+        source.error_at(self.places.span(error.place), &error.problem)
     }
 
     /// The first impossible value, in words.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        let training = &self.training;
         let positive = |what: &str, value: f64| {
             (!(value.is_finite() && value > 0.0)).then(|| format!("{what} is {value}, it must be above 0"))
         };
         let share = |what: &str, value: f64| {
             (!(0.0..=1.0).contains(&value)).then(|| format!("{what} is {value}, it must be between 0 and 1"))
         };
-        if training.epochs == 0 || training.batch == 0 {
-            return Some("training.epochs and training.batch must be above 0".to_owned());
-        }
-        if self.network.hidden.contains(&0) {
-            return Some("network.hidden holds a width of 0".to_owned());
-        }
-        positive("training.learning_rate", training.learning_rate)
-            .or_else(|| positive("threshold.factor", self.threshold.factor))
+        self.training
+            .problem()
+            .or_else(|| self.decision.problem())
+            .or_else(|| self.data.problem())
             .or_else(|| positive("gate.fault_size", self.gate.fault_size))
             .or_else(|| positive("drift.half_life", self.drift.half_life))
             .or_else(|| positive("drift.factor", self.drift.factor))
-            .or_else(|| share("threshold.quantile", self.threshold.quantile))
             .or_else(|| share("gate.max_held_out_far", self.gate.max_held_out_far))
             .or_else(|| share("gate.min_detection", self.gate.min_detection))
-            .or_else(|| share("decision.smooth", self.decision.smooth))
     }
 
     /// The recipe's name by content.
@@ -215,22 +264,70 @@ impl Recipe {
     /// # Errors
     /// If the recipe does not fit the channels.
     pub fn pipeline(&self, available: &[ChannelName]) -> Result<Pipeline, PipelineError> {
-        let channels = if self.input.channels.is_empty() { available.to_vec() } else { self.input.channels.clone() };
-        let mut pipeline = Pipeline {
-            input: Input { channels, max_gap_ms: self.input.max_gap_ms },
-            preprocess: self.preprocess.clone(),
-            network: Vec::new(),
-            decision: Decision::Anomaly { smooth: self.decision.smooth, threshold: 0.0 },
+        let channels: Vec<Channel> = if self.input.channels.is_empty() {
+            available.iter().cloned().map(Channel::named).collect()
+        } else {
+            self.input.channels.iter().map(RecipeChannel::channel).collect()
         };
-        let features = u32::try_from(pipeline.features()?).unwrap_or(u32::MAX);
-        let mut inputs = features;
-        for width in &self.network.hidden {
-            pipeline.network.push(Layer::Linear { inputs, outputs: *width });
-            pipeline.network.push(Layer::Tanh);
-            inputs = *width;
+        let names: Vec<ChannelName> = channels.iter().map(|channel| channel.name.clone()).collect();
+        let RecipeInput { max_gap_ms, interval_ms, missing, .. } = self.input;
+        let mut pipeline = Pipeline {
+            input: Input { channels, max_gap_ms, interval_ms, missing },
+            calibration: self.calibration,
+            preprocess: self.preprocess.clone(),
+            network: self.network.clone(),
+            decision: self.decision.unfitted(&names),
+        };
+        let input = pipeline.input_shape()?;
+        if let Some((flat, step)) = pipeline.decision.wanted_outputs(input) {
+            fill_in_outputs(&mut pipeline.network, input, flat, step);
         }
-        pipeline.network.push(Layer::Linear { inputs, outputs: features });
         pipeline.check(Stage::Recipe)?;
         Ok(pipeline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Recipe, ConfigError> {
+        Recipe::read(&Source::new(Path::new("r.toml"), text.to_owned()))
+    }
+
+    const AUTOENCODER: &str = "\
+        [input]\nchannels = [\"a\", { name = \"b\", unit = \"bar\", range = [0.0, 9.0] }]\n\
+        [[preprocess]]\nzscore = {}\n\
+        [[network]]\nlinear = { outputs = 3 }\n[[network]]\ntanh = {}\n[[network]]\nlinear = {}\n\
+        [decision.anomaly]\nsmooth = 0.5\n";
+
+    #[test]
+    fn the_last_layer_is_as_wide_as_the_decision_needs() {
+        let pipeline = read(AUTOENCODER).expect("reads").pipeline(&[]).expect("fits");
+        assert_eq!(pipeline.network[2], Layer::Linear { outputs: 2, bias: true });
+        assert_eq!(pipeline.input.channels[1].range, Some((0.0, 9.0)));
+    }
+
+    #[test]
+    fn what_does_not_fit_points_at_its_line() {
+        let error = |from: &str, to: &str| read(&AUTOENCODER.replace(from, to)).expect_err(to).to_string();
+        assert_eq!(
+            error("tanh = {}", "conv1d = { filters = 2, kernel = 3 }"),
+            "r.toml:7:1: network: conv1d needs a sequence, what comes before gives 3 features"
+        );
+        let unknown = error("tanh", "tahn");
+        assert!(unknown.starts_with("r.toml:8:1: ") && unknown.contains("tanh"), "{unknown}");
+        assert!(error("smooth = 0.5", "smooth = 2.0").contains("smooth is 2"));
+    }
+
+    #[test]
+    fn every_shipped_recipe_is_good() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/recipes");
+        let paths: Vec<_> =
+            std::fs::read_dir(folder).expect("there").map(|entry| entry.expect("listed").path()).collect();
+        assert!(paths.len() >= 4, "{paths:?}");
+        for path in paths {
+            Recipe::load(&path).unwrap_or_else(|error| panic!("{error}"));
+        }
     }
 }

@@ -354,7 +354,7 @@ impl Collected {
 mod tests {
     use std::fs;
 
-    use shared::event::{Event, ModelRef, Prediction, Reading};
+    use shared::event::{Event, ModelRef, Outcome, Prediction, Reading, Verdict};
     use shared::ids::{Epoch, ModelName, ModelVersion};
     use tempfile::TempDir;
 
@@ -384,9 +384,7 @@ mod tests {
             model: 0,
             of: Sequence(of),
             time_ms,
-            score,
-            threshold,
-            anomaly: true,
+            outcome: Outcome::Anomaly(Verdict { score, threshold, anomaly: true }),
         })
     }
 

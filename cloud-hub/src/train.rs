@@ -2,9 +2,13 @@
 //! else; readings come in, packages go out.
 
 pub mod dataset;
+mod descent;
+pub mod examples;
 pub mod fit;
 pub mod gate;
+pub mod measure;
 pub mod pack;
+mod ridge;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use shared::device::DeviceKind;
 use shared::event::UnixMillis;
 use shared::ids::{ModelName, ModelVersion};
+use shared::package::signature::ReleaseKey;
 use shared::package::{DataRange, LoadError, Package, PackageError, Sealed};
 use shared::pipeline::PipelineError;
-use shared::pipeline::network::WeightsError;
 use shared::pipeline::preprocess::MissingChannel;
 use shared::pipeline::runner::BuildError;
+use shared::pipeline::weights::WeightsError;
 
 use crate::core::retrain::CandidateReport;
 use crate::recipe::Recipe;
@@ -38,6 +43,8 @@ pub struct Order<'a> {
     pub device: DeviceKind,
     /// The time, for the package.
     pub now_ms: UnixMillis,
+    /// Who vouches for it.
+    pub keys: Vec<&'a ReleaseKey>,
 }
 
 /// Readings to train on.
@@ -69,8 +76,10 @@ pub struct Progress {
     pub stage: String,
     /// How much of this stage is done, from 0 to 1.
     pub done: f64,
-    /// The loss of the last pass.
+    /// The loss of the last pass; NaN where there is none.
     pub loss: f64,
+    /// The loss on validation data, if there are any.
+    pub validation_loss: Option<f64>,
 }
 
 /// What a training reports to and is stopped by.
@@ -79,6 +88,19 @@ pub struct Watch<'a> {
     pub progress: &'a mut dyn FnMut(Progress),
     /// Set to stop.
     pub cancelled: &'a AtomicBool,
+    /// Where a long training keeps what it has, to go on from.
+    pub checkpoint: Option<&'a mut dyn Checkpoints>,
+}
+
+/// Keeps the newest checkpoint of a training.
+pub trait Checkpoints {
+    /// The newest one, if there is any.
+    fn load(&mut self) -> Option<Vec<u8>>;
+    /// Keeps `bytes` in its place.
+    ///
+    /// # Errors
+    /// If it cannot be kept.
+    fn save(&mut self, bytes: &[u8]) -> std::io::Result<()>;
 }
 
 impl Watch<'_> {
@@ -91,7 +113,7 @@ impl Watch<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// There is nothing to train on.
-    #[error("train: there are no known-normal readings beyond the warm-up of {0} rows")]
+    #[error("train: there are no readings to train on beyond the warm-up of {0} rows")]
     NoData(u32),
     /// It was told to stop.
     #[error("train: stopped")]
@@ -104,6 +126,9 @@ pub enum TrainError {
         /// The loss.
         loss: f64,
     },
+    /// What was reached cannot be kept, or gone on from.
+    #[error("train: keep a checkpoint: {0}")]
+    Checkpoint(String),
     /// The recipe does not fit the readings.
     #[error("fit the recipe to the readings: {0}")]
     Pipeline(#[from] PipelineError),
@@ -209,7 +234,7 @@ fn candidate(
         }
     }
     let package = pack::package(order, dataset, fitted, &report.metrics)?;
-    let sealed = package.seal()?;
+    let sealed = package.seal(&order.keys)?;
     report.blessed = true;
     Ok((report, Verdict::Blessed(Box::new(package), sealed)))
 }

@@ -4,12 +4,13 @@
 //! else is a task or thread that the loop owns; shutdown stops taking messages in, makes what was taken in durable,
 //! acknowledges it, and then lets go of the shells one after another.
 
+mod answer;
 pub mod start;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use shared::ids::AgentId;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -315,19 +316,9 @@ impl Agent {
     fn publish(&self, predictions: &[Published]) {
         for (index, prediction) in predictions.iter().enumerate() {
             let topic = format!("tideline/{}/prediction/{}", self.name, prediction.stream);
-            let body = json!({
-                "time_ms": prediction.time_ms,
-                "stream": prediction.stream.as_str(),
-                "sequence": prediction.of.0,
-                "model": prediction.model.name.as_str(),
-                "version": prediction.model.version.0,
-                "score": prediction.verdict.score,
-                "threshold": prediction.verdict.threshold,
-                "anomaly": prediction.verdict.anomaly,
-            });
             // The spool has every prediction; whoever acts on MQTT acts on anomalies.
-            let delivery = if prediction.verdict.anomaly { Delivery::AtLeastOnce } else { Delivery::AtMostOnce };
-            let message = Outgoing { topic, payload: body.to_string().into_bytes(), retain: false, delivery };
+            let delivery = if prediction.outcome.is_anomaly() { Delivery::AtLeastOnce } else { Delivery::AtMostOnce };
+            let message = Outgoing { topic, payload: answer::to_json(prediction), retain: false, delivery };
             if self.ingest.outbox.try_send(message).is_err() {
                 self.telemetry.unpublished(predictions.len() - index);
                 return;

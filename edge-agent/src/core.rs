@@ -16,9 +16,8 @@ pub mod sync;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use shared::event::{Gap, GapReason, ModelRef, Prediction, SpoolEntry, StreamSchema, UnixMillis};
+use shared::event::{Gap, GapReason, ModelRef, Outcome, Prediction, SpoolEntry, StreamSchema, UnixMillis};
 use shared::ids::{Digest, Epoch, ModelVersion, Sequence, StreamId};
-use shared::pipeline::decision::Verdict;
 use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel};
 
 pub use received::{NewReading, Receipt, Received, Rejection};
@@ -61,8 +60,8 @@ pub struct Question {
 pub struct Answered {
     /// The reading.
     pub question: Question,
-    /// The verdict, or why there is none.
-    pub outcome: Result<Verdict, &'static str>,
+    /// What it says, or why it says nothing.
+    pub outcome: Result<Outcome, &'static str>,
 }
 
 /// A prediction on its way to MQTT.
@@ -76,8 +75,8 @@ pub struct Published {
     pub of: Sequence,
     /// The reading's time.
     pub time_ms: UnixMillis,
-    /// The verdict.
-    pub verdict: Verdict,
+    /// What it said.
+    pub outcome: Outcome,
 }
 
 /// What happened.
@@ -450,24 +449,12 @@ impl EdgeCore {
         for Answered { question, outcome } in answers.into_iter().filter(|answer| !answer.question.warm_up) {
             match outcome {
                 Err(reason) => *self.unanswered.entry(reason).or_default() += 1,
-                Ok(verdict) => {
-                    let prediction = Prediction {
-                        stream: 0,
-                        model: 0,
-                        of: question.of,
-                        time_ms: question.time_ms,
-                        score: verdict.score,
-                        threshold: verdict.threshold,
-                        anomaly: verdict.anomaly,
-                    };
-                    self.spool.accept_prediction(now, &question.schema, model, &prediction, effects);
-                    published.push(Published {
-                        stream: question.schema.stream.clone(),
-                        model: model.clone(),
-                        of: question.of,
-                        time_ms: question.time_ms,
-                        verdict,
-                    });
+                Ok(outcome) => {
+                    let Question { of, time_ms, schema, .. } = question;
+                    let prediction = Prediction { stream: 0, model: 0, of, time_ms, outcome: outcome.clone() };
+                    self.spool.accept_prediction(now, &schema, model, prediction, effects);
+                    let stream = schema.stream.clone();
+                    published.push(Published { stream, model: model.clone(), of, time_ms, outcome });
                 }
             }
         }

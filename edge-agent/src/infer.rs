@@ -5,7 +5,7 @@ use std::io;
 
 use shared::device::{Device, DeviceError, DeviceKind};
 use shared::package::Package;
-use shared::pipeline::runner::{Answer, Runner, RunnerInput};
+use shared::pipeline::runner::{Runner, RunnerInput};
 use shared::wire::message::ServedModel;
 use tokio::sync::mpsc;
 
@@ -93,14 +93,7 @@ impl Worker {
         let answers = questions
             .into_iter()
             .zip(answers)
-            .map(|(question, answer)| Answered {
-                question,
-                outcome: match answer {
-                    Answer::Verdict(verdict) => Ok(verdict),
-                    Answer::WindowFilling => Err("window_filling"),
-                    Answer::MissingChannel(_) => Err("missing_channel"),
-                },
-            })
+            .map(|(question, answer)| Answered { question, outcome: answer.into_outcome() })
             .collect();
         Some(Event::Answered { model: model.model.clone(), answers })
     }

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use edge_agent::config::Config;
-use edge_agent::score::{self, ScoreOptions};
+use edge_agent::score::{self, ScoreOptions, ScoreSummary};
 use edge_agent::{agent, status};
 use shared::device::DeviceKind;
+use shared::package::signature::PublicKey;
+use shared::table::TableOptions;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -65,6 +67,14 @@ enum Command {
     },
 }
 
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum BadRows {
+    /// Leave it unanswered, and count it.
+    Skip,
+    /// Stop, and say where it is.
+    Error,
+}
+
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  edge-agent score --model pump.tide --input day.csv --output scores.csv \\\n    --delimiter ';' --time-column datetime"
@@ -76,15 +86,25 @@ struct Score {
     /// The CSV file: one reading per row, channels by column name.
     #[arg(long)]
     input: PathBuf,
-    /// Where to write `row,score,threshold,anomaly`; `-` is standard output.
+    /// Where to write one row per input row; `-` is standard output.
     #[arg(long)]
     output: PathBuf,
-    /// The character between columns.
-    #[arg(long, default_value = ",")]
-    delimiter: char,
-    /// The column of times, as `YYYY-MM-DD hh:mm:ss`; without it rows are one second apart.
+    /// The character between columns; if not given, the one that stands most often in the header.
+    #[arg(long)]
+    delimiter: Option<char>,
+    /// The column of times, as `YYYY-MM-DD hh:mm:ss`, RFC 3339 or Unix time; without it rows are as far apart as the model
+    /// says, or a second.
     #[arg(long)]
     time_column: Option<String>,
+    /// Rows at the start that a model with a baseline of its own for each stream learns it from; they are not answered.
+    #[arg(long)]
+    calibration_rows: Option<u32>,
+    /// What to do with a row that cannot be read: a value that is no number, or a time that is not after the one before.
+    #[arg(long, value_enum, default_value_t = BadRows::Skip)]
+    bad_rows: BadRows,
+    /// A release key, `ed25519:...`, whose signature the package must have; may be given several times.
+    #[arg(long = "trust")]
+    trusted: Vec<PublicKey>,
     /// The device to run on.
     #[arg(long, default_value = "flex")]
     device: DeviceKind,
@@ -159,16 +179,29 @@ async fn wait_for_signal() {
 }
 
 fn score_file(options: Score) -> Result<(), Failure> {
+    let Ok(delimiter) = options.delimiter.map(u8::try_from).transpose() else {
+        return Err(Failure { code: 2, message: "the delimiter must be one ASCII character".to_owned() });
+    };
     let summary = score::score_file(&ScoreOptions {
         model: options.model,
+        trusted: options.trusted,
         input: options.input,
         output: options.output,
-        delimiter: options.delimiter,
-        time_column: options.time_column,
+        table: TableOptions {
+            delimiter,
+            time_column: options.time_column,
+            skips_bad_rows: options.bad_rows == BadRows::Skip,
+            ..TableOptions::default()
+        },
+        calibration_rows: options.calibration_rows,
         device: options.device,
     })
     .map_err(Failure::new)?;
-    drop(writeln!(std::io::stderr(), "{} rows, {} anomalous", summary.rows, summary.anomalous));
+    if let Some((rows, first)) = &summary.skipped {
+        drop(writeln!(std::io::stderr(), "warning: {rows} rows were left out; the first: {first}"));
+    }
+    let ScoreSummary { rows, answered, anomalous, .. } = summary;
+    drop(writeln!(std::io::stderr(), "{rows} rows, {answered} answered, {anomalous} anomalous"));
     Ok(())
 }
 

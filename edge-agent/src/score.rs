@@ -4,42 +4,48 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use chrono::NaiveDateTime;
 use shared::device::{DeviceError, DeviceKind};
-use shared::event::StreamSchema;
-use shared::ids::{ChannelName, StreamId};
+use shared::event::{Outcome, StreamSchema, Verdict};
+use shared::ids::{ChannelName, IdError, StreamId};
+use shared::package::signature::{self, PublicKey};
 use shared::package::{LoadError, Package, PackageError};
 use shared::pipeline::runner::{Answer, Runner, RunnerInput};
+use shared::pipeline::{Calibration, Decision, Pipeline};
+use shared::table::{Row, Table, TableError, TableOptions};
 
 /// Rows read and scored at once.
 const ROWS_AT_ONCE: usize = 1024;
-/// How times are written in the files people have.
-const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
 
 /// What to score with what.
 #[derive(Debug, Clone)]
 pub struct ScoreOptions {
     /// The package.
     pub model: PathBuf,
+    /// Whose signature it must have; anybody's or nobody's if there are none.
+    pub trusted: Vec<PublicKey>,
     /// The CSV file.
     pub input: PathBuf,
     /// Where the scores go; `-` is standard output.
     pub output: PathBuf,
-    /// The character between columns.
-    pub delimiter: char,
-    /// The column of times; without it rows are one second apart.
-    pub time_column: Option<String>,
+    /// How the file is read.
+    pub table: TableOptions,
+    /// Rows at the start that the pipeline gets to know the stream from, instead of as many as it declares.
+    pub calibration_rows: Option<u32>,
     /// The device to run on.
     pub device: DeviceKind,
 }
 
 /// What came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScoreSummary {
-    /// Rows scored.
+    /// Rows read.
     pub rows: u64,
+    /// Rows that were answered.
+    pub answered: u64,
     /// Rows above the threshold.
     pub anomalous: u64,
+    /// Rows that could not be read, and what was wrong with the first.
+    pub skipped: Option<(u64, TableError)>,
 }
 
 /// Why a file cannot be scored.
@@ -53,7 +59,7 @@ pub enum ScoreError {
         /// What the system said.
         source: io::Error,
     },
-    /// The package is not one.
+    /// The package is not one, or not one to trust.
     #[error("open {path}: {source}")]
     Package {
         /// The file.
@@ -72,125 +78,151 @@ pub enum ScoreError {
     /// The device is not there.
     #[error("open the device: {0}")]
     Device(#[from] DeviceError),
-    /// The CSV file is not as it should be.
-    #[error("read {path}:{line}: {problem}")]
-    Csv {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: u64,
-        /// What is wrong, and what would be right.
+    /// The calibration that was asked for is not possible.
+    #[error("calibrate on {rows} rows: {problem}")]
+    Calibration {
+        /// What was asked for.
+        rows: u32,
+        /// What is wrong with it.
         problem: String,
     },
+    /// A stream cannot be named.
+    #[error("name the stream: {0}")]
+    Name(#[from] IdError),
+    /// The CSV file is not as it should be.
+    #[error("{0}")]
+    Table(#[from] TableError),
 }
 
-/// Scores a file: one output row `row,score,threshold,anomaly` per input row, rows counted from 0 after the header. A
-/// row without a score (a window is still filling) has empty fields and is not anomalous.
+/// Scores a file: one output row per input row, counted from 0 after the header. Its columns follow from what the model
+/// decides: `row,score,threshold,anomaly`, or `row,label,confidence`, or `row,h1..hH`; where several channels are forecast,
+/// `row,<channel>.h1..`. A row without an answer (the pipeline is still getting to know the stream, or the row could not be
+/// read) has empty fields, and is not anomalous.
 ///
 /// # Errors
 /// If a file is not as it should be; says which, where and why.
 pub fn score_file(options: &ScoreOptions) -> Result<ScoreSummary, ScoreError> {
-    let mut runner = load(&options.model, options.device)?;
-    let mut rows = Rows::open(options, &runner)?;
+    let mut runner = load(options)?;
+    let schema = schema(runner.pipeline())?;
+    let file = File::open(&options.input).map_err(|source| ScoreError::Io { path: options.input.clone(), source })?;
+    let table = TableOptions { interval_ms: runner.pipeline().input.interval_ms, ..options.table.clone() };
+    let mut table = Table::open(&options.input, file, &schema.channels, table)?;
     let io_error = |source| ScoreError::Io { path: options.output.clone(), source };
     let mut output: Box<dyn Write> = if options.output == Path::new("-") {
         Box::new(io::stdout().lock())
     } else {
         Box::new(io::BufWriter::new(File::create(&options.output).map_err(io_error)?))
     };
-    writeln!(output, "row,score,threshold,anomaly").map_err(io_error)?;
-    let mut summary = ScoreSummary { rows: 0, anomalous: 0 };
-    while let Some((times, values)) = rows.next_chunk()? {
-        let width = rows.schema.channels.len();
-        let inputs: Vec<RunnerInput<'_>> = times
+    let columns = Columns::of(&runner.pipeline().decision);
+    writeln!(output, "row,{}", columns.header).map_err(io_error)?;
+    let mut summary = ScoreSummary { rows: 0, answered: 0, anomalous: 0, skipped: None };
+    loop {
+        let (rows, values) = next_chunk(&mut table)?;
+        if rows.is_empty() {
+            break;
+        }
+        let mut readings = values.chunks_exact(schema.channels.len());
+        let inputs: Vec<RunnerInput<'_>> = rows
             .iter()
-            .zip(values.chunks_exact(width))
-            .map(|(time_ms, values)| RunnerInput { schema: &rows.schema, time_ms: *time_ms, values })
+            .filter_map(|time_ms| Some(RunnerInput { schema: &schema, time_ms: (*time_ms)?, values: readings.next()? }))
             .collect();
-        for answer in runner.run(&inputs) {
-            let row = summary.rows;
+        let mut answers = runner.run(&inputs).into_iter();
+        for time_ms in &rows {
+            let answer = time_ms.and_then(|_| answers.next());
+            let outcome = answer.map(Answer::into_outcome).and_then(Result::ok);
+            summary.answered += u64::from(outcome.is_some());
+            summary.anomalous += u64::from(outcome.as_ref().is_some_and(Outcome::is_anomaly));
+            columns.write(&mut output, summary.rows, outcome.as_ref()).map_err(io_error)?;
             summary.rows += 1;
-            match answer {
-                Answer::Verdict(verdict) => {
-                    summary.anomalous += u64::from(verdict.anomaly);
-                    writeln!(output, "{row},{},{},{}", verdict.score, verdict.threshold, u8::from(verdict.anomaly))
-                }
-                Answer::WindowFilling | Answer::MissingChannel(_) => writeln!(output, "{row},,,0"),
-            }
-            .map_err(io_error)?;
         }
     }
     output.flush().map_err(io_error)?;
+    summary.skipped = table.skipped().map(|(rows, first)| (rows, first.clone()));
     Ok(summary)
 }
 
-fn load(path: &Path, device: DeviceKind) -> Result<Runner, ScoreError> {
-    let bytes = fs::read(path).map_err(|source| ScoreError::Io { path: path.to_owned(), source })?;
-    let (package, _) =
-        Package::open(&bytes, None).map_err(|source| ScoreError::Package { path: path.to_owned(), source })?;
-    package.load(&device.open()?).map_err(|source| ScoreError::Load { path: path.to_owned(), source: Box::new(source) })
+fn load(options: &ScoreOptions) -> Result<Runner, ScoreError> {
+    let path = &options.model;
+    let wrong = |source| ScoreError::Package { path: path.clone(), source };
+    let bytes = fs::read(path).map_err(|source| ScoreError::Io { path: path.clone(), source })?;
+    if !options.trusted.is_empty() {
+        signature::verify(&bytes, &options.trusted).map_err(wrong)?;
+    }
+    let (mut package, _) = Package::open(&bytes, None).map_err(wrong)?;
+    let device = options.device.open()?;
+    // The golden vectors are of the calibration that the package declares, so they come before any other.
+    let runner =
+        package.load(&device).map_err(|source| ScoreError::Load { path: path.clone(), source: Box::new(source) })?;
+    let Some(rows) = options.calibration_rows else {
+        return Ok(runner);
+    };
+    let problem = |problem: String| ScoreError::Calibration { rows, problem };
+    let pipeline = &mut package.manifest.pipeline;
+    let Some(Calibration { rows: declared, .. }) = &mut pipeline.calibration else {
+        // A model that needs to know nothing of the stream knows enough.
+        return Ok(runner);
+    };
+    *declared = rows;
+    package.rebuild(&device).map_err(|error| problem(error.to_string()))
 }
 
-/// The rows of a CSV file, some at a time.
-struct Rows {
-    path: PathBuf,
-    records: csv::StringRecordsIntoIter<File>,
-    schema: StreamSchema,
-    columns: Vec<usize>,
-    time_column: Option<usize>,
-    next_time_ms: i64,
+fn schema(pipeline: &Pipeline) -> Result<StreamSchema, IdError> {
+    let channels: Vec<ChannelName> = pipeline.input.names().cloned().collect();
+    Ok(StreamSchema { stream: StreamId::new("file")?, channels })
 }
 
-type Chunk = (Vec<i64>, Vec<f64>);
+/// The times of the next rows, none for a row that was skipped, and the values of those that were not.
+fn next_chunk(table: &mut Table<File>) -> Result<(Vec<Option<i64>>, Vec<f64>), TableError> {
+    let (mut rows, mut values) = (Vec::with_capacity(ROWS_AT_ONCE), Vec::new());
+    while rows.len() < ROWS_AT_ONCE {
+        match table.next_row(&mut values)? {
+            None => break,
+            Some(Row::Skipped) => rows.push(None),
+            Some(Row::Reading { time_ms, .. }) => rows.push(Some(time_ms)),
+        }
+    }
+    Ok((rows, values))
+}
 
-impl Rows {
-    fn open(options: &ScoreOptions, runner: &Runner) -> Result<Self, ScoreError> {
-        let path = options.input.clone();
-        let file = File::open(&path).map_err(|source| ScoreError::Io { path: path.clone(), source })?;
-        let delimiter = u8::try_from(options.delimiter).unwrap_or(b',');
-        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file);
-        let wrong = |problem: String| ScoreError::Csv { path: path.clone(), line: 1, problem };
-        let headers = reader.headers().map_err(|error| wrong(error.to_string()))?.clone();
-        let column = |name: &str| {
-            headers.iter().position(|header| header.trim() == name).ok_or_else(|| {
-                wrong(format!("there is no column {name:?}; there are {:?}", headers.iter().collect::<Vec<_>>()))
-            })
+/// The columns of the output after the row's number.
+struct Columns {
+    header: String,
+    empty: String,
+}
+
+impl Columns {
+    fn of(decision: &Decision) -> Self {
+        let (header, empty) = match decision {
+            Decision::Anomaly { .. } => ("score,threshold,anomaly".to_owned(), ",,0".to_owned()),
+            Decision::Classify { .. } => ("label,confidence".to_owned(), ",".to_owned()),
+            Decision::Forecast { horizon, targets, .. } => {
+                let steps = |prefix: &str| (1..=*horizon).map(|step| format!("{prefix}h{step}")).collect::<Vec<_>>();
+                let names = match targets.as_slice() {
+                    [_] => steps(""),
+                    targets => targets.iter().flat_map(|target| steps(&format!("{target}."))).collect(),
+                };
+                (names.join(","), ",".repeat(names.len() - 1))
+            }
         };
-        let channels: Vec<ChannelName> = runner.pipeline().input.channels.clone();
-        let columns = channels.iter().map(|name| column(name.as_str())).collect::<Result<_, _>>()?;
-        let time_column = options.time_column.as_deref().map(column).transpose()?;
-        let stream = StreamId::new("file").map_err(|error| wrong(error.to_string()))?;
-        let schema = StreamSchema { stream, channels };
-        Ok(Self { path, records: reader.into_records(), schema, columns, time_column, next_time_ms: 0 })
+        Self { header, empty }
     }
 
-    fn next_chunk(&mut self) -> Result<Option<Chunk>, ScoreError> {
-        let (mut times, mut values) = (Vec::new(), Vec::new());
-        for record in self.records.by_ref().take(ROWS_AT_ONCE) {
-            let wrong = |line: u64, problem: String| ScoreError::Csv { path: self.path.clone(), line, problem };
-            let record =
-                record.map_err(|error| wrong(error.position().map_or(0, |at| at.line()), error.to_string()))?;
-            let line = record.position().map_or(0, csv::Position::line);
-            for (column, name) in self.columns.iter().zip(&self.schema.channels) {
-                let text = record.get(*column).unwrap_or_default().trim();
-                let value: f64 =
-                    text.parse().map_err(|_| wrong(line, format!("{name} is {text:?}, it must be a number")))?;
-                values.push(value);
+    fn write(&self, output: &mut dyn Write, row: u64, outcome: Option<&Outcome>) -> io::Result<()> {
+        match outcome {
+            None => writeln!(output, "{row},{}", self.empty),
+            Some(Outcome::Anomaly(Verdict { score, threshold, anomaly })) => {
+                writeln!(output, "{row},{score},{threshold},{}", u8::from(*anomaly))
             }
-            times.push(match self.time_column {
-                None => {
-                    self.next_time_ms += 1_000;
-                    self.next_time_ms
-                }
-                Some(column) => {
-                    let text = record.get(column).unwrap_or_default().trim();
-                    NaiveDateTime::parse_from_str(text, TIME_FORMAT)
-                        .map_err(|_| wrong(line, format!("the time is {text:?}, it must be like {TIME_FORMAT}")))?
-                        .and_utc()
-                        .timestamp_millis()
-                }
-            });
+            Some(Outcome::Label { label, confidence, .. }) => {
+                // A label may hold a comma or a quote.
+                let quoted = label.contains([',', '"', '\n']).then(|| format!("\"{}\"", label.replace('"', "\"\"")));
+                writeln!(output, "{row},{},{confidence}", quoted.as_deref().unwrap_or(label))
+            }
+            Some(Outcome::Forecast { values }) => {
+                write!(output, "{row}")?;
+                values.iter().try_for_each(|value| write!(output, ",{value}"))?;
+                writeln!(output)
+            }
         }
-        Ok(if times.is_empty() { None } else { Some((times, values)) })
     }
 }

@@ -23,7 +23,7 @@ const MAX_KEYS: usize = 16;
 const MAX_SUGGESTION_CHARS: usize = 64;
 
 /// The text of a configuration file and where it came from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     path: PathBuf,
     text: String,

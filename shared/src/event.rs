@@ -10,7 +10,7 @@ pub mod gap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ChannelName, Epoch, ModelName, ModelVersion, Sequence, StreamId};
-use crate::limits::{COMMIT_MAX_EVENTS, MAX_BATCH_BYTES, MAX_CHANNELS};
+use crate::limits::{COMMIT_MAX_EVENTS, MAX_BATCH_BYTES, MAX_CHANNELS, MAX_FORECAST_VALUES, MAX_LABEL_BYTES};
 
 pub use gap::{Fate, Gap, GapPart, GapReason};
 
@@ -61,12 +61,82 @@ pub struct Prediction {
     pub of: Sequence,
     /// That reading's time.
     pub time_ms: UnixMillis,
+    /// What it said.
+    pub outcome: Outcome,
+}
+
+/// What a model says. New kinds are added at the end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// How far the reading is from normal.
+    Anomaly(Verdict),
+    /// What it is.
+    Label {
+        /// The likeliest label.
+        label: String,
+        /// How likely, from 0 to 1.
+        confidence: f32,
+        /// Whether that is likely enough to act on.
+        sure: bool,
+    },
+    /// What comes next.
+    Forecast {
+        /// Channel after channel, the next value first, in the channels' units.
+        values: Vec<f32>,
+    },
+}
+
+/// How far a reading is from normal.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
     /// The smoothed score.
     pub score: f32,
-    /// Above this score the reading is anomalous.
+    /// Above this score a reading is anomalous.
     pub threshold: f32,
-    /// Whether it is.
+    /// Whether it is. A score that is no number counts as anomalous: something is wrong, and silence would hide it.
     pub anomaly: bool,
+}
+
+impl Outcome {
+    /// Whether somebody should look.
+    #[must_use]
+    pub fn is_anomaly(&self) -> bool {
+        matches!(self, Self::Anomaly(Verdict { anomaly: true, .. }))
+    }
+
+    /// Roughly how many bytes it takes when stored.
+    #[must_use]
+    pub fn size_hint(&self) -> usize {
+        match self {
+            Self::Anomaly(_) => 10,
+            Self::Label { label, .. } => label.len() + 8,
+            Self::Forecast { values } => 4 * values.len() + 4,
+        }
+    }
+
+    /// Whether it says the same as `other`, numbers within `tolerance` of each, and within it absolutely.
+    #[must_use]
+    pub fn is_close(&self, other: &Self, tolerance: f32) -> bool {
+        let close = |a: f32, b: f32| (a - b).abs() <= tolerance * (1.0 + b.abs());
+        match (self, other) {
+            (Self::Anomaly(a), Self::Anomaly(b)) => close(a.score, b.score) && close(a.threshold, b.threshold),
+            (Self::Label { label, confidence, .. }, Self::Label { label: b, confidence: c, .. }) => {
+                label == b && close(*confidence, *c)
+            }
+            (Self::Forecast { values: a }, Self::Forecast { values: b }) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| close(*a, *b))
+            }
+            (Self::Anomaly(_) | Self::Label { .. } | Self::Forecast { .. }, _) => false,
+        }
+    }
+
+    fn is_bounded(&self) -> bool {
+        match self {
+            Self::Anomaly(_) => true,
+            Self::Label { label, .. } => label.len() <= MAX_LABEL_BYTES,
+            Self::Forecast { values } => values.len() <= MAX_FORECAST_VALUES,
+        }
+    }
 }
 
 /// One event. New kinds are added at the end, so that older data stays readable.
@@ -258,6 +328,8 @@ impl EventBatch {
                     Some("a prediction refers to a stream that is not listed")
                 } else if self.models.get(usize::from(prediction.model)).is_none() {
                     Some("a prediction refers to a model that is not listed")
+                } else if !prediction.outcome.is_bounded() {
+                    Some("a prediction says more than it may")
                 } else {
                     None
                 }
@@ -293,9 +365,21 @@ pub(crate) mod tests {
                     model: 0,
                     of: Sequence(7),
                     time_ms: 1_000,
-                    score: 0.5,
-                    threshold: 1.0,
-                    anomaly: false,
+                    outcome: Outcome::Anomaly(Verdict { score: 0.5, threshold: 1.0, anomaly: false }),
+                }),
+                Event::Prediction(Prediction {
+                    stream: 0,
+                    model: 0,
+                    of: Sequence(7),
+                    time_ms: 1_000,
+                    outcome: Outcome::Label { label: "on".into(), confidence: 0.75, sure: true },
+                }),
+                Event::Prediction(Prediction {
+                    stream: 0,
+                    model: 0,
+                    of: Sequence(7),
+                    time_ms: 1_000,
+                    outcome: Outcome::Forecast { values: vec![1.0, 2.0] },
                 }),
             ],
         }
@@ -312,7 +396,7 @@ pub(crate) mod tests {
         assert_eq!(
             hex(&bytes),
             "000307010b706c616e742f70756d70310204666c6f770763757272656e7401047075\
-             6d7002020000d00f010902000000000000f83f00000000000000c00100000 7d00f0000003f0000803f00"
+             6d7002040000d00f010902000000000000f83f00000000000000c00100000 7d00f000000003f0000803f00010000 07d00f01026f6e0000403f01 01000007d00f02020000803f00000040"
                 .replace(' ', "")
         );
         assert_eq!(SpoolEntry::decode(&bytes).expect("decodes"), entry);

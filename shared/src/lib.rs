@@ -12,6 +12,7 @@ pub mod limits;
 pub mod package;
 pub mod pipeline;
 pub mod seglog;
+pub mod table;
 pub mod wire;
 
 #[cfg(feature = "model")]

@@ -42,10 +42,24 @@ pub const MAX_BATCHES_IN_FLIGHT: usize = 64;
 pub const MAX_PACKAGE_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of a package's manifest: it is parsed whole, in memory.
 pub const MAX_MANIFEST_BYTES: usize = 1024 * 1024;
-/// Inputs of a network: channels times window length.
+/// Inputs of a network, channels times window length, and what goes from layer to layer.
 pub const MAX_FEATURES: usize = 65_536;
 /// Layers of a network.
 pub const MAX_LAYERS: usize = 256;
+/// Weights of a network: they must fit into a package.
+pub const MAX_WEIGHTS: usize = (MAX_PACKAGE_BYTES / 4) as usize;
+/// Preprocessing steps of a pipeline.
+pub const MAX_STEPS: usize = 64;
+/// Readings a window may span, and a lag may reach back: they are kept in memory for each stream.
+pub const MAX_WINDOW_ROWS: u32 = 16_384;
+/// Readings of a stream's calibration: they are kept in memory until it is done.
+pub const MAX_CALIBRATION_ROWS: u32 = 16_384;
+/// Labels of a classifier, and bytes of one.
+pub const MAX_LABELS: usize = 256;
+/// Bytes of a label.
+pub const MAX_LABEL_BYTES: usize = 64;
+/// Numbers of one forecast, horizon times channels: it must fit into an event.
+pub const MAX_FORECAST_VALUES: usize = 4_096;
 
 const _: () = assert!(COMMIT_MAX_BYTES < MAX_BATCH_BYTES);
 const _: () = assert!(MAX_BATCH_BYTES + 1024 <= MAX_RECORD_BYTES);

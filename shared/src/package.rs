@@ -1,24 +1,37 @@
 //! The package: one content-addressed file that holds a model.
 //!
 //! ```text
-//! "TIDE" | u16 format = 1 | u16 zero | u32 manifest length | manifest | section 0 | section 1 | ...
+//! "TIDE" | u16 format = 2 | u16 signatures | u32 manifest length | signatures | manifest | section 0 | section 1 | ...
 //! ```
 //!
 //! Little-endian. The manifest is postcard; it holds the pipeline, the lineage and, for each section, its name, length
-//! and BLAKE3 hash. The package's [`Digest`] is the hash of everything up to the end of the manifest, so one digest
-//! vouches for every byte. Sections of format 1 are `weights` (safetensors) and `golden` (postcard [`Golden`]).
+//! and BLAKE3 hash. The package's [`Digest`] is the hash of the magic, the format, the manifest's length and the manifest,
+//! so one digest vouches for every byte but the signatures, and a signature vouches for the digest: see [`signature`].
+//! Sections of format 2 are `weights` (safetensors) and `golden` (postcard [`Golden`]).
+
+pub mod signature;
+
+#[cfg(feature = "model")]
+mod load;
 
 use serde::{Deserialize, Serialize};
 
 use crate::drift::DriftReference;
-use crate::event::{StreamSchema, UnixMillis};
+use crate::event::{Outcome, StreamSchema, UnixMillis};
 use crate::ids::{AgentId, Digest, ModelName, ModelVersion, StreamId};
 use crate::limits::{MAX_MANIFEST_BYTES, MAX_PACKAGE_BYTES};
 use crate::pipeline::{Pipeline, PipelineError, Stage};
 
+use signature::{ReleaseKey, SIGNATURE_BYTES, Signature};
+
+#[cfg(feature = "model")]
+pub use load::LoadError;
+
 const MAGIC: [u8; 4] = *b"TIDE";
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 const PREFIX_BYTES: usize = 12;
+/// Signatures of one package: a hub's, a person's, and those of a change of keys.
+const MAX_SIGNATURES: usize = 8;
 const MAX_SECTIONS: usize = 16;
 
 /// A model: everything that makes predictions, what it was made from and how good it is.
@@ -39,6 +52,8 @@ pub struct Manifest {
     pub model: ModelName,
     /// The version.
     pub version: ModelVersion,
+    /// Who has served this version takes none below this one any more.
+    pub floor: ModelVersion,
     /// When it was made.
     pub created_ms: UnixMillis,
     /// What turns readings into predictions.
@@ -100,9 +115,9 @@ pub struct Golden {
     pub schema: StreamSchema,
     /// Readings in order: time and values.
     pub readings: Vec<(UnixMillis, Vec<f64>)>,
-    /// The smoothed score after each reading; `None` while a window is filling.
-    pub scores: Vec<Option<f32>>,
-    /// A score may differ by this much of itself, and by this much absolutely.
+    /// What is said of each reading; `None` while there is nothing to say.
+    pub outcomes: Vec<Option<Outcome>>,
+    /// A number may differ by this much of itself, and by this much absolutely.
     pub tolerance: f32,
 }
 
@@ -151,6 +166,22 @@ pub enum PackageError {
         /// Why.
         source: postcard::Error,
     },
+    /// It has more signatures than allowed.
+    #[error("package has {found} signatures, at most {MAX_SIGNATURES} are allowed")]
+    Signatures {
+        /// How many.
+        found: usize,
+    },
+    /// No signature is by a trusted key.
+    #[error("package {digest} is not signed by a trusted key; it has {found}, trusted are {trusted}")]
+    Untrusted {
+        /// The package.
+        digest: Digest,
+        /// Whose signatures it has.
+        found: String,
+        /// Whose signatures would do.
+        trusted: String,
+    },
     /// The pipeline does not fit together.
     #[error("pipeline of the package does not fit: {0}")]
     Pipeline(#[from] PipelineError),
@@ -177,7 +208,9 @@ impl Manifest {
         metrics: Vec<(String, f64)>,
     ) -> Self {
         let (model, version) = model;
-        Self { model, version, created_ms, pipeline, lineage, drift_reference, metrics, sections: Vec::new() }
+        // One step back stays possible.
+        let floor = lineage.parent.unwrap_or(version);
+        Self { model, version, floor, created_ms, pipeline, lineage, drift_reference, metrics, sections: Vec::new() }
     }
 }
 
@@ -185,11 +218,11 @@ impl Manifest {
 pub type ModelRefParts = (ModelName, ModelVersion);
 
 impl Package {
-    /// Writes the package as a file.
+    /// Writes the package as a file, signed with `keys`.
     ///
     /// # Errors
     /// If a part is too large.
-    pub fn seal(&self) -> Result<Sealed, PackageError> {
+    pub fn seal(&self, keys: &[&ReleaseKey]) -> Result<Sealed, PackageError> {
         let malformed = |place| move |source| PackageError::Malformed { place, source };
         let golden = postcard::to_allocvec(&self.golden).map_err(malformed("the golden section"))?;
         let section = |name: &str, bytes: &[u8]| Section {
@@ -200,15 +233,9 @@ impl Package {
         let mut manifest = self.manifest.clone();
         manifest.sections = vec![section("weights", &self.weights), section("golden", &golden)];
         let manifest = postcard::to_allocvec(&manifest).map_err(malformed("the manifest"))?;
-        let mut bytes = Vec::with_capacity(PREFIX_BYTES + manifest.len() + self.weights.len() + golden.len());
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&[0, 0]);
-        bytes.extend_from_slice(&u32::try_from(manifest.len()).unwrap_or(u32::MAX).to_le_bytes());
-        bytes.extend_from_slice(&manifest);
-        let digest = Digest::of(&bytes);
-        bytes.extend_from_slice(&self.weights);
-        bytes.extend_from_slice(&golden);
+        let digest = root(&manifest);
+        let signatures: Vec<Signature> = keys.iter().map(|key| key.sign(digest)).collect();
+        let bytes = assemble(&manifest, &signatures, &[&self.weights, &golden]);
         if bytes.len() as u64 > MAX_PACKAGE_BYTES || manifest.len() > MAX_MANIFEST_BYTES {
             return Err(PackageError::TooLarge { bytes: bytes.len() as u64 });
         }
@@ -221,7 +248,7 @@ impl Package {
     /// # Errors
     /// Says what does not hold.
     pub fn open(bytes: &[u8], expected: Option<Digest>) -> Result<(Self, Digest), PackageError> {
-        let (manifest_bytes, sections_bytes, digest) = split(bytes)?;
+        let Parts { manifest: manifest_bytes, sections: sections_bytes, digest, .. } = Parts::of(bytes)?;
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
             return Err(PackageError::Digest { found: digest, expected });
         }
@@ -263,113 +290,68 @@ impl Package {
     }
 }
 
-/// Cuts a file into manifest and sections and names it.
-fn split(bytes: &[u8]) -> Result<(&[u8], &[u8], Digest), PackageError> {
-    if bytes.len() as u64 > MAX_PACKAGE_BYTES {
-        return Err(PackageError::TooLarge { bytes: bytes.len() as u64 });
-    }
-    let prefix: &[u8; PREFIX_BYTES] = bytes.first_chunk().ok_or(PackageError::NotAPackage)?;
-    let [m0, m1, m2, m3, f0, f1, _, _, l0, l1, l2, l3] = *prefix;
-    if [m0, m1, m2, m3] != MAGIC {
-        return Err(PackageError::NotAPackage);
-    }
-    let format = u16::from_le_bytes([f0, f1]);
-    if format != FORMAT {
-        return Err(PackageError::Format { found: format });
-    }
-    let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-    if length > MAX_MANIFEST_BYTES {
-        return Err(PackageError::TooLarge { bytes: length as u64 });
-    }
-    let end = PREFIX_BYTES + length;
-    if bytes.len() < end {
-        return Err(PackageError::Length { found: bytes.len() as u64, expected: end as u64 });
-    }
-    Ok((&bytes[PREFIX_BYTES..end], &bytes[end..], Digest::of(&bytes[..end])))
+/// The parts of a package's file, before any of them is parsed.
+struct Parts<'a> {
+    signatures: Vec<Signature>,
+    manifest: &'a [u8],
+    sections: &'a [u8],
+    digest: Digest,
 }
 
-#[cfg(feature = "model")]
-mod load {
-    use burn::tensor::Device;
-
-    use super::{Golden, Package};
-    use crate::pipeline::network::{Weights, WeightsError};
-    use crate::pipeline::runner::{Answer, BuildError, Runner, RunnerInput};
-
-    /// Why a package does not run on a device.
-    #[derive(Debug, thiserror::Error)]
-    pub enum LoadError {
-        /// The weights cannot be read.
-        #[error("{0}")]
-        Weights(#[from] WeightsError),
-        /// The pipeline cannot be built.
-        #[error("{0}")]
-        Build(#[from] BuildError),
-        /// The device computes something else than the package promises.
-        #[error("golden vector {index} differs: the device gives {found:?}, the package says {expected:?}")]
-        Golden {
-            /// Which reading.
-            index: usize,
-            /// What the device gives.
-            found: Option<f32>,
-            /// What the package says.
-            expected: Option<f32>,
-        },
-    }
-
-    impl Package {
-        /// Builds the pipeline on `device` and proves it on the golden vectors.
-        ///
-        /// # Errors
-        /// If it cannot be built or the device's scores differ from the promised ones.
-        pub fn load(&self, device: &Device) -> Result<Runner, LoadError> {
-            let weights = Weights::from_safetensors(&self.weights)?;
-            let mut probe = Runner::new(self.manifest.pipeline.clone(), &weights, device.clone())?;
-            self.golden.check(&mut probe)?;
-            Ok(Runner::new(self.manifest.pipeline.clone(), &weights, device.clone())?)
+impl<'a> Parts<'a> {
+    fn of(bytes: &'a [u8]) -> Result<Self, PackageError> {
+        if bytes.len() as u64 > MAX_PACKAGE_BYTES {
+            return Err(PackageError::TooLarge { bytes: bytes.len() as u64 });
         }
-    }
-
-    impl Golden {
-        /// The scores `runner`, which has seen nothing, gives the readings.
-        pub fn score(&self, runner: &mut Runner) -> Vec<Option<f32>> {
-            let inputs: Vec<RunnerInput<'_>> = self
-                .readings
-                .iter()
-                .map(|(time_ms, values)| RunnerInput { schema: &self.schema, time_ms: *time_ms, values })
-                .collect();
-            runner
-                .run(&inputs)
-                .into_iter()
-                .map(|answer| match answer {
-                    Answer::Verdict(verdict) => Some(verdict.score),
-                    Answer::WindowFilling | Answer::MissingChannel(_) => None,
-                })
-                .collect()
+        let prefix: &[u8; PREFIX_BYTES] = bytes.first_chunk().ok_or(PackageError::NotAPackage)?;
+        let [m0, m1, m2, m3, f0, f1, s0, s1, l0, l1, l2, l3] = *prefix;
+        if [m0, m1, m2, m3] != MAGIC {
+            return Err(PackageError::NotAPackage);
         }
-
-        fn check(&self, runner: &mut Runner) -> Result<(), LoadError> {
-            let found = self.score(runner);
-            let close = |a: f32, b: f32| (a - b).abs() <= self.tolerance * (1.0 + b.abs());
-            for index in 0..found.len().max(self.scores.len()) {
-                let (found, expected) =
-                    (found.get(index).copied().flatten(), self.scores.get(index).copied().flatten());
-                let same = match (found, expected) {
-                    (Some(found), Some(expected)) => close(found, expected),
-                    (None, None) => true,
-                    (Some(_), None) | (None, Some(_)) => false,
-                };
-                if !same {
-                    return Err(LoadError::Golden { index, found, expected });
-                }
-            }
-            Ok(())
+        let format = u16::from_le_bytes([f0, f1]);
+        if format != FORMAT {
+            return Err(PackageError::Format { found: format });
         }
+        let found = usize::from(u16::from_le_bytes([s0, s1]));
+        if found > MAX_SIGNATURES {
+            return Err(PackageError::Signatures { found });
+        }
+        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        if length > MAX_MANIFEST_BYTES {
+            return Err(PackageError::TooLarge { bytes: length as u64 });
+        }
+        let start = PREFIX_BYTES + found * SIGNATURE_BYTES;
+        let end = start + length;
+        if bytes.len() < end {
+            return Err(PackageError::Length { found: bytes.len() as u64, expected: end as u64 });
+        }
+        let signatures = bytes[PREFIX_BYTES..start].chunks_exact(SIGNATURE_BYTES).filter_map(Signature::from_bytes);
+        let manifest = &bytes[start..end];
+        Ok(Self { signatures: signatures.collect(), manifest, sections: &bytes[end..], digest: root(manifest) })
     }
 }
 
-#[cfg(feature = "model")]
-pub use load::LoadError;
+/// The hash that all bytes but the signatures hang off.
+fn root(manifest: &[u8]) -> Digest {
+    let mut rooted = Vec::with_capacity(MAGIC.len() + 6 + manifest.len());
+    rooted.extend_from_slice(&MAGIC);
+    rooted.extend_from_slice(&FORMAT.to_le_bytes());
+    rooted.extend_from_slice(&u32::try_from(manifest.len()).unwrap_or(u32::MAX).to_le_bytes());
+    rooted.extend_from_slice(manifest);
+    Digest::of(&rooted)
+}
+
+fn assemble(manifest: &[u8], signatures: &[Signature], sections: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&FORMAT.to_le_bytes());
+    bytes.extend_from_slice(&u16::try_from(signatures.len()).unwrap_or(u16::MAX).to_le_bytes());
+    bytes.extend_from_slice(&u32::try_from(manifest.len()).unwrap_or(u32::MAX).to_le_bytes());
+    signatures.iter().for_each(|signature| bytes.extend_from_slice(&signature.to_bytes()));
+    bytes.extend_from_slice(manifest);
+    sections.iter().for_each(|section| bytes.extend_from_slice(section));
+    bytes
+}
 
 #[cfg(test)]
 mod tests {
@@ -399,16 +381,20 @@ mod tests {
             golden: Golden {
                 schema: StreamSchema { stream: StreamId::new("golden").expect("valid"), channels: names(&["a", "b"]) },
                 readings: vec![(0, vec![1.0, 2.0])],
-                scores: vec![Some(0.5)],
+                outcomes: vec![None],
                 tolerance: 1e-3,
             },
         }
     }
 
+    fn key(seed: u8) -> ReleaseKey {
+        ReleaseKey::from_seed(&[seed; 32]).expect("a key")
+    }
+
     #[test]
     fn a_package_survives_its_file_and_has_one_digest() {
-        let sealed = package().seal().expect("seals");
-        assert_eq!(sealed, package().seal().expect("seals"));
+        let sealed = package().seal(&[&key(1)]).expect("seals");
+        assert_eq!(sealed, package().seal(&[&key(1)]).expect("seals"));
         let (opened, digest) = Package::open(&sealed.bytes, Some(sealed.digest)).expect("opens");
         assert_eq!(digest, sealed.digest);
         assert_eq!((opened.weights, opened.golden), (package().weights, package().golden));
@@ -417,15 +403,32 @@ mod tests {
 
     #[test]
     fn every_changed_byte_and_every_cut_is_found() {
-        let sealed = package().seal().expect("seals");
+        let sealed = package().seal(&[&key(1)]).expect("seals");
         for position in 0..sealed.bytes.len() {
             let mut changed = sealed.bytes.clone();
             changed[position] ^= 1;
-            let zero_bytes = (6..8).contains(&position);
-            let opened = Package::open(&changed, Some(sealed.digest));
-            assert!(opened.is_err(), "byte {position} (zero: {zero_bytes})");
+            let trusted = [key(1).public()];
+            let opened = signature::verify(&changed, &trusted).and_then(|digest| Package::open(&changed, Some(digest)));
+            assert!(opened.is_err(), "byte {position}");
             assert!(Package::open(&sealed.bytes[..position], None).is_err(), "cut at {position}");
         }
+    }
+
+    #[test]
+    fn only_a_trusted_key_signs_and_a_signature_can_be_added_later() {
+        let sealed = package().seal(&[&key(1)]).expect("seals");
+        assert_eq!(
+            signature::verify(&sealed.bytes, &[key(2).public(), key(1).public()]).expect("trusted"),
+            sealed.digest
+        );
+        let refusal = signature::verify(&sealed.bytes, &[key(2).public()]).expect_err("another").to_string();
+        assert!(refusal.contains("is not signed by a trusted key; it has ed25519:"), "{refusal}");
+        let unsigned = package().seal(&[]).expect("seals");
+        assert!(signature::verify(&unsigned.bytes, &[key(1).public()]).is_err());
+        assert_eq!(unsigned.digest, sealed.digest);
+        let signed = signature::add(&sealed.bytes, &key(2)).expect("signs");
+        assert_eq!(signature::verify(&signed, &[key(2).public()]).expect("trusted"), sealed.digest);
+        assert_eq!(Package::open(&signed, Some(sealed.digest)).expect("opens").1, sealed.digest);
     }
 }
 
@@ -433,9 +436,9 @@ mod tests {
 mod load_tests {
     use super::*;
     use crate::device::DeviceKind;
-    use crate::pipeline::network::tests::sample_weights;
     use crate::pipeline::runner::Runner;
     use crate::pipeline::tests::{names, sample};
+    use crate::pipeline::weights::tests::sample_weights;
 
     #[test]
     fn a_device_that_computes_something_else_is_refused() {
@@ -443,11 +446,11 @@ mod load_tests {
         let mut golden = Golden {
             schema: StreamSchema { stream: StreamId::new("golden").expect("valid"), channels: names(&["a", "b"]) },
             readings: (0..20).map(|i| (i * 1_000, vec![i as f64, 2.0])).collect(),
-            scores: vec![],
+            outcomes: vec![],
             tolerance: 1e-4,
         };
         let mut runner = Runner::new(sample(), &sample_weights(), device.clone()).expect("builds");
-        golden.scores = golden.score(&mut runner);
+        golden.outcomes = golden.answer(&mut runner);
         let mut package = Package {
             manifest: Manifest::new(
                 (ModelName::new("pump").expect("valid"), ModelVersion(1)),
@@ -469,7 +472,7 @@ mod load_tests {
             golden,
         };
         package.load(&device).expect("the golden vectors hold");
-        package.golden.scores[7] = Some(1e3);
+        package.golden.outcomes[7] = Some(Outcome::Forecast { values: vec![1.0] });
         let error = package.load(&device).expect_err("differs");
         assert!(error.to_string().starts_with("golden vector 7 differs"), "{error}");
     }

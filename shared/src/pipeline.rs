@@ -3,10 +3,15 @@
 //! A [`Pipeline`] is a declaration: the input it wants, the preprocessing steps, the layers of a network and the
 //! decision. [`Pipeline::check`] proves that every name and every shape fits before anything is built from it.
 //! [`preprocess`] runs the steps, `network` (feature `model`) builds the layers into burn modules, [`decision`] makes a
-//! prediction of a score and `runner` (feature `model`) strings them together. Training and serving call the same code.
+//! prediction of what comes out and `runner` (feature `model`) strings them together. Training and serving call the
+//! same code.
 
 pub mod decision;
+pub mod layer;
 pub mod preprocess;
+pub mod statistics;
+pub mod step;
+pub mod weights;
 
 #[cfg(feature = "model")]
 pub mod network;
@@ -16,7 +21,11 @@ pub mod runner;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::ChannelName;
-use crate::limits::{MAX_CHANNELS, MAX_FEATURES, MAX_LAYERS};
+use crate::limits::{MAX_CALIBRATION_ROWS, MAX_CHANNELS, MAX_FEATURES, MAX_LAYERS, MAX_STEPS, MAX_WEIGHTS};
+
+pub use decision::{Decision, Score, Threshold};
+pub use layer::{Layer, Shape};
+pub use step::Step;
 
 /// All that turns readings into predictions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +33,8 @@ use crate::limits::{MAX_CHANNELS, MAX_FEATURES, MAX_LAYERS};
 pub struct Pipeline {
     /// What it reads.
     pub input: Input,
+    /// How it gets to know a stream before it answers; none if it needs no knowledge of one stream.
+    pub calibration: Option<Calibration>,
     /// The steps from a reading to the network's input, in order.
     pub preprocess: Vec<Step>,
     /// The network's layers, in order.
@@ -33,86 +44,96 @@ pub struct Pipeline {
 }
 
 /// What a pipeline reads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// The channels a stream must have, by name.
-    pub channels: Vec<ChannelName>,
+    /// The channels a stream must have.
+    pub channels: Vec<Channel>,
     /// A gap in event time above this, or time running backwards, starts the streaming state anew.
     pub max_gap_ms: u32,
+    /// Time between two readings, nominally; 0 if it varies.
+    pub interval_ms: u32,
+    /// What to do with a value that is missing: no number, or outside its channel's range.
+    pub missing: Missing,
 }
 
-/// One preprocessing step.
+/// A channel that a pipeline reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Step {
-    /// Keeps the named channels, in this order.
-    Select {
-        /// Their names.
-        channels: Vec<ChannelName>,
-    },
-    /// Exponential moving average per channel: `y += alpha * (x - y)`, starting at the first value.
-    Ema {
-        /// The weight of a new value, above 0 and at most 1. A span of n rows is `2 / (n + 1)`.
-        alpha: f64,
-    },
-    /// `(x - mean) / std` per channel. Empty in a recipe, where training fills the constants in.
-    Zscore {
-        /// The mean of each channel.
-        #[serde(default)]
-        mean: Vec<f64>,
-        /// The standard deviation of each channel, above 0.
-        #[serde(default)]
-        std: Vec<f64>,
-    },
-    /// The last `length` rows side by side, oldest first, taking every `stride`-th.
-    Window {
-        /// Rows the window spans.
-        length: u32,
-        /// Distance between the rows taken.
-        stride: u32,
-    },
+#[serde(deny_unknown_fields)]
+pub struct Channel {
+    /// Its name.
+    pub name: ChannelName,
+    /// The unit of its values, for people and for checks.
+    pub unit: Option<String>,
+    /// The smallest and the largest value a working sensor gives.
+    pub range: Option<(f64, f64)>,
 }
 
-/// One layer of a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Layer {
-    /// `y = x W + b`.
-    Linear {
-        /// Width of the input.
-        inputs: u32,
-        /// Width of the output.
-        outputs: u32,
-    },
-    /// Hyperbolic tangent.
-    Tanh,
-    /// Rectifier.
-    Relu,
-    /// Logistic function.
-    Sigmoid,
+/// What to do with a reading in which a value is missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// Take the channel's last value. The reading is not answered as long as there is none.
+    #[default]
+    Hold,
+    /// Leave the reading out: it is not answered and changes nothing.
+    Skip,
 }
 
-/// From a network's output to a prediction.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Decision {
-    /// The network is an autoencoder; the score is the mean squared difference of its output from its input, smoothed.
-    Anomaly {
-        /// The smoothing's weight of a new score, above 0 and at most 1.
-        smooth: f64,
-        /// Above this smoothed score the reading is anomalous. 0 in a recipe, where training calibrates it.
-        #[serde(default)]
-        threshold: f64,
-    },
+/// A stream's first readings, from which its own baselines and threshold are found. Nothing is answered before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// How many readings.
+    pub rows: u32,
+    /// How many of them, the first, only fill averages and windows.
+    pub warm_up_rows: u32,
+}
+
+/// Where constants come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Baseline {
+    /// From training; they are in the package and the same for every stream.
+    #[default]
+    Package,
+    /// From the stream's own calibration.
+    Stream,
+}
+
+/// A place in a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The input.
+    Input,
+    /// The calibration.
+    Calibration,
+    /// A preprocessing step, by index.
+    Preprocess(usize),
+    /// A layer of the network, by index.
+    Network(usize),
+    /// The decision.
+    Decision,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Input => f.write_str("input"),
+            Self::Calibration => f.write_str("calibration"),
+            Self::Preprocess(index) => write!(f, "preprocess[{index}]"),
+            Self::Network(index) => write!(f, "network[{index}]"),
+            Self::Decision => f.write_str("decision"),
+        }
+    }
 }
 
 /// What is wrong with a pipeline.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{place}: {problem}")]
 pub struct PipelineError {
-    /// Where, for example `preprocess[1]`.
-    pub place: String,
+    /// Where.
+    pub place: Place,
     /// What is wrong, and what would be right.
     pub problem: String,
 }
@@ -126,156 +147,170 @@ pub enum Stage {
     Fitted,
 }
 
+impl Channel {
+    /// A channel of which only the name is known.
+    #[must_use]
+    pub fn named(name: ChannelName) -> Self {
+        Self { name, unit: None, range: None }
+    }
+}
+
+impl Input {
+    /// The names of its channels, in order.
+    pub fn names(&self) -> impl Iterator<Item = &ChannelName> + Clone {
+        self.channels.iter().map(|channel| &channel.name)
+    }
+}
+
 impl Pipeline {
     /// Proves that every name and shape fits.
     ///
     /// # Errors
     /// Names the first place that does not fit, and what would.
     pub fn check(&self, stage: Stage) -> Result<(), PipelineError> {
-        let features = self.check_preprocess(stage)?;
-        let outputs = self.check_network(features)?;
-        let Decision::Anomaly { smooth, threshold } = self.decision;
-        let decision = |problem: String| PipelineError { place: "decision".into(), problem };
-        if outputs != features {
-            return Err(decision(format!(
-                "an autoencoder must give back its {features} inputs, the last layer gives {outputs}"
-            )));
+        let input = self.input_shape_at(stage)?;
+        let output = self.output_shape_of(input)?;
+        let at_decision = |problem| PipelineError { place: Place::Decision, problem };
+        self.decision.check(input, output, stage).map_err(at_decision)?;
+        if let Decision::Forecast { targets, .. } = &self.decision
+            && let Some(unknown) = targets.iter().find(|target| !self.input.names().any(|name| name == *target))
+        {
+            return Err(at_decision(format!("target {unknown} is not among the input's channels")));
         }
-        if !(smooth > 0.0 && smooth <= 1.0) {
-            return Err(decision(format!("smooth is {smooth}, it must be above 0 and at most 1")));
+        let needs_calibration = self.decision.is_calibrated() || self.preprocess.iter().any(Step::is_calibrated);
+        let wrong = |problem: String| Err(PipelineError { place: Place::Calibration, problem });
+        match self.calibration {
+            None if needs_calibration => {
+                wrong("a step or the decision learns from the stream: it needs `calibration`".to_owned())
+            }
+            Some(_) if !needs_calibration => {
+                wrong("nothing learns from the stream: leave `calibration` out".to_owned())
+            }
+            Some(Calibration { rows, warm_up_rows })
+                if rows > MAX_CALIBRATION_ROWS || warm_up_rows.saturating_add(1) >= rows =>
+            {
+                wrong(format!(
+                    "rows is {rows} and warm_up_rows {warm_up_rows}: rows must be at most {MAX_CALIBRATION_ROWS}, and at \
+                     least 2 more than warm_up_rows"
+                ))
+            }
+            Some(_) | None => Ok(()),
         }
-        if stage == Stage::Fitted && !(threshold.is_finite() && threshold > 0.0) {
-            return Err(decision(format!("threshold is {threshold}, it must be a number above 0")));
-        }
-        Ok(())
     }
 
-    /// Width of the network's input.
+    /// The shape of what the network is given.
     ///
     /// # Errors
     /// If a preprocessing step does not fit.
-    pub fn features(&self) -> Result<usize, PipelineError> {
-        self.check_preprocess(Stage::Recipe)
+    pub fn input_shape(&self) -> Result<Shape, PipelineError> {
+        self.input_shape_at(Stage::Recipe)
     }
 
-    fn check_preprocess(&self, stage: Stage) -> Result<usize, PipelineError> {
-        let mut channels = self.input.channels.clone();
-        if channels.is_empty() || channels.len() > MAX_CHANNELS {
-            return Err(PipelineError {
-                place: "input.channels".into(),
-                problem: format!("{} channels, it must be 1 to {MAX_CHANNELS}", channels.len()),
-            });
+    /// The shape of what the network gives.
+    ///
+    /// # Errors
+    /// If a step or a layer does not fit.
+    pub fn output_shape(&self) -> Result<Shape, PipelineError> {
+        self.output_shape_of(self.input_shape()?)
+    }
+
+    fn input_shape_at(&self, stage: Stage) -> Result<Shape, PipelineError> {
+        let wrong = |problem| PipelineError { place: Place::Input, problem };
+        let names: Vec<&ChannelName> = self.input.names().collect();
+        if names.is_empty() || names.len() > MAX_CHANNELS {
+            return Err(wrong(format!("{} channels, it must be 1 to {MAX_CHANNELS}", names.len())));
         }
-        if let Some(twice) = first_repeated(&channels) {
-            return Err(PipelineError { place: "input.channels".into(), problem: format!("{twice} stands twice") });
+        if let Some((_, twice)) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
+            return Err(wrong(format!("channel {twice} stands twice")));
         }
-        let mut window = 1_usize;
+        for channel in &self.input.channels {
+            if channel.range.is_some_and(|(low, high)| !(low.is_finite() && high.is_finite() && low < high)) {
+                return Err(wrong(format!(
+                    "the range of channel {} must be two numbers, the first smaller",
+                    channel.name
+                )));
+            }
+        }
+        if self.preprocess.len() > MAX_STEPS {
+            let problem = format!("{} steps, at most {MAX_STEPS} are allowed", self.preprocess.len());
+            return Err(PipelineError { place: Place::Preprocess(MAX_STEPS), problem });
+        }
+        let mut columns = step::Columns::of_channels(names);
         for (index, step) in self.preprocess.iter().enumerate() {
-            let wrong = |problem: String| PipelineError { place: format!("preprocess[{index}]"), problem };
-            if window > 1 {
-                return Err(wrong("no step may follow a window".into()));
-            }
-            match step {
-                Step::Select { channels: names } => {
-                    if let Some(missing) = names.iter().find(|name| !channels.contains(name)) {
-                        return Err(wrong(format!("channel {missing} is not among {channels:?}")));
-                    }
-                    if names.is_empty() {
-                        return Err(wrong("select keeps no channel".into()));
-                    }
-                    channels.clone_from(names);
-                }
-                Step::Ema { alpha } => {
-                    if !(*alpha > 0.0 && *alpha <= 1.0) {
-                        return Err(wrong(format!("alpha is {alpha}, it must be above 0 and at most 1")));
-                    }
-                }
-                Step::Zscore { mean, std } => {
-                    let unfitted = stage == Stage::Recipe && mean.is_empty() && std.is_empty();
-                    if !unfitted && (mean.len() != channels.len() || std.len() != channels.len()) {
-                        return Err(wrong(format!(
-                            "{} means and {} deviations for {} channels",
-                            mean.len(),
-                            std.len(),
-                            channels.len()
-                        )));
-                    }
-                    if std.iter().any(|std| !(std.is_finite() && *std > 0.0))
-                        || mean.iter().any(|mean| !mean.is_finite())
-                    {
-                        return Err(wrong("means must be numbers and deviations numbers above 0".into()));
-                    }
-                }
-                Step::Window { length, stride } => {
-                    if *length == 0 || *stride == 0 || stride > length {
-                        return Err(wrong(format!(
-                            "length {length} and stride {stride}: both must be above 0 and the stride at most the length"
-                        )));
-                    }
-                    window = (*length as usize).div_ceil(*stride as usize);
-                }
+            let wrong = |problem| PipelineError { place: Place::Preprocess(index), problem };
+            columns = step.check(&columns, stage).map_err(wrong)?;
+            if columns.shape().size() > MAX_FEATURES {
+                let size = columns.shape().size();
+                return Err(wrong(format!("it gives {size} features, at most {MAX_FEATURES} are allowed")));
             }
         }
-        let features = channels.len() * window;
-        if features > MAX_FEATURES {
-            return Err(PipelineError {
-                place: "preprocess".into(),
-                problem: format!("{features} features, at most {MAX_FEATURES} are allowed"),
-            });
-        }
-        Ok(features)
+        Ok(columns.shape())
     }
 
-    fn check_network(&self, features: usize) -> Result<usize, PipelineError> {
+    fn output_shape_of(&self, input: Shape) -> Result<Shape, PipelineError> {
         if self.network.len() > MAX_LAYERS {
-            return Err(PipelineError {
-                place: "network".into(),
-                problem: format!("{} layers, at most {MAX_LAYERS} are allowed", self.network.len()),
-            });
+            let problem = format!("{} layers, at most {MAX_LAYERS} are allowed", self.network.len());
+            return Err(PipelineError { place: Place::Network(MAX_LAYERS), problem });
         }
-        let mut width = features;
-        for (index, layer) in self.network.iter().enumerate() {
-            match layer {
-                Layer::Linear { inputs, outputs } => {
-                    let (inputs, outputs) = (*inputs as usize, *outputs as usize);
-                    let wrong = |problem| PipelineError { place: format!("network[{index}]"), problem };
-                    if inputs != width {
-                        return Err(wrong(format!("linear takes {inputs} inputs, what comes before gives {width}")));
-                    }
-                    if outputs == 0 || outputs > MAX_FEATURES {
-                        return Err(wrong(format!("{outputs} outputs, it must be 1 to {MAX_FEATURES}")));
-                    }
-                    width = outputs;
-                }
-                Layer::Tanh | Layer::Relu | Layer::Sigmoid => {}
+        let at = |(index, problem)| PipelineError { place: Place::Network(index), problem };
+        let shapes = layer::shapes(&self.network, input).map_err(at)?;
+        let mut weights = 0_usize;
+        for (index, (layer, given)) in self.network.iter().zip(std::iter::once(&input).chain(&shapes)).enumerate() {
+            let parts = layer.weights(*given).into_iter();
+            weights = parts.fold(weights, |sum, (_, shape)| sum.saturating_add(shape.iter().product()));
+            if weights > MAX_WEIGHTS {
+                return Err(at((
+                    index,
+                    format!("with it the network has {weights} weights, at most {MAX_WEIGHTS} are allowed"),
+                )));
             }
         }
-        Ok(width)
+        Ok(shapes.last().copied().unwrap_or(input))
     }
-}
-
-fn first_repeated(channels: &[ChannelName]) -> Option<&ChannelName> {
-    channels.iter().enumerate().find(|(index, name)| channels[..*index].contains(name)).map(|(_, name)| name)
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::pipeline::step::Statistic;
 
     pub(crate) fn names(names: &[&str]) -> Vec<ChannelName> {
         names.iter().map(|name| ChannelName::new(name).expect("valid")).collect()
     }
 
+    pub(crate) fn input(channels: &[&str]) -> Input {
+        Input {
+            channels: names(channels).into_iter().map(Channel::named).collect(),
+            max_gap_ms: 60_000,
+            interval_ms: 1_000,
+            missing: Missing::Hold,
+        }
+    }
+
+    pub(crate) fn linear(outputs: u32) -> Layer {
+        Layer::Linear { outputs, bias: true }
+    }
+
+    pub(crate) fn zscore(mean: &[f64], std: &[f64]) -> Step {
+        Step::Zscore { baseline: Baseline::Package, mean: mean.to_vec(), std: std.to_vec() }
+    }
+
+    pub(crate) fn anomaly(smooth: f64, threshold: f64) -> Decision {
+        Decision::Anomaly {
+            score: Score::Mse,
+            smooth,
+            threshold: Threshold::Package { value: threshold },
+            hold_rows: 0,
+        }
+    }
+
     pub(crate) fn sample() -> Pipeline {
         Pipeline {
-            input: Input { channels: names(&["a", "b"]), max_gap_ms: 60_000 },
-            preprocess: vec![Step::Ema { alpha: 0.5 }, Step::Zscore { mean: vec![1.0, 2.0], std: vec![1.0, 4.0] }],
-            network: vec![
-                Layer::Linear { inputs: 2, outputs: 3 },
-                Layer::Tanh,
-                Layer::Linear { inputs: 3, outputs: 2 },
-            ],
-            decision: Decision::Anomaly { smooth: 0.5, threshold: 0.7 },
+            input: input(&["a", "b"]),
+            calibration: None,
+            preprocess: vec![Step::Ema { alpha: 0.5 }, zscore(&[1.0, 2.0], &[1.0, 4.0])],
+            network: vec![linear(3), Layer::Tanh, linear(2)],
+            decision: anomaly(0.5, 0.7),
         }
     }
 
@@ -289,43 +324,66 @@ pub(crate) mod tests {
     #[test]
     fn a_pipeline_that_fits_is_accepted() {
         sample().check(Stage::Fitted).expect("fits");
-        assert_eq!(sample().features().expect("fits"), 2);
+        assert_eq!(sample().input_shape().expect("fits"), Shape::Flat(2));
     }
 
     #[test]
     fn what_does_not_fit_is_named() {
         check_fails(
-            |p| p.network[0] = Layer::Linear { inputs: 4, outputs: 3 },
-            "network[0]: linear takes 4 inputs, what comes before gives 2",
+            |p| p.network[2] = linear(4),
+            "decision: an autoencoder must give back its 2 features, the network gives 4 features",
         );
         check_fails(
             |p| p.preprocess.insert(0, Step::Select { channels: names(&["c"]) }),
-            "preprocess[0]: channel c is not among [\"a\", \"b\"]",
+            "preprocess[0]: channel c is not among a, b",
         );
         check_fails(
-            |p| p.preprocess.push(Step::Window { length: 4, stride: 2 }),
-            "network[0]: linear takes 2 inputs, what comes before gives 4",
+            |p| p.preprocess.push(Step::Stats { of: vec![Statistic::Mean] }),
+            "preprocess[2]: stats needs a window before it",
+        );
+        check_fails(|p| p.preprocess[1] = zscore(&[], &[]), "preprocess[1]: 0 means and 0 deviations for 2 columns");
+        check_fails(
+            |p| {
+                p.network[1] = Layer::Conv1d {
+                    filters: 4,
+                    kernel: 3,
+                    stride: 1,
+                    dilation: 1,
+                    groups: 1,
+                    padding: layer::Padding::Valid,
+                    bias: true,
+                }
+            },
+            "network[1]: conv1d needs a sequence, what comes before gives 3 features",
+        );
+        check_fails(|p| p.decision = anomaly(0.5, f64::NAN), "decision: threshold is NaN, it must be a number above 0");
+        check_fails(|p| p.input = input(&["a", "a"]), "input: channel a stands twice");
+        check_fails(
+            |p| p.network[1] = Layer::Residual { layers: 2 },
+            "network[1]: the block of 2 layers goes beyond the end of the network",
         );
         check_fails(
-            |p| p.preprocess[1] = Step::Zscore { mean: vec![], std: vec![] },
-            "preprocess[1]: 0 means and 0 deviations for 2 channels",
+            |p| {
+                p.decision = Decision::Anomaly {
+                    score: Score::Mse,
+                    smooth: 1.0,
+                    threshold: Threshold::Stream { factor: 2.0 },
+                    hold_rows: 0,
+                };
+            },
+            "calibration: a step or the decision learns from the stream: it needs `calibration`",
         );
         check_fails(
-            |p| p.network.truncate(2),
-            "decision: an autoencoder must give back its 2 inputs, the last layer gives 3",
+            |p| p.calibration = Some(Calibration { rows: 100, warm_up_rows: 10 }),
+            "calibration: nothing learns from the stream: leave `calibration` out",
         );
-        check_fails(
-            |p| p.decision = Decision::Anomaly { smooth: 0.5, threshold: f64::NAN },
-            "decision: threshold is NaN, it must be a number above 0",
-        );
-        check_fails(|p| p.input.channels = names(&["a", "a"]), "input.channels: a stands twice");
     }
 
     #[test]
     fn a_recipe_may_leave_out_what_training_finds() {
         let mut pipeline = sample();
-        pipeline.preprocess[1] = Step::Zscore { mean: vec![], std: vec![] };
-        pipeline.decision = Decision::Anomaly { smooth: 0.5, threshold: 0.0 };
+        pipeline.preprocess[1] = zscore(&[], &[]);
+        pipeline.decision = anomaly(0.5, 0.0);
         pipeline.check(Stage::Recipe).expect("fits");
     }
 }

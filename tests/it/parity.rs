@@ -2,8 +2,8 @@
 
 use demo::plant;
 use shared::device::DeviceKind;
-use shared::event::StreamSchema;
-use shared::pipeline::runner::{Answer, RunnerInput};
+use shared::event::{Outcome, StreamSchema};
+use shared::pipeline::runner::RunnerInput;
 
 use cloud_hub::recipe::Recipe;
 use cloud_hub::train::dataset::{Dataset, SegmentData};
@@ -28,12 +28,13 @@ fn trained() -> (fit::Fitted, SegmentData) {
         schema: StreamSchema { stream: scenario.stream.clone(), channels: scenario.channels.clone() },
         times_ms: recording.rows.iter().map(|row| row.time_ms).collect(),
         values: recording.rows.iter().flat_map(|row| row.values.iter().copied()).collect(),
+        labels: Vec::new(),
     };
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/recipes/autoencoder.toml");
     let recipe = Recipe::load(&path).expect("the shipped recipe is good");
     let dataset = Dataset { segments: vec![segment.clone()] };
     let cancelled = std::sync::atomic::AtomicBool::new(false);
-    let mut watch = Watch { progress: &mut |_| {}, cancelled: &cancelled };
+    let mut watch = Watch { progress: &mut |_| {}, cancelled: &cancelled, checkpoint: None };
     let fitted = fit::fit(&recipe, &dataset, DeviceKind::Flex, "training", &mut watch).expect("trains");
     (fitted, segment)
 }
@@ -45,9 +46,9 @@ fn scores(fitted: &fit::Fitted, segment: &SegmentData, device: DeviceKind) -> Ve
     runner
         .run(&inputs)
         .into_iter()
-        .map(|answer| match answer {
-            Answer::Verdict(verdict) => verdict.score,
-            answer @ (Answer::WindowFilling | Answer::MissingChannel(_)) => panic!("no verdict: {answer:?}"),
+        .map(|answer| match answer.into_outcome() {
+            Ok(Outcome::Anomaly(verdict)) => verdict.score,
+            other => panic!("no verdict: {other:?}"),
         })
         .collect()
 }

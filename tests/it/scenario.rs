@@ -14,8 +14,7 @@ fn demo(arguments: &[&str]) -> (Output, Value) {
 
 /// The folder of real data, if there is one.
 fn data() -> Option<PathBuf> {
-    #[expect(clippy::disallowed_methods, reason = "the tests' one switch")]
-    let data = std::env::var_os("TIDELINE_DATA").map(PathBuf::from);
+    let data = tests::public_data();
     if data.is_none() {
         eprintln!("skipped: TIDELINE_DATA does not name a folder of real data");
     }

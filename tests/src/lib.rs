@@ -37,6 +37,14 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     if program.exists() { Ok(program) } else { bail!("{} is not built; run `make test`", program.display()) }
 }
 
+/// The folder of public data, if the environment names one: tests that want them say that they were skipped otherwise.
+#[must_use]
+pub fn public_data() -> Option<PathBuf> {
+    #[expect(clippy::disallowed_methods, reason = "the tests' one switch")]
+    let folder = std::env::var_os("TIDELINE_DATA");
+    folder.map(PathBuf::from)
+}
+
 /// Builds the programs as this one was built, so that what is started is what the sources say.
 ///
 /// # Errors

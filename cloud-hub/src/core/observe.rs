@@ -243,7 +243,7 @@ impl Observed {
                     let facts = self.durable.streams.entry((agent.clone(), stream.clone())).or_default();
                     let counts = facts.predictions.entry(version.0).or_default();
                     counts.total += 1;
-                    counts.anomalous += u64::from(prediction.anomaly);
+                    counts.anomalous += u64::from(prediction.outcome.is_anomaly());
                 }
             }
         }

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::core::{CompactionRules, HubCore, Start};
 use crate::ingest_log::IngestLog;
 use crate::link::Link;
+use crate::release_key;
 use crate::samples::SampleStore;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -50,6 +51,8 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     }
     core.remember(records::agents(&stored), runs, records::alarms(&stored)?);
 
+    let release_key = Arc::new(release_key::load_or_create(directory)?);
+    info!(key = %release_key.public(), "packages are signed with");
     let link = Link::bind(&config.link)?;
     let listener = api::listen(config.api.listen)
         .await
@@ -78,6 +81,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         training_cancelled: Arc::new(AtomicBool::new(false)),
         progress: watch::Sender::new(None),
         telemetry: Telemetry::default(),
+        release_key,
     })
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use shared::package::signature::ReleaseKey;
 use shared::package::{DataRange, Package};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
@@ -75,6 +76,7 @@ impl Hub {
             artifacts: self.artifacts.clone(),
             progress: self.progress.clone(),
             cancelled: Arc::clone(&self.training_cancelled),
+            release_key: Arc::clone(&self.release_key),
         };
         info!(run = job.run, model = %job.model, trigger = job.trigger, "training");
         self.work.spawn(async move {
@@ -125,6 +127,7 @@ struct TrainingTask {
     artifacts: Artifacts,
     progress: watch::Sender<Option<(i64, Progress)>>,
     cancelled: Arc<AtomicBool>,
+    release_key: Arc<ReleaseKey>,
 }
 
 impl TrainingTask {
@@ -165,11 +168,12 @@ impl TrainingTask {
             recipe: &self.model.recipe,
             device: self.model.device,
             now_ms: clock::unix_ms(),
+            keys: vec![&self.release_key],
         };
         let mut report = |progress: Progress| {
             self.progress.send_replace(Some((job.run, progress)));
         };
-        let mut watch = Watch { progress: &mut report, cancelled: &self.cancelled };
+        let mut watch = Watch { progress: &mut report, cancelled: &self.cancelled, checkpoint: None };
         let made = train::run(&order, materials, &mut watch).map_err(|error| error.to_string())?;
         let released = match made.blessed {
             None => None,
@@ -186,8 +190,13 @@ impl TrainingTask {
 /// overlap; they are no material.
 fn known_normal(range: &DataRange, series: Series) -> SegmentData {
     let width = series.schema.channels.len();
-    let mut segment =
-        SegmentData { range: range.clone(), schema: series.schema, times_ms: Vec::new(), values: Vec::new() };
+    let mut segment = SegmentData {
+        range: range.clone(),
+        schema: series.schema,
+        times_ms: Vec::new(),
+        values: Vec::new(),
+        labels: Vec::new(),
+    };
     for (row, time_ms) in series.times_ms.iter().enumerate().filter(|(row, _)| series.known_normal[*row]) {
         segment.times_ms.push(*time_ms);
         segment.values.extend_from_slice(&series.values[row * width..(row + 1) * width]);

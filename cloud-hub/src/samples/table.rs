@@ -1,13 +1,15 @@
 //! The columns of a sample file.
 //!
 //! Readings: `time`, one column per channel in the stream's order, `known_normal`, `agent`, `epoch`, `sequence`.
-//! Predictions: `time`, `score`, `threshold`, `anomaly`, `model`, `version`, `of`, `agent`, `epoch`, `sequence`.
+//! Predictions: `time`; `score`, `threshold`, `anomaly`, or `label`, `confidence`, or `forecast` (channel after channel);
+//! `model`, `version`, `of`, `agent`, `epoch`, `sequence`.
 //! The file's metadata holds the stream's and the channels' true names, because a column may have to be called
 //! something else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use arrow_array::builder::{Float32Builder, ListBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, TimestampMillisecondType, UInt64Type};
 use arrow_array::{
@@ -22,7 +24,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::file::properties::WriterProperties;
-use shared::event::{Event, ModelRef, Prediction, Reading, StreamSchema, UnixMillis};
+use shared::event::{Event, ModelRef, Outcome, Prediction, Reading, StreamSchema, UnixMillis};
 use shared::ids::{AgentId, ChannelName, Epoch, IdError, Sequence, StreamId};
 use shared::package::DataRange;
 
@@ -132,12 +134,32 @@ pub(super) fn readings(stream: &StreamId, part: &Part<'_>) -> Table {
 /// The table of predictions.
 pub(super) fn predictions(stream: &StreamId, rows: &[Predicted<'_>]) -> Table {
     let said = || rows.iter().map(|row| row.prediction);
-    let anomaly: BooleanArray = said().map(|prediction| Some(prediction.anomaly)).collect();
+    let verdict = |prediction: &Prediction| match prediction.outcome {
+        Outcome::Anomaly(verdict) => Some(verdict),
+        Outcome::Label { .. } | Outcome::Forecast { .. } => None,
+    };
+    let label = |prediction: &'_ Prediction| match &prediction.outcome {
+        Outcome::Label { label, confidence, .. } => Some((label.clone(), *confidence)),
+        Outcome::Anomaly(_) | Outcome::Forecast { .. } => None,
+    };
+    let anomaly: BooleanArray = said().map(|prediction| verdict(prediction).map(|verdict| verdict.anomaly)).collect();
+    let confidence: Float32Array =
+        said().map(|prediction| label(prediction).map(|(_, confidence)| confidence)).collect();
+    let mut forecast = ListBuilder::new(Float32Builder::new());
+    for prediction in said() {
+        match &prediction.outcome {
+            Outcome::Forecast { values } => forecast.append_value(values.iter().map(|value| Some(*value))),
+            Outcome::Anomaly(_) | Outcome::Label { .. } => forecast.append_null(),
+        }
+    }
     let mut columns = vec![
         times(said().map(|prediction| prediction.time_ms)),
-        column("score", Float32Array::from_iter_values(said().map(|prediction| prediction.score))),
-        column("threshold", Float32Array::from_iter_values(said().map(|prediction| prediction.threshold))),
+        column("score", said().map(|row| verdict(row).map(|verdict| verdict.score)).collect::<Float32Array>()),
+        column("threshold", said().map(|row| verdict(row).map(|verdict| verdict.threshold)).collect::<Float32Array>()),
         column("anomaly", anomaly),
+        column("label", said().map(|row| label(row).map(|(label, _)| label)).collect::<StringArray>()),
+        column("confidence", confidence),
+        column("forecast", forecast.finish()),
         column("model", StringArray::from_iter_values(rows.iter().map(|row| row.model.name.as_str()))),
         column("version", UInt32Array::from_iter_values(rows.iter().map(|row| row.model.version.0))),
         column("of", UInt64Array::from_iter_values(said().map(|prediction| prediction.of.0))),

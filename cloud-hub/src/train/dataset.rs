@@ -1,12 +1,13 @@
-//! Known-normal segments as training takes them.
+//! Segments of readings as training takes them, and the rows of features that are made of them.
 
 use shared::event::StreamSchema;
 use shared::ids::{ChannelName, Digest};
 use shared::package::DataRange;
-use shared::pipeline::preprocess::{MissingChannel, Preprocess};
-use shared::pipeline::{Pipeline, Step};
+use shared::pipeline::preprocess::{MissingChannel, Preprocess, Pushed, Readings};
+use shared::pipeline::statistics::scaling;
+use shared::pipeline::{Baseline, Pipeline, Step};
 
-/// The readings of one known-normal segment.
+/// The readings of one segment: known-normal, labelled, or a whole file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SegmentData {
     /// Where they come from.
@@ -17,12 +18,34 @@ pub struct SegmentData {
     pub times_ms: Vec<i64>,
     /// Their values, row-major, one column per channel of the schema.
     pub values: Vec<f64>,
+    /// Their labels, by index into the recipe's; empty if they have none.
+    pub labels: Vec<Option<u16>>,
 }
 
 impl SegmentData {
     /// The readings: time and values.
     pub fn rows(&self) -> impl Iterator<Item = (i64, &[f64])> + Clone {
         self.times_ms.iter().copied().zip(self.values.chunks_exact(self.schema.channels.len().max(1)))
+    }
+
+    /// Its first `rows` readings, or all.
+    #[must_use]
+    pub fn first(&self, rows: usize) -> Self {
+        let mut first = self.clone();
+        first.times_ms.truncate(rows);
+        first.values.truncate(rows * self.schema.channels.len());
+        first.labels.truncate(rows);
+        first.range.rows = first.times_ms.len() as u64;
+        first.range.to_ms = first.times_ms.last().copied().unwrap_or(first.range.from_ms);
+        first
+    }
+
+    fn readings(&self, rows: usize) -> Readings {
+        let rows = rows.min(self.len());
+        Readings {
+            times_ms: self.times_ms[..rows].to_vec(),
+            values: self.values[..rows * self.schema.channels.len()].to_vec(),
+        }
     }
 
     /// How many readings.
@@ -47,7 +70,7 @@ impl SegmentData {
     }
 }
 
-/// Known-normal segments, oldest first.
+/// Segments, oldest first.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Dataset {
     /// The segments.
@@ -82,79 +105,99 @@ impl Dataset {
         (strip(kept), strip(out))
     }
 
-    /// A hash of every time and value, in order.
+    /// A hash of every time, value and label, in order.
     #[must_use]
     pub fn digest(&self) -> Digest {
         let mut bytes = Vec::new();
         for segment in &self.segments {
             segment.times_ms.iter().for_each(|time| bytes.extend_from_slice(&time.to_le_bytes()));
             segment.values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+            segment
+                .labels
+                .iter()
+                .for_each(|label| bytes.extend_from_slice(&label.map_or(u16::MAX, |label| label).to_le_bytes()));
         }
         Digest::of(&bytes)
     }
 
-    /// What the pipeline's steps make of the readings, row after row, without the first `warm_up_rows` of each
-    /// segment. Every segment starts with fresh state.
+    /// The readings before `end_ms`; segments of which none is left are left out.
+    #[must_use]
+    pub fn until(&self, end_ms: i64) -> Self {
+        let cut = |segment: &SegmentData| {
+            let rows = segment.times_ms.partition_point(|time_ms| *time_ms < end_ms);
+            (rows > 0).then(|| segment.first(rows))
+        };
+        Self { segments: self.segments.iter().filter_map(cut).collect() }
+    }
+
+    /// What the pipeline's steps make of the readings, without the first `warm_up_rows` of each segment. Every segment
+    /// starts with fresh state; a stream's own baseline is found from the segment's first readings, which then count too.
     ///
     /// # Errors
     /// If a segment lacks a channel.
-    pub fn features(&self, pipeline: &Pipeline, warm_up_rows: usize) -> Result<Vec<f32>, MissingChannel> {
-        let mut features = Vec::new();
+    pub fn rows(&self, pipeline: &Pipeline, warm_up_rows: usize) -> Result<Rows, MissingChannel> {
+        let mut rows = Rows {
+            features: Vec::new(),
+            width: pipeline.input_shape().map_or(0, |shape| shape.size()),
+            from: Vec::new(),
+        };
         let mut dropped = Vec::new();
-        for segment in &self.segments {
+        for (index, segment) in self.segments.iter().enumerate() {
             let mut preprocess = Preprocess::new(pipeline, &segment.schema.channels)?;
-            for (row, (time_ms, values)) in segment.rows().enumerate() {
-                if row < warm_up_rows {
-                    preprocess.push(time_ms, values, &mut dropped);
-                    dropped.clear();
-                } else {
-                    preprocess.push(time_ms, values, &mut features);
+            if let Some(calibration) = pipeline.calibration {
+                let warm_up = calibration.warm_up_rows as usize;
+                if segment.len() < warm_up + 2 {
+                    continue;
                 }
+                preprocess.calibrate(&segment.readings(calibration.rows as usize), warm_up);
+            }
+            for (reading, (time_ms, values)) in segment.rows().enumerate() {
+                let features = if reading < warm_up_rows { &mut dropped } else { &mut rows.features };
+                let pushed = preprocess.push(time_ms, values, features);
+                if reading >= warm_up_rows && matches!(pushed, Pushed::Row(_)) {
+                    rows.from.push((index, reading));
+                }
+                dropped.clear();
             }
         }
-        Ok(features)
+        Ok(rows)
     }
 
-    /// Fills in the means and deviations of every z-score of `pipeline`.
+    /// Fills in the means and deviations of every z-score of `pipeline` that is the package's.
     ///
     /// # Errors
     /// If a segment lacks a channel.
     pub fn fit_scalers(&self, pipeline: &mut Pipeline, warm_up_rows: usize) -> Result<(), MissingChannel> {
         for index in 0..pipeline.preprocess.len() {
-            if !matches!(pipeline.preprocess[index], Step::Zscore { .. }) {
+            if !matches!(pipeline.preprocess[index], Step::Zscore { baseline: Baseline::Package, .. }) {
                 continue;
             }
             let mut before = pipeline.clone();
             before.preprocess.truncate(index);
-            let features = self.features(&before, warm_up_rows)?;
-            let width = before.features().unwrap_or(1).max(1);
-            let (mut mean, mut std) = (Vec::with_capacity(width), Vec::with_capacity(width));
-            for column in 0..width {
-                let values = || features.iter().skip(column).step_by(width).map(|value| f64::from(*value));
-                let (average, deviation) = mean_and_deviation(values());
-                mean.push(average);
-                // A frozen channel must not make every later twitch of it infinite.
-                std.push(deviation.max(1e-3 * average.abs()).max(1e-9));
-            }
-            pipeline.preprocess[index] = Step::Zscore { mean, std };
+            let Rows { features, width, .. } = self.rows(&before, warm_up_rows)?;
+            let (mean, std) = scaling(&features, width);
+            pipeline.preprocess[index] = Step::Zscore { baseline: Baseline::Package, mean, std };
         }
         Ok(())
     }
 }
 
-/// Mean and population standard deviation; zeros for nothing.
-#[must_use]
-pub fn mean_and_deviation(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
-    let count = values.clone().count().max(1) as f64;
-    let mean = values.clone().sum::<f64>() / count;
-    let variance = values.map(|value| (value - mean) * (value - mean)).sum::<f64>() / count;
-    (mean, variance.sqrt())
+/// Rows of features, and which reading each is of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rows {
+    /// The features, row after row.
+    pub features: Vec<f32>,
+    /// Numbers in a row.
+    pub width: usize,
+    /// Segment and reading of each row, by index.
+    pub from: Vec<(usize, usize)>,
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use shared::ids::{AgentId, StreamId};
+    use shared::pipeline::statistics::mean_and_deviation;
 
     /// A segment of a two-channel machine that runs around `level`, with some noise.
     pub(crate) fn segment(index: u32, level: f64, rows: u32) -> SegmentData {
@@ -175,6 +218,7 @@ pub(crate) mod tests {
             schema: StreamSchema { stream, channels: vec![name("a"), name("b")] },
             times_ms,
             values,
+            labels: Vec::new(),
         }
     }
 
@@ -184,7 +228,7 @@ pub(crate) mod tests {
         let recipe = crate::train::fit::tests::recipe();
         let mut pipeline = recipe.pipeline(&dataset.common_channels()).expect("fits");
         dataset.fit_scalers(&mut pipeline, 60).expect("fits");
-        let features = dataset.features(&pipeline, 60).expect("channels");
+        let features = dataset.rows(&pipeline, 60).expect("channels").features;
         assert_eq!(features.len(), 2 * 2 * 240);
         for column in 0..2 {
             let values = features.iter().skip(column).step_by(2).map(|value| f64::from(*value));

@@ -8,9 +8,11 @@
 use shared::device::DeviceKind;
 use shared::ids::{ChannelName, ModelVersion};
 use shared::package::Package;
+use shared::pipeline::Pipeline;
 use shared::pipeline::runner::Runner;
+use shared::pipeline::statistics::{mean_and_deviation, quantile};
 
-use super::dataset::{Dataset, SegmentData, mean_and_deviation};
+use super::dataset::{Dataset, SegmentData};
 use super::fit::{self, Fitted, verdicts};
 use super::{Order, TrainError, Watch};
 use crate::recipe::{GateRules, Recipe};
@@ -20,7 +22,7 @@ const MAX_FOLDS: usize = 8;
 /// Rows from the end of the warm-up to the onset of a planted fault, and from there to the first row that counts.
 const ONSET_ROWS: usize = 40;
 const SETTLE_ROWS: usize = 30;
-/// Rows of a segment that faults are planted in: enough to tell, and a long baseline costs no minutes.
+/// Rows of a segment, after its calibration, that faults are planted in: enough to tell, and a long baseline costs no minutes.
 const PLANTED_ROWS: usize = 400;
 /// Below this share of a planted fault's rows a model is blind in a channel.
 const BLIND: f64 = 0.5;
@@ -48,6 +50,12 @@ pub struct Sight {
 }
 
 impl Sight {
+    /// Whether there were readings enough to plant faults in.
+    #[must_use]
+    pub fn is_measured(&self) -> bool {
+        !self.channels.is_empty()
+    }
+
     /// The share of planted faults' rows that alarm, on average over channels.
     #[must_use]
     pub fn mean(&self) -> f64 {
@@ -84,7 +92,7 @@ impl Sight {
 /// # Errors
 /// If the model does not run.
 pub fn sight(fitted: &Fitted, dataset: &Dataset, recipe: &Recipe, device: DeviceKind) -> Result<Sight, TrainError> {
-    measure_sight(dataset, recipe, &fitted.pipeline.input.channels, &mut || fitted.runner(device))
+    measure_sight(dataset, recipe, &names(&fitted.pipeline), &mut || fitted.runner(device))
 }
 
 /// False alarms on segments left out of training.
@@ -187,8 +195,8 @@ pub fn against_champion(
         champion_alarms.push(alarms(&mut champion.load(&device)?, &dataset.segments[*index], order.recipe));
     }
     let (_, unseen) = dataset.split(|index| fresh.contains(&index));
-    let channels = &champion.manifest.pipeline.input.channels;
-    let champion_sight = measure_sight(&unseen, order.recipe, channels, &mut || Ok(champion.load(&device)?))?;
+    let channels = names(&champion.manifest.pipeline);
+    let champion_sight = measure_sight(&unseen, order.recipe, &channels, &mut || Ok(champion.load(&device)?))?;
     let figures = Figures {
         segments: fresh.len(),
         champion_far: rate(champion_alarms.into_iter()),
@@ -242,21 +250,24 @@ fn measure_sight(
     channels: &[ChannelName],
     runner: &mut dyn FnMut() -> Result<Runner, TrainError>,
 ) -> Result<Sight, TrainError> {
-    let onset = recipe.training.warm_up_rows as usize + ONSET_ROWS;
+    let calibration_rows = recipe.calibration.map_or(0, |calibration| calibration.rows as usize);
+    let onset = calibration_rows.max(recipe.training.warm_up_rows as usize) + ONSET_ROWS;
     let mut seen = Vec::new();
     for channel in channels {
         let Some(size) = fault_size(dataset, channel, recipe.gate.fault_size) else {
             continue;
         };
         let mut counts = Vec::new();
-        for segment in &dataset.segments {
+        for segment in dataset.segments.iter().filter(|segment| segment.len() > onset + SETTLE_ROWS) {
             for step in [-size, size] {
-                let planted = plant(segment, channel, onset, step);
+                let planted = plant(segment, channel, onset, step, calibration_rows + PLANTED_ROWS);
                 let verdicts = verdicts(&mut runner()?, &planted, onset + SETTLE_ROWS);
                 counts.push((verdicts.iter().filter(|verdict| verdict.anomaly).count(), verdicts.len()));
             }
         }
-        seen.push((channel.clone(), rate(counts.into_iter())));
+        if !counts.is_empty() {
+            seen.push((channel.clone(), rate(counts.into_iter())));
+        }
     }
     Ok(Sight { channels: seen })
 }
@@ -265,16 +276,13 @@ fn measure_sight(
 fn fault_size(dataset: &Dataset, channel: &ChannelName, deviations: f64) -> Option<f64> {
     let mut within: Vec<f64> =
         dataset.segments.iter().map(|segment| mean_and_deviation(segment.channel(channel).into_iter()).1).collect();
-    let typical = fit::quantile(&mut within, 0.5);
+    let typical = quantile(&mut within, 0.5);
     (typical > 0.0).then_some(typical * deviations)
 }
 
-fn plant(segment: &SegmentData, channel: &ChannelName, onset: usize, step: f64) -> SegmentData {
+fn plant(segment: &SegmentData, channel: &ChannelName, onset: usize, step: f64, rows: usize) -> SegmentData {
     let width = segment.schema.channels.len();
-    let rows = segment.len().min(PLANTED_ROWS);
-    let mut planted = segment.clone();
-    planted.times_ms.truncate(rows);
-    planted.values.truncate(rows * width);
+    let mut planted = segment.first(rows);
     if let Some(column) = segment.schema.channels.iter().position(|name| name == channel) {
         planted.values.iter_mut().skip(onset * width + column).step_by(width).for_each(|value| *value += step);
     }
@@ -285,6 +293,10 @@ fn plant(segment: &SegmentData, channel: &ChannelName, onset: usize, step: f64) 
 fn alarms(runner: &mut Runner, segment: &SegmentData, recipe: &Recipe) -> (usize, usize) {
     let verdicts = verdicts(runner, segment, recipe.training.warm_up_rows as usize);
     (verdicts.iter().filter(|verdict| verdict.anomaly).count(), verdicts.len())
+}
+
+fn names(pipeline: &Pipeline) -> Vec<ChannelName> {
+    pipeline.input.names().cloned().collect()
 }
 
 fn rate(counts: impl Iterator<Item = (usize, usize)>) -> f64 {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use shared::device::DeviceKind;
 use shared::drift::{ChannelReference, DecayedHistogram, DriftReference};
 use shared::package::{Golden, Lineage, Manifest, Package};
+use shared::pipeline::runner::RunnerInput;
 
 use super::dataset::Dataset;
 use super::fit::Fitted;
@@ -12,9 +13,11 @@ use super::{Order, TrainError};
 use crate::core::limits::DRIFT_FILL_ROWS;
 use crate::recipe::DriftRecipe;
 
-/// Readings of the golden vectors: enough for averages to matter, little to carry.
-const GOLDEN_ROWS: usize = 64;
-/// How far devices may differ: f32 sums in another order, three layers deep.
+/// Answers among the golden vectors: enough for averages to matter, little to carry.
+const GOLDEN_ANSWERS: usize = 64;
+/// Numbers of the golden vectors, at most: what is said of them must not outweigh the model.
+const GOLDEN_NUMBERS: usize = 65_536;
+/// How far devices may differ: f32 sums in another order, a few layers deep.
 const GOLDEN_TOLERANCE: f32 = 1e-3;
 
 /// Packs a candidate.
@@ -51,16 +54,36 @@ pub fn package(
     Ok(Package { manifest, weights, golden })
 }
 
-/// The newest segment's first readings with the scores the reference device gives them.
+/// The first readings of the newest segment, and what the reference device says of them: as many as it takes until there are
+/// answers enough. Where a segment ends before the first answer, it begins anew.
 fn golden(fitted: &Fitted, dataset: &Dataset) -> Result<Golden, TrainError> {
     let segment = dataset.segments.last().ok_or(TrainError::NoData(0))?;
+    let width = segment.schema.channels.len().max(1);
+    let mut runner = fitted.runner(DeviceKind::Flex)?;
     let mut golden = Golden {
         schema: segment.schema.clone(),
-        readings: segment.rows().take(GOLDEN_ROWS).map(|(time_ms, values)| (time_ms, values.to_vec())).collect(),
-        scores: Vec::new(),
+        readings: Vec::new(),
+        outcomes: Vec::new(),
         tolerance: GOLDEN_TOLERANCE,
     };
-    golden.scores = golden.score(&mut fitted.runner(DeviceKind::Flex)?);
+    let (mut answers, mut numbers) = (0, 0);
+    let interval_ms = i64::from(fitted.pipeline.input.interval_ms.max(1));
+    let mut offset_ms = 0;
+    while answers < GOLDEN_ANSWERS {
+        for (time_ms, values) in segment.rows() {
+            let time_ms = offset_ms + time_ms;
+            let input = RunnerInput { schema: &segment.schema, time_ms, values };
+            let outcome = runner.run(&[input]).pop().and_then(|answer| answer.into_outcome().ok());
+            numbers += width + outcome.as_ref().map_or(0, |outcome| outcome.size_hint() / 4);
+            if answers == GOLDEN_ANSWERS || numbers > GOLDEN_NUMBERS {
+                return Ok(golden);
+            }
+            answers += usize::from(outcome.is_some());
+            golden.readings.push((time_ms, values.to_vec()));
+            golden.outcomes.push(outcome);
+        }
+        offset_ms += segment.range.to_ms - segment.range.from_ms + interval_ms;
+    }
     Ok(golden)
 }
 
@@ -69,8 +92,7 @@ fn drift_reference(fitted: &Fitted, dataset: &Dataset, rules: &DriftRecipe) -> D
     let channels = fitted
         .pipeline
         .input
-        .channels
-        .iter()
+        .names()
         .map(|name| {
             let values: Vec<f64> = dataset.segments.iter().flat_map(|segment| segment.channel(name)).collect();
             let mut reference = ChannelReference::fit(name.clone(), &values);

@@ -181,13 +181,13 @@ impl SpoolState {
         now: Millis,
         schema: &StreamSchema,
         model: &ModelRef,
-        prediction: &Prediction,
+        prediction: Prediction,
         effects: &mut Vec<Effect>,
     ) {
-        const PREDICTION_BYTES: usize = 32;
-        self.make_room(PREDICTION_BYTES, effects);
+        let bytes = 22 + prediction.outcome.size_hint();
+        self.make_room(bytes, effects);
         let (stream, model) = (self.open.stream(schema), self.open.model(model));
-        self.push(now, StoredEvent::Prediction(Prediction { stream, model, ..prediction.clone() }), PREDICTION_BYTES);
+        self.push(now, StoredEvent::Prediction(Prediction { stream, model, ..prediction }), bytes);
     }
 
     pub(super) fn durable(&mut self, end: Sequence, bytes: u64, effects: &mut Vec<Effect>) {

@@ -240,7 +240,7 @@ fn an_offered_model_is_fetched_loaded_remembered_and_reported_once_it_answered()
     let question = effects
         .drain(..)
         .find_map(|effect| if let Effect::Infer(mut questions) = effect { questions.pop() } else { None });
-    let verdict = Verdict { score: 0.5, threshold: 1.0, anomaly: false };
+    let verdict = Outcome::Anomaly(shared::event::Verdict { score: 0.5, threshold: 1.0, anomaly: false });
     let answers = vec![Answered { question: question.expect("asked"), outcome: Ok(verdict) }];
     let effects = handle(&mut core, 9_012, Event::Answered { model: offer.served().model, answers });
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Publish(_))), "{effects:?}");

@@ -14,7 +14,7 @@ use shared::device::DeviceKind;
 use shared::event::{ModelRef, StreamSchema};
 use shared::ids::{AgentId, ModelName, ModelVersion};
 use shared::package::{DataRange, Package, Sealed};
-use shared::pipeline::network::Weights;
+use shared::pipeline::weights::Weights;
 use shared::wire::message::ServedModel;
 
 /// A trained model and the readings it was trained on.
@@ -36,7 +36,7 @@ impl Model {
         let segment = segment()?;
         let recipe = Recipe::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/recipes/autoencoder.toml"))?;
         let cancelled = std::sync::atomic::AtomicBool::new(false);
-        let mut watch = Watch { progress: &mut |_| {}, cancelled: &cancelled };
+        let mut watch = Watch { progress: &mut |_| {}, cancelled: &cancelled, checkpoint: None };
         let order = Order {
             model: ModelName::new("bench")?,
             version: ModelVersion(1),
@@ -45,6 +45,7 @@ impl Model {
             recipe: &recipe,
             device: DeviceKind::Flex,
             now_ms: 0,
+            keys: Vec::new(),
         };
         let dataset = Dataset { segments: vec![segment.clone()] };
         let material = Material { name: "normal operation".to_owned(), since_position: 0, dataset };
@@ -108,6 +109,7 @@ fn segment() -> anyhow::Result<SegmentData> {
         },
         times_ms: rows.iter().map(|row| row.time_ms).collect(),
         values: rows.iter().flat_map(|row| row.values.iter().copied()).collect(),
+        labels: Vec::new(),
         schema: StreamSchema { stream: scenario.stream, channels: scenario.channels },
     })
 }

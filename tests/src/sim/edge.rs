@@ -9,7 +9,6 @@ use edge_agent::spool::{Opened, Request, Spool};
 use edge_agent::store::Remembered;
 use shared::event::{GapReason, ModelRef, SpoolEntry};
 use shared::ids::{AgentId, Digest, Epoch, ModelName, ModelVersion, Sequence};
-use shared::pipeline::decision::Verdict;
 use shared::seglog::Storage;
 use shared::seglog::fake::FakeDisk;
 use shared::seglog::record::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
@@ -244,7 +243,11 @@ impl EdgeBox {
         let answer = |question: Question| Answered {
             outcome: match question.time_ms % 7 {
                 0 => Err("window_filling"),
-                _ => Ok(Verdict { score: 0.5, threshold: 1.0, anomaly: false }),
+                _ => Ok(shared::event::Outcome::Anomaly(shared::event::Verdict {
+                    score: 0.5,
+                    threshold: 1.0,
+                    anomaly: false,
+                })),
             },
             question,
         };

@@ -1,7 +1,9 @@
 //! What the tests are made of: names, models, readings and releases.
 
 use shared::drift::{ChannelReference, DriftReference};
-use shared::event::{Event as StoredEvent, EventBatch, ModelRef, Prediction, Reading, StreamSchema, UnixMillis};
+use shared::event::{
+    Event as StoredEvent, EventBatch, ModelRef, Outcome, Prediction, Reading, StreamSchema, UnixMillis,
+};
 use shared::ids::{AgentId, ChannelName, Digest, Epoch, ModelName, ModelVersion, Sequence, StreamId};
 use shared::package::DataRange;
 use shared::wire::PROTOCOL_VERSION;
@@ -93,7 +95,8 @@ pub(super) fn reading(stream: u16, index: u64, time_ms: UnixMillis, value: f64, 
 }
 
 pub(super) fn prediction(stream: u16, of: Sequence, time_ms: UnixMillis, anomaly: bool) -> StoredEvent {
-    StoredEvent::Prediction(Prediction { stream, model: 0, of, time_ms, score: 1.0, threshold: 2.0, anomaly })
+    let outcome = Outcome::Anomaly(shared::event::Verdict { score: 1.0, threshold: 2.0, anomaly });
+    StoredEvent::Prediction(Prediction { stream, model: 0, of, time_ms, outcome })
 }
 
 pub(super) fn batch(epoch: Epoch, first: Sequence, streams: &[StreamId], events: Vec<StoredEvent>) -> EventBatch {

@@ -61,7 +61,7 @@ impl StreamTruth {
             StoredEvent::Reading(reading) => reading,
             StoredEvent::Prediction(prediction) => {
                 self.predictions += 1;
-                self.anomalous += u64::from(prediction.anomaly);
+                self.anomalous += u64::from(prediction.outcome.is_anomaly());
                 return;
             }
         };
