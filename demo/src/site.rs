@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, anyhow};
 use cloud_hub::authority::{self, Subject};
 use cloud_hub::hub::Hub;
+use cloud_hub::release_key;
 use shared::ids::{AgentId, ChannelName, StreamId};
 use tokio_util::sync::CancellationToken;
 
@@ -154,6 +155,10 @@ pub fn write_hub(plan: &Plan<'_>) -> anyhow::Result<PathBuf> {
         key = quoted(&certificates.join("hub.key")),
         stream = string(plan.stream.as_str()),
     );
+    // The hub makes its key when it starts; agents have to know it before.
+    let data = plan.directory.join("hub");
+    fs::create_dir_all(&data)?;
+    release_key::load_or_create(&data)?;
     let file = plan.directory.join("hub.toml");
     fs::write(&file, text)?;
     Ok(file)
@@ -179,7 +184,7 @@ pub fn write_agent(plan: &Plan<'_>, agent: &AgentId, pin: Option<u32>, hub: Sock
          feature = [\n{features}]\n\n\
          [hub]\naddress = \"{hub}\"\nserver_name = \"localhost\"\nca_file = {ca}\n\
          certificate_file = {certificate}\nkey_file = {key_file}\n\n\
-         [model]\ndevice = \"{device}\"\n{pin}\n\
+         [model]\ndevice = \"{device}\"\ntrust = [{trust}]\n{pin}\n\
          [status]\ninterval_ms = {STATUS_INTERVAL_MS}\n",
         broker = plan.broker,
         topic = string(&topic(agent.as_str(), plan.stream)),
@@ -188,6 +193,7 @@ pub fn write_agent(plan: &Plan<'_>, agent: &AgentId, pin: Option<u32>, hub: Sock
         certificate = quoted(&certificates.join(format!("{agent}.pem"))),
         key_file = quoted(&certificates.join(format!("{agent}.key"))),
         device = plan.device,
+        trust = string(fs::read_to_string(plan.directory.join("hub/release.pub"))?.trim()),
         pin = pin.map(|pin| format!("pin = {pin}\n")).unwrap_or_default(),
     );
     let file = plan.directory.join(format!("{agent}.toml"));

@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::core::memory::PipelineMemory;
 use crate::core::{Effect, Event, Millis, Published, Received};
 use crate::ingest::packets::Delivery;
 use crate::ingest::payload::Decoder;
@@ -27,6 +28,7 @@ use crate::ingest::{Ingest, Outgoing};
 use crate::link::{self, Link, LinkError};
 use crate::spool::SpoolError;
 use crate::status::{self, Rejected};
+use crate::store::memory::MemoryFile;
 use crate::store::{StateStore, StoreError};
 use crate::telemetry::Telemetry;
 use crate::{infer, ingest, spool};
@@ -91,6 +93,8 @@ struct Agent {
     link: Option<mpsc::Sender<link::Command>>,
     store: mpsc::Sender<start::StoreRequest>,
     artifacts: Artifacts,
+    /// What the pipeline remembered when the agent ended, until that model is loaded.
+    memory: Option<PipelineMemory>,
     loads: mpsc::Sender<Event>,
     telemetry: Telemetry,
     rejected: VecDeque<Rejected>,
@@ -114,12 +118,15 @@ impl Agent {
             warn!(kept = %aside.display(), "the state store was begun anew");
         }
         let artifacts = Artifacts::open(&directory.join("models"))?;
-        let Recovered { spool, mut core, effects } = start::recover(&config, &state, &clock)?;
+        let Recovered { spool, mut core, effects, memory } = start::recover(&config, &state, &clock)?;
+        let settings =
+            infer::Settings { device: config.model.device, trusted: config.model.trust.clone(), epoch: spool.epoch() };
         let (spool, spool_thread) = spool
             .start(event_sender.clone())
             .map_err(|source| AgentError::Io { what: "start the spool thread".to_owned(), source })?;
-        let (infer, infer_thread) = infer::start(config.model.device, clock, telemetry.clone(), event_sender.clone())?;
-        let (store, store_thread) = start::store_thread(state, event_sender.clone())?;
+        let (infer, infer_thread) = infer::start(settings, clock, telemetry.clone(), event_sender.clone())?;
+        let memory_file = MemoryFile::in_directory(&directory);
+        let (store, store_thread) = start::store_thread(state, memory_file, event_sender.clone())?;
 
         let mut tasks = JoinSet::new();
         let link = match config.hub.clone() {
@@ -151,6 +158,7 @@ impl Agent {
             link,
             store,
             artifacts,
+            memory,
             loads: event_sender,
             telemetry,
             rejected: VecDeque::new(),
@@ -264,6 +272,8 @@ impl Agent {
                 Effect::Publish(predictions) => self.publish(&predictions),
                 Effect::Checkpoint(checkpoint) => self.to_store(start::StoreRequest::Checkpoint(checkpoint)).await,
                 Effect::Remember(model) => self.to_store(start::StoreRequest::Serving(model)).await,
+                Effect::RememberFloor(floor) => self.to_store(start::StoreRequest::Floor(floor)).await,
+                Effect::SaveMemory(memory) => self.to_store(start::StoreRequest::Memory(memory)).await,
                 Effect::Dial => self.to_link(link::Command::Dial).await,
                 Effect::Hangup => self.to_link(link::Command::Hangup).await,
                 Effect::Send(message) => self.to_link(link::Command::Send(Box::new(message))).await,
@@ -273,7 +283,10 @@ impl Agent {
                     }
                 }
                 Effect::Load(model) => match self.artifacts.complete(model.digest) {
-                    Ok(bytes) => self.to_infer(infer::Request::Load { model, bytes }).await,
+                    Ok(bytes) => {
+                        let memory = self.memory.take().filter(|memory| memory.digest == model.digest);
+                        self.to_infer(infer::Request::Load { model, bytes, memory }).await;
+                    }
                     Err(error) => {
                         error!("failed to {error}");
                         let refused = Event::ModelRefused { model, reason: error.to_string() };

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use shared::config::{ConfigError, Source};
 use shared::device::DeviceKind;
 use shared::ids::{AgentId, ChannelName, ModelVersion};
+use shared::package::signature::PublicKey;
 
 use crate::core::spool::WhenFull;
 use path::JsonPath;
@@ -237,12 +238,14 @@ impl Transport {
 }
 
 /// How models run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
     /// The device; it may be one this program was built without.
     pub device: DeviceKind,
     /// Serve this version only, whatever the hub offers. From 1.
     pub pin: Option<ModelVersion>,
+    /// The release keys whose signature a package must have, one of them. None: what the hub sends is taken.
+    pub trust: Vec<PublicKey>,
 }
 
 /// How events are kept.
@@ -329,6 +332,7 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(written.mqtt.username.take().as_deref(), Some("pump-box-1"));
         assert_eq!(written.mqtt.password_file.take().as_deref(), Some(Path::new("/etc/tideline/mqtt.password")));
         assert_eq!(written.model.pin.take(), Some(ModelVersion(1)));
+        assert_eq!(std::mem::take(&mut written.model.trust).len(), 1);
         assert_eq!(parse(EXAMPLE).expect("valid"), written);
     }
 
@@ -338,7 +342,7 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(config.hub, None);
         assert_eq!(config.mqtt.client_id, "tideline-box");
         assert_eq!((config.mqtt.receive_maximum, config.mqtt.max_packet_bytes), (1000, 262_144));
-        assert_eq!(config.model, Model { device: DeviceKind::Flex, pin: None });
+        assert_eq!(config.model, Model { device: DeviceKind::Flex, pin: None, trust: Vec::new() });
         assert_eq!(config.spool, Spool { max_bytes: 1 << 30, commit_delay_ms: 20, when_full: WhenFull::DropOldest });
         assert_eq!(config.status, Status { interval_ms: 1000 });
         let flow = &config.inputs[0].features[0];

@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod ledger;
 pub mod limits;
+pub mod memory;
 pub mod model_slot;
 pub mod received;
 pub mod recent;
@@ -24,6 +25,7 @@ pub use received::{NewReading, Receipt, Received, Rejection};
 
 use ledger::{Ledger, Readings, Settled};
 use limits::{ANSWERS_IN_FLIGHT, INFER_BATCH, INFER_QUEUE};
+use memory::{HeldMemory, PipelineMemory};
 use model_slot::ModelSlot;
 use spool::{SpoolState, WhenFull};
 use sync::{Content, Delivered, SyncSession};
@@ -126,7 +128,14 @@ pub enum Event {
     /// The hub said something.
     FromHub(HubToEdge),
     /// A package was verified, built and proven on its golden vectors, and answers from now on.
-    ModelLoaded(ServedModel),
+    ModelLoaded {
+        /// The package.
+        model: ServedModel,
+        /// No version below this one is to be served after it.
+        floor: ModelVersion,
+    },
+    /// What the pipeline in service remembers after its newest answers, which were handed in before.
+    PipelineMemory(PipelineMemory),
     /// A package will not be served.
     ModelRefused {
         /// The package.
@@ -202,6 +211,10 @@ pub enum Effect {
     Discard(Digest),
     /// Remember durably that this model serves.
     Remember(ServedModel),
+    /// Remember durably that no version of the model below this one is served any more.
+    RememberFloor(ModelRef),
+    /// Write down durably what the pipeline remembers.
+    SaveMemory(PipelineMemory),
 }
 
 /// How far the hub has acknowledged, and what had been delivered then.
@@ -240,6 +253,8 @@ pub struct Start {
     pub unfinished: Vec<Question>,
     /// The model that served before, if it is still there.
     pub serving: Option<ServedModel>,
+    /// No version of a model below this one is served any more.
+    pub floor: Option<ModelRef>,
 }
 
 /// What does not change while the agent runs.
@@ -271,6 +286,7 @@ pub struct EdgeCore {
     spool: SpoolState,
     sync: SyncSession,
     slot: ModelSlot,
+    memory: HeldMemory,
     questions: VecDeque<Question>,
     questions_in_flight: usize,
     ledger: Ledger,
@@ -292,7 +308,8 @@ impl EdgeCore {
         let mut core = Self {
             spool,
             sync: SyncSession::new(&settings, start.epoch, acked, start.next, seed),
-            slot: ModelSlot::new(settings.pinned),
+            slot: ModelSlot::new(settings.pinned, start.floor),
+            memory: HeldMemory::default(),
             questions: start.unfinished.into(),
             questions_in_flight: 0,
             ledger,
@@ -317,6 +334,7 @@ impl EdgeCore {
             Event::Durable { end, spool_bytes } => {
                 self.spool.durable(end, spool_bytes, effects);
                 self.sync.durable(end);
+                effects.extend(self.memory.release(end).map(Effect::SaveMemory));
             }
             Event::AppendFailed(entry) => self.spool.append_failed(now, entry),
             Event::SpoolRead(entries) => self.sync.spool_read(now, entries, effects),
@@ -336,7 +354,8 @@ impl EdgeCore {
             Event::LinkUp => self.sync.link_up(now, self.slot.serving(), effects),
             Event::LinkDown => self.sync.link_down(now),
             Event::FromHub(message) => self.hub_said(now, message, effects),
-            Event::ModelLoaded(model) => self.slot.loaded(model, effects),
+            Event::ModelLoaded { model, floor } => self.slot.loaded(model, floor, effects),
+            Event::PipelineMemory(memory) => self.memory.hold(self.spool.next(), memory),
             Event::ModelRefused { model, reason } => self.slot.refused(&model, reason, effects),
             Event::Tick => {}
         }
@@ -427,7 +446,7 @@ impl EdgeCore {
             return;
         }
         self.ledger.accept(stream);
-        if self.slot.serving().is_none() {
+        if !self.slot.will_answer() {
             *self.unanswered.entry("no_model").or_default() += 1;
         } else if self.questions.len() >= INFER_QUEUE {
             *self.unanswered.entry("inference_overloaded").or_default() += 1;

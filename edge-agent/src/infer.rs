@@ -4,13 +4,17 @@ use std::collections::VecDeque;
 use std::io;
 
 use shared::device::{Device, DeviceError, DeviceKind};
+use shared::ids::{Epoch, Sequence};
 use shared::package::Package;
+use shared::package::signature::{self, PublicKey};
 use shared::pipeline::runner::{Runner, RunnerInput};
 use shared::wire::message::ServedModel;
 use tokio::sync::mpsc;
+use tracing::info;
 
 use crate::clock::Clock;
-use crate::core::limits::WARM_UP_READINGS;
+use crate::core::limits::{MEMORY_READINGS, WARM_UP_READINGS};
+use crate::core::memory::PipelineMemory;
 use crate::core::{Answered, Event, Question};
 use crate::telemetry::Telemetry;
 
@@ -27,7 +31,20 @@ pub enum Request {
         model: ServedModel,
         /// The file.
         bytes: Vec<u8>,
+        /// What it remembered of its streams when the agent ended.
+        memory: Option<PipelineMemory>,
     },
+}
+
+/// How inference runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// On what.
+    pub device: DeviceKind,
+    /// Whose signature a package must have; none: whatever the hub sends is taken.
+    pub trusted: Vec<PublicKey>,
+    /// The epoch of the spool whose readings are answered.
+    pub epoch: Epoch,
 }
 
 /// Starts the inference thread on a device. It ends when the sender is dropped.
@@ -35,14 +52,14 @@ pub enum Request {
 /// # Errors
 /// If the device is not built in, or no thread can be started.
 pub fn start(
-    device: DeviceKind,
+    settings: Settings,
     clock: Clock,
     telemetry: Telemetry,
     events: mpsc::Sender<Event>,
 ) -> Result<(mpsc::Sender<Request>, std::thread::JoinHandle<()>), StartError> {
-    let device = device.open()?;
+    let device = settings.device.open()?;
     let (sender, requests) = mpsc::channel(REQUESTS);
-    let worker = Worker { device, serving: None, recent: VecDeque::new(), clock, telemetry };
+    let worker = Worker { device, settings, serving: None, recent: VecDeque::new(), unwritten: 0, clock, telemetry };
     let thread = std::thread::Builder::new().name("infer".into()).spawn(move || worker.run(requests, &events))?;
     Ok((sender, thread))
 }
@@ -60,7 +77,10 @@ pub enum StartError {
 
 struct Worker {
     device: Device,
+    settings: Settings,
     serving: Option<(ServedModel, Runner)>,
+    /// Readings answered since the memory was last handed out.
+    unwritten: usize,
     /// The newest readings, from which a new model's streaming state is brought up to date before it answers.
     recent: VecDeque<Question>,
     clock: Clock,
@@ -70,14 +90,18 @@ struct Worker {
 impl Worker {
     fn run(mut self, mut requests: mpsc::Receiver<Request>, events: &mpsc::Sender<Event>) {
         while let Some(request) = requests.blocking_recv() {
-            let event = match request {
-                Request::Ask(questions) => self.answer(questions),
-                Request::Load { model, bytes } => Some(self.load(model, &bytes)),
+            let (event, memory) = match request {
+                Request::Ask(questions) => {
+                    let last = questions.last().map(|question| question.of);
+                    (self.answer(questions), last.and_then(|last| self.memory(last)))
+                }
+                Request::Load { model, bytes, memory } => (Some(self.load(model, &bytes, memory)), None),
             };
-            if let Some(event) = event
-                && events.blocking_send(event).is_err()
-            {
-                return;
+            // The memory comes behind the answers that led to it.
+            for event in event.into_iter().chain(memory) {
+                if events.blocking_send(event).is_err() {
+                    return;
+                }
             }
         }
     }
@@ -87,6 +111,7 @@ impl Worker {
         let started = self.clock.monotonic_us();
         let answers = runner.run(&inputs(questions.iter()));
         self.telemetry.inference(questions.len(), self.clock.monotonic_us() - started);
+        self.unwritten += questions.len();
         self.recent.extend(questions.iter().cloned());
         let excess = self.recent.len().saturating_sub(WARM_UP_READINGS);
         self.recent.drain(..excess);
@@ -98,9 +123,20 @@ impl Worker {
         Some(Event::Answered { model: model.model.clone(), answers })
     }
 
-    fn load(&mut self, model: ServedModel, bytes: &[u8]) -> Event {
-        let loaded =
-            Package::open(bytes, Some(model.digest)).map_err(|error| error.to_string()).and_then(|(package, _)| {
+    /// What the pipeline remembers after reading `through`, if it is time to write it down.
+    fn memory(&mut self, through: Sequence) -> Option<Event> {
+        let (model, runner) = self.serving.as_ref().filter(|_| self.unwritten >= MEMORY_READINGS)?;
+        self.unwritten = 0;
+        let bytes = postcard::to_allocvec(&runner.memory()).ok()?;
+        let memory = PipelineMemory { digest: model.digest, epoch: self.settings.epoch, through, bytes };
+        Some(Event::PipelineMemory(memory))
+    }
+
+    fn load(&mut self, model: ServedModel, bytes: &[u8], memory: Option<PipelineMemory>) -> Event {
+        let loaded = self
+            .verify(bytes)
+            .and_then(|()| Package::open(bytes, Some(model.digest)).map_err(|error| error.to_string()))
+            .and_then(|(package, _)| {
                 let manifest = &package.manifest;
                 if (&manifest.model, manifest.version) != (&model.model.name, model.model.version) {
                     return Err(format!(
@@ -108,16 +144,31 @@ impl Worker {
                         manifest.model, manifest.version, model.model.name, model.model.version
                     ));
                 }
-                package.load(&self.device).map_err(|error| error.to_string())
+                let runner = package.load(&self.device).map_err(|error| error.to_string())?;
+                Ok((runner, manifest.floor))
             });
         match loaded {
-            Ok(mut runner) => {
-                runner.run(&inputs(self.recent.iter()));
+            Ok((mut runner, floor)) => {
+                let streams = memory.and_then(|memory| postcard::from_bytes(&memory.bytes).ok());
+                match streams.map(|streams| runner.restore(streams)) {
+                    Some(streams) => info!(streams, "the pipeline goes on from what it remembered"),
+                    None => drop(runner.run(&inputs(self.recent.iter()))),
+                }
                 self.serving = Some((model.clone(), runner));
-                Event::ModelLoaded(model)
+                Event::ModelLoaded { model, floor }
             }
             Err(reason) => Event::ModelRefused { model, reason },
         }
+    }
+}
+
+impl Worker {
+    /// Proves, before anything of it is parsed, that a package comes from whom it must.
+    fn verify(&self, bytes: &[u8]) -> Result<(), String> {
+        if self.settings.trusted.is_empty() {
+            return Ok(());
+        }
+        signature::verify(bytes, &self.settings.trusted).map(drop).map_err(|error| error.to_string())
     }
 }
 

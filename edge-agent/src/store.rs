@@ -1,8 +1,10 @@
 //! The agent's small keyed state: the epoch, the last checkpoint, the model in service.
 
+pub mod memory;
 pub mod sled;
 
 use serde::{Deserialize, Serialize};
+use shared::event::ModelRef;
 use shared::ids::Epoch;
 use shared::wire::message::ServedModel;
 
@@ -19,4 +21,6 @@ pub struct Remembered {
     pub checkpoint: Option<Checkpoint>,
     /// The model in service.
     pub serving: Option<ServedModel>,
+    /// No version of a model below this one is served any more.
+    pub floor: Option<ModelRef>,
 }

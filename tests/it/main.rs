@@ -5,6 +5,7 @@
 mod command_line;
 mod fuzz;
 mod kills;
+mod memory;
 mod models;
 mod parity;
 mod scenario;

@@ -5,20 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rand::RngExt;
-use shared::event::{Event as StoredEvent, EventBatch, Gap, SpoolEntry, StreamSchema, UnixMillis};
+use shared::event::{Event as StoredEvent, EventBatch, Gap, ModelRef, SpoolEntry, StreamSchema, UnixMillis};
 use shared::ids::{Epoch, Sequence};
 use shared::seglog::{LogError, Storage};
 use shared::wire::message::ServedModel;
 use tokio::sync::mpsc;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::AgentError;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::ledger::{Readings, readings_of_batch};
-use crate::core::limits::{RECENT_EVENTS, RECENT_IDS, WARM_UP_READINGS};
+use crate::core::limits::{RECENT_EVENTS, RECENT_IDS, REPLAYED_READINGS, WARM_UP_READINGS};
+use crate::core::memory::PipelineMemory;
 use crate::core::{Checkpoint, EdgeCore, Effect, Event, Question, Settings, Start};
 use crate::spool::{Opened, Spool, SpoolError};
+use crate::store::memory::MemoryFile;
 use crate::store::{Remembered, StateStore};
 
 /// Writes to the store that may wait.
@@ -29,6 +31,8 @@ pub(super) struct Recovered {
     pub(super) spool: Spool,
     pub(super) core: EdgeCore,
     pub(super) effects: Vec<Effect>,
+    /// What the pipeline in service remembered, if the spool goes on from there.
+    pub(super) memory: Option<PipelineMemory>,
 }
 
 /// A write to the store.
@@ -36,6 +40,8 @@ pub(super) struct Recovered {
 pub(super) enum StoreRequest {
     Checkpoint(Checkpoint),
     Serving(ServedModel),
+    Floor(ModelRef),
+    Memory(PipelineMemory),
 }
 
 /// Opens the spool and sets up the core with what is in it.
@@ -45,7 +51,10 @@ pub(super) fn recover(config: &Config, state: &StateStore, clock: &Clock) -> Res
     let remembered = state.load();
     let epoch = epoch(&opened, remembered.epoch, clock.unix_ms());
     state.save_epoch(epoch)?;
-    let (spool, start) = resume(opened, epoch, remembered)
+    let digest = remembered.serving.as_ref().map(|serving| serving.digest);
+    let memory = MemoryFile::in_directory(&config.agent.state_directory).load();
+    let mut memory = memory.filter(|memory| (memory.epoch, Some(memory.digest)) == (epoch, digest));
+    let (spool, start) = resume(opened, epoch, remembered, &mut memory)
         .map_err(|source| SpoolError::Log { path: path.display().to_string(), source })?;
     info!(%epoch, next = %spool.next(), "the spool is open");
     let mut random = rand::rng();
@@ -61,7 +70,7 @@ pub(super) fn recover(config: &Config, state: &StateStore, clock: &Clock) -> Res
         receive_maximum: usize::from(config.mqtt.receive_maximum),
     };
     let (core, effects) = EdgeCore::new(settings, start, random.random());
-    Ok(Recovered { spool, core, effects })
+    Ok(Recovered { spool, core, effects, memory })
 }
 
 /// The epoch of what goes into a spool that was just opened. It is to be remembered durably before anything does.
@@ -80,7 +89,8 @@ pub fn epoch<S: Storage>(opened: &Opened<S>, remembered: Option<Epoch>, unix_ms:
     }
 }
 
-/// Counts what is in a spool: what an agent goes on from.
+/// Counts what is in a spool: what an agent goes on from. A memory is taken away if the spool does not hold what came after
+/// it.
 ///
 /// # Errors
 /// If the disk fails.
@@ -88,15 +98,24 @@ pub fn resume<S: Storage>(
     opened: Opened<S>,
     epoch: Epoch,
     remembered: Remembered,
+    memory: &mut Option<PipelineMemory>,
 ) -> Result<(Spool<S>, Start), LogError> {
     let mut spool = opened.settle(epoch);
     let checkpoint = remembered.checkpoint.filter(|checkpoint| {
         checkpoint.epoch == epoch && checkpoint.acked >= spool.oldest() && checkpoint.acked <= spool.next()
     });
     let acked = checkpoint.as_ref().map_or(spool.oldest(), |checkpoint| checkpoint.acked);
-    let mut scan = Scan::new(acked);
+    *memory = memory.take().filter(|memory| {
+        let after = memory.through.plus(1);
+        after >= spool.oldest() && after <= spool.next() && spool.next().0 - after.0 <= RECENT_EVENTS
+    });
+    let mut scan = Scan::new(acked, memory.as_ref().map(|memory| memory.through));
     spool.scan(Sequence(0), |entry| scan.add(entry))?;
-    let serving = remembered.serving;
+    if scan.overflown {
+        *memory = None;
+        scan.newest.drain(..scan.newest.len() - WARM_UP_READINGS);
+    }
+    let Remembered { serving, floor, .. } = remembered;
     let start = Start {
         epoch,
         next: spool.next(),
@@ -109,6 +128,7 @@ pub fn resume<S: Storage>(
         recent_entries: scan.recent_entries.into(),
         spool_bytes: spool.bytes(),
         serving,
+        floor,
     };
     Ok((spool, start))
 }
@@ -116,6 +136,7 @@ pub fn resume<S: Storage>(
 /// Starts the thread that writes the store, because its syncs take milliseconds.
 pub(super) fn store_thread(
     state: StateStore,
+    memory_file: MemoryFile,
     events: mpsc::Sender<Event>,
 ) -> Result<(mpsc::Sender<StoreRequest>, std::thread::JoinHandle<()>), AgentError> {
     let (sender, mut requests) = mpsc::channel(STORE_REQUESTS);
@@ -124,6 +145,13 @@ pub(super) fn store_thread(
             let saved = match &request {
                 StoreRequest::Checkpoint(checkpoint) => state.save_checkpoint(checkpoint),
                 StoreRequest::Serving(model) => state.save_serving(model),
+                StoreRequest::Floor(floor) => state.save_floor(floor),
+                StoreRequest::Memory(memory) => {
+                    if let Err(error) = memory_file.save(memory) {
+                        warn!("failed to write down what the pipeline remembers: {error}");
+                    }
+                    Ok(())
+                }
             };
             match (saved, request) {
                 (Ok(()), StoreRequest::Checkpoint(checkpoint)) => {
@@ -131,7 +159,7 @@ pub(super) fn store_thread(
                         return;
                     }
                 }
-                (Ok(()), StoreRequest::Serving(_)) => {}
+                (Ok(()), StoreRequest::Serving(_) | StoreRequest::Floor(_) | StoreRequest::Memory(_)) => {}
                 (Err(error), _) => error!("failed to {error}; a restart will go back to the last state saved"),
             }
         }
@@ -160,12 +188,17 @@ struct Scan {
     gaps: Vec<Gap>,
     recent_ids: VecDeque<u64>,
     recent_entries: VecDeque<(Sequence, u32)>,
+    /// The readings that the pipeline has to go through again.
     newest: VecDeque<Question>,
+    /// What the pipeline remembers, if it does: only later readings are gone through.
+    remembered: Option<Sequence>,
+    /// There were more of those than are gone through.
+    overflown: bool,
     answered: Option<Sequence>,
 }
 
 impl Scan {
-    fn new(acked: Sequence) -> Self {
+    fn new(acked: Sequence, remembered: Option<Sequence>) -> Self {
         Self {
             acked,
             pending: Readings::new(),
@@ -173,6 +206,8 @@ impl Scan {
             recent_ids: VecDeque::new(),
             recent_entries: VecDeque::new(),
             newest: VecDeque::new(),
+            remembered,
+            overflown: false,
             answered: None,
         }
     }
@@ -198,6 +233,9 @@ impl Scan {
                 StoredEvent::Reading(reading) => {
                     let schema = &schemas[usize::from(reading.stream)];
                     push_bounded(&mut self.recent_ids, reading.id, RECENT_IDS);
+                    if self.remembered.is_some_and(|remembered| sequence <= remembered) {
+                        continue;
+                    }
                     let question = Question {
                         of: sequence,
                         schema: Arc::clone(schema),
@@ -205,7 +243,9 @@ impl Scan {
                         values: reading.values.clone(),
                         warm_up: false,
                     };
-                    push_bounded(&mut self.newest, question, WARM_UP_READINGS);
+                    let limit = if self.remembered.is_some() { REPLAYED_READINGS } else { WARM_UP_READINGS };
+                    self.overflown |= self.remembered.is_some() && self.newest.len() == limit;
+                    push_bounded(&mut self.newest, question, limit);
                 }
                 StoredEvent::Prediction(prediction) => self.answered = self.answered.max(Some(prediction.of)),
             }

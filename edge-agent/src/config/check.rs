@@ -11,6 +11,7 @@ use shared::config::{ConfigError, Problems, Source, nearest};
 use shared::device::DeviceKind;
 use shared::ids::{AgentId, ChannelName, ModelVersion};
 use shared::limits::{COMMIT_MAX_DELAY_MS, MAX_CHANNELS, MAX_ID_BYTES};
+use shared::package::signature::PublicKey;
 use toml::Spanned;
 
 use crate::core::spool::WhenFull;
@@ -198,7 +199,8 @@ impl Checker<'_> {
         let pin = self.optional(raw.pin.as_ref(), |checker, pin| {
             checker.number(Some(pin), 1..=i64::from(u32::MAX), 1).map(ModelVersion)
         });
-        Some(Model { device: device?, pin: pin? })
+        let trust: Vec<Option<PublicKey>> = raw.trust.iter().map(|key| self.text(key, PublicKey::from_str)).collect();
+        Some(Model { device: device?, pin: pin?, trust: trust.into_iter().collect::<Option<_>>()? })
     }
 
     fn spool(&mut self, raw: &raw::Spool) -> Option<Spool> {

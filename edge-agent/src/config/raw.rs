@@ -90,6 +90,8 @@ pub(super) struct Hub {
 pub(super) struct Model {
     pub(super) device: Option<Spanned<String>>,
     pub(super) pin: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) trust: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -22,8 +22,14 @@ pub const RECENT_EVENTS: u64 = 65_536;
 pub const RECENT_IDS: usize = 65_536;
 /// Events between two checkpoints: bounds what is counted again after a restart, and how often the store is written.
 pub const CHECKPOINT_EVENTS: u64 = 2_048;
-/// Readings that bring the pipelines up to date after a restart.
+/// Readings that bring the pipelines up to date after a restart where their memory is gone, and a new model after a swap.
 pub const WARM_UP_READINGS: usize = 512;
+/// Readings between two writes of the pipelines' memory: they are gone through again after a restart, which takes a tenth of
+/// a second, and the spool must still hold them.
+pub const MEMORY_READINGS: usize = 4_096;
+/// Readings that may be gone through again after a restart: those since the memory was written, while a full queue of
+/// answers was waiting to become durable.
+pub const REPLAYED_READINGS: usize = 2 * MEMORY_READINGS + INFER_QUEUE;
 
 /// The first wait before dialling the hub again.
 pub const BACKOFF_FIRST_MS: u64 = 500;

@@ -21,6 +21,8 @@ pub struct ModelSlot {
     report: Option<ModelReport>,
     /// The serving model has not answered since it was loaded.
     unproven: bool,
+    /// No version of a model below this one is served any more.
+    floor: Option<ModelRef>,
 }
 
 #[derive(Debug)]
@@ -31,8 +33,17 @@ struct Incoming {
 }
 
 impl ModelSlot {
-    pub(super) fn new(pinned: Option<ModelVersion>) -> Self {
-        Self { pinned, serving: None, resuming: None, incoming: None, connected: false, report: None, unproven: false }
+    pub(super) fn new(pinned: Option<ModelVersion>, floor: Option<ModelRef>) -> Self {
+        Self {
+            pinned,
+            serving: None,
+            resuming: None,
+            incoming: None,
+            connected: false,
+            report: None,
+            unproven: false,
+            floor,
+        }
     }
 
     /// Loads the model that served before the restart.
@@ -45,6 +56,12 @@ impl ModelSlot {
 
     pub(super) fn serving(&self) -> Option<&ServedModel> {
         self.serving.as_ref()
+    }
+
+    /// Whether a reading that comes in now will have an answer: also while the model that served before the restart is being
+    /// loaded, because it must see every reading.
+    pub(super) fn will_answer(&self) -> bool {
+        self.serving.is_some() || self.resuming.is_some()
     }
 
     pub(super) fn can_answer(&self) -> bool {
@@ -64,6 +81,14 @@ impl ModelSlot {
     pub(super) fn offered(&mut self, offer: ModelOffer, effects: &mut Vec<Effect>) {
         if let Some(pinned) = self.pinned.filter(|pinned| *pinned != offer.version) {
             let reason = format!("the box is pinned to version {pinned}");
+            self.report(&offer.served(), ModelOutcome::Refused { reason }, effects);
+            return;
+        }
+        if let Some(floor) =
+            self.floor.as_ref().filter(|floor| floor.name == offer.model && floor.version > offer.version)
+        {
+            let reason =
+                format!("version {} is older than {}, the oldest this box still takes", offer.version, floor.version);
             self.report(&offer.served(), ModelOutcome::Refused { reason }, effects);
             return;
         }
@@ -109,12 +134,19 @@ impl ModelSlot {
         }
     }
 
-    pub(super) fn loaded(&mut self, model: ServedModel, effects: &mut Vec<Effect>) {
+    pub(super) fn loaded(&mut self, model: ServedModel, floor: ModelVersion, effects: &mut Vec<Effect>) {
         self.resuming = self.resuming.filter(|resuming| *resuming != model.digest);
         if self.incoming.as_ref().is_some_and(|incoming| incoming.offer.digest == model.digest) {
             self.incoming = None;
         }
         self.unproven = true;
+        // The floor first: a box that remembers a model must never forget what it ruled out.
+        let is_known = |known: &ModelRef| known.name == model.model.name && known.version >= floor;
+        if !self.floor.as_ref().is_some_and(is_known) {
+            let floor = ModelRef { name: model.model.name.clone(), version: floor };
+            self.floor = Some(floor.clone());
+            effects.push(Effect::RememberFloor(floor));
+        }
         effects.push(Effect::Remember(model.clone()));
         self.serving = Some(model);
     }

@@ -33,6 +33,7 @@ fn start(acked: u64, next: u64) -> Start {
         recent_entries: Vec::new(),
         unfinished: Vec::new(),
         serving: None,
+        floor: None,
     }
 }
 
@@ -233,7 +234,7 @@ fn an_offered_model_is_fetched_loaded_remembered_and_reported_once_it_answered()
     assert!(resumed.iter().any(|message| matches!(message, EdgeToHub::Fetch { offset: 60, .. })), "{resumed:?}");
     let effects = handle(&mut core, 9_003, chunk(60, 40));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
-    let effects = handle(&mut core, 9_010, Event::ModelLoaded(offer.served()));
+    let effects = handle(&mut core, 9_010, Event::ModelLoaded { model: offer.served(), floor: ModelVersion(1) });
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Remember(_))), "{effects:?}");
     assert!(sent(effects).is_empty(), "loaded is not serving");
     let mut effects = handle(&mut core, 9_011, Event::Received(vec![message(9, 9, false)]));

@@ -1,6 +1,6 @@
 //! The store on sled.
 //!
-//! Keys are `epoch`, `checkpoint` and `serving`; values are postcard. sled's own flush does not reach the disk, so
+//! Keys are `epoch`, `checkpoint`, `serving` and `floor`; values are postcard. sled's own flush does not reach the disk, so
 //! every write is followed by a sync of its file; and sled panics on some kinds of damage, so opening is done where a
 //! panic can be caught. A store that cannot be opened is put aside and begun anew: everything in it can be found out
 //! again from the spool, the hub and the model files.
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use shared::event::ModelRef;
 use shared::ids::Epoch;
 use shared::wire::message::ServedModel;
 use tracing::error;
@@ -19,7 +20,7 @@ use tracing::error;
 use super::Remembered;
 use crate::core::Checkpoint;
 
-/// sled takes about ten times this in memory; the store holds three keys.
+/// sled takes about ten times this in memory; the store holds four keys.
 const CACHE_BYTES: u64 = 1024 * 1024;
 
 /// The open store.
@@ -92,7 +93,12 @@ impl StateStore {
     /// Everything remembered. A value that cannot be read counts as absent.
     #[must_use]
     pub fn load(&self) -> Remembered {
-        Remembered { epoch: self.get("epoch"), checkpoint: self.get("checkpoint"), serving: self.get("serving") }
+        Remembered {
+            epoch: self.get("epoch"),
+            checkpoint: self.get("checkpoint"),
+            serving: self.get("serving"),
+            floor: self.get("floor"),
+        }
     }
 
     /// Remembers durably the epoch in use.
@@ -117,6 +123,14 @@ impl StateStore {
     /// If the disk fails.
     pub fn save_serving(&self, serving: &ServedModel) -> Result<(), StoreError> {
         self.put("serving", serving)
+    }
+
+    /// Remembers durably below which version no model is served any more.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn save_floor(&self, floor: &ModelRef) -> Result<(), StoreError> {
+        self.put("floor", floor)
     }
 
     fn get<T: DeserializeOwned>(&self, key: &'static str) -> Option<T> {
@@ -194,7 +208,14 @@ mod tests {
             store.save_serving(&serving()).expect("saves");
         }
         let (store, _) = StateStore::open(&path).expect("opens");
-        let expected = Remembered { epoch: Some(Epoch(4)), checkpoint: Some(checkpoint), serving: Some(serving()) };
+        let floor = serving().model;
+        let expected = Remembered {
+            epoch: Some(Epoch(4)),
+            checkpoint: Some(checkpoint),
+            serving: Some(serving()),
+            floor: Some(floor.clone()),
+        };
+        store.save_floor(&floor).expect("saves");
         assert_eq!(store.load(), expected);
     }
 

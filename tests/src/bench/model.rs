@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use cloud_hub::recipe::Recipe;
 use cloud_hub::train::dataset::{Dataset, SegmentData};
 use cloud_hub::train::{self, Material, Order, Watch};
@@ -15,6 +15,7 @@ use shared::event::{ModelRef, StreamSchema};
 use shared::ids::{AgentId, ModelName, ModelVersion};
 use shared::package::{DataRange, Package, Sealed};
 use shared::pipeline::weights::Weights;
+use shared::pipeline::{Decision, Threshold};
 use shared::wire::message::ServedModel;
 
 /// A trained model and the readings it was trained on.
@@ -33,8 +34,15 @@ impl Model {
     /// # Errors
     /// If training fails.
     pub fn train() -> anyhow::Result<Self> {
+        Self::of(&Recipe::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/recipes/autoencoder.toml"))?)
+    }
+
+    /// Trains as `recipe` says.
+    ///
+    /// # Errors
+    /// If training fails.
+    pub fn of(recipe: &Recipe) -> anyhow::Result<Self> {
         let segment = segment()?;
-        let recipe = Recipe::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/recipes/autoencoder.toml"))?;
         let cancelled = std::sync::atomic::AtomicBool::new(false);
         let mut watch = Watch { progress: &mut |_| {}, cancelled: &cancelled, checkpoint: None };
         let order = Order {
@@ -42,7 +50,7 @@ impl Model {
             version: ModelVersion(1),
             champion: None,
             trigger: "the benchmark".to_owned(),
-            recipe: &recipe,
+            recipe,
             device: DeviceKind::Flex,
             now_ms: 0,
             keys: Vec::new(),
@@ -78,7 +86,20 @@ impl Model {
             .into_iter()
             .map(|(name, tensor)| (name, serde_json::json!(tensor.values)))
             .collect();
-        let model = serde_json::json!({ "pipeline": self.package.manifest.pipeline, "weights": weights });
+        let pipeline = &self.package.manifest.pipeline;
+        let Decision::Anomaly { smooth, threshold: Threshold::Package { value: threshold }, .. } = pipeline.decision
+        else {
+            bail!("the peers know autoencoders with one threshold");
+        };
+        let model = serde_json::json!({
+            "channels": self.channels(),
+            "preprocess": pipeline.preprocess,
+            "network": pipeline.network,
+            "features": pipeline.input_shape()?.size(),
+            "smooth": smooth,
+            "threshold": threshold,
+            "weights": weights,
+        });
         fs::write(path, model.to_string()).with_context(|| format!("write {}", path.display()))
     }
 

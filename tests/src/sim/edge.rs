@@ -368,8 +368,15 @@ impl EdgeBox {
             Effect::Dial => self.link.commands.push_back(Command::Dial),
             Effect::Hangup => self.link.commands.push_back(Command::Hangup),
             Effect::Send(message) => self.link.commands.push_back(Command::Send(Box::new(message))),
-            Effect::Load(model) => self.answers.push_back(Event::ModelLoaded(model)),
-            Effect::StoreChunk { .. } | Effect::Discard(_) | Effect::Remember(_) => {}
+            Effect::Load(model) => {
+                let floor = model.model.version;
+                self.answers.push_back(Event::ModelLoaded { model, floor });
+            }
+            Effect::StoreChunk { .. }
+            | Effect::Discard(_)
+            | Effect::Remember(_)
+            | Effect::RememberFloor(_)
+            | Effect::SaveMemory(_) => {}
         }
     }
 }
@@ -390,7 +397,7 @@ fn boot(
         _ => start::epoch(&opened, remembered, wall_ms),
     };
     state.durable.epoch = Some(epoch);
-    let (spool, mut start) = start::resume(opened, epoch, state.durable.clone()).expect("the disk is well");
+    let (spool, mut start) = start::resume(opened, epoch, state.durable.clone(), &mut None).expect("the disk is well");
     if bug == Some(Bug::RedeliveryForgotten) {
         start.recent_ids.clear();
     }

@@ -6,9 +6,9 @@ const initialize = `
 const model = global.get("model");
 context.set("pipeline", {
   session: await global.get("createSession")(),
-  steps: model.pipeline.preprocess.map((step) => Object.entries(step)[0]),
-  decision: model.pipeline.decision.anomaly,
-  channels: model.pipeline.input.channels,
+  steps: model.preprocess.map((step) => Object.entries(step)[0]),
+  decision: { smooth: model.smooth, threshold: model.threshold },
+  channels: model.channels,
   state: { averages: {}, rows: [], smoothed: null },
 });
 `;

@@ -13,18 +13,19 @@ ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid"}
 def main(model_path: str, onnx_path: str) -> None:
     with open(model_path, encoding="utf-8") as file:
         model = json.load(file)
-    nodes, weights, value, width = [], [], "x", None
-    for index, layer in enumerate(model["pipeline"]["network"]):
+    nodes, weights, value, width = [], [], "x", model["features"]
+    inputs = width
+    for index, layer in enumerate(model["network"]):
         name = f"y{index}"
         if isinstance(layer, str):
             nodes.append(helper.make_node(ACTIVATIONS[layer], [value], [name]))
         else:
-            inputs, outputs = layer["linear"]["inputs"], layer["linear"]["outputs"]
-            width = width or inputs
+            outputs = layer["linear"]["outputs"]
             for part, shape in (("weight", (inputs, outputs)), ("bias", (outputs,))):
                 values = np.asarray(model["weights"][f"layers.{index}.{part}"], dtype=np.float32)
                 weights.append(numpy_helper.from_array(values.reshape(shape), f"{part}{index}"))
             nodes.append(helper.make_node("Gemm", [value, f"weight{index}", f"bias{index}"], [name]))
+            inputs = outputs
         value = name
     rows = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", width])
     result = helper.make_tensor_value_info(value, TensorProto.FLOAT, ["rows", width])

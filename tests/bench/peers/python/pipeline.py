@@ -15,10 +15,9 @@ class Pipeline:
     """Selection, averages, scaling and windows, the network, and the smoothed score of one stream."""
 
     def __init__(self, model: dict, onnx_path: str) -> None:
-        self.channels = model["pipeline"]["input"]["channels"]
-        self.steps = [next(iter(step.items())) for step in model["pipeline"]["preprocess"]]
-        decision = model["pipeline"]["decision"]["anomaly"]
-        self.smooth, self.threshold = decision["smooth"], decision["threshold"]
+        self.channels = model["channels"]
+        self.steps = [next(iter(step.items())) for step in model["preprocess"]]
+        self.smooth, self.threshold = model["smooth"], model["threshold"]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(onnx_path, options, providers=["CPUExecutionProvider"])
