@@ -177,3 +177,46 @@ fn inputs<'a>(questions: impl Iterator<Item = &'a Question>) -> Vec<RunnerInput<
         .map(|question| RunnerInput { schema: &question.schema, time_ms: question.time_ms, values: &question.values })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::package::signature::ReleaseKey;
+
+    fn worker(trusted: Vec<PublicKey>) -> Worker {
+        let settings = Settings { device: DeviceKind::Flex, trusted, epoch: Epoch(1) };
+        Worker {
+            device: DeviceKind::Flex.open().expect("built in"),
+            settings,
+            serving: None,
+            recent: VecDeque::new(),
+            unwritten: 0,
+            clock: Clock::start(),
+            telemetry: Telemetry::default(),
+        }
+    }
+
+    #[test]
+    fn a_package_is_refused_before_it_is_parsed_unless_a_trusted_key_signed_it() {
+        let key = |seed| ReleaseKey::from_seed(&[seed; 32]).expect("a key");
+        // Signed as a package is, and nothing a package holds: it fails to parse, but only once it is trusted.
+        let hollow = [b"TIDE".as_slice(), &[2, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let signed = signature::add(&hollow, &key(1)).expect("signs");
+        let digest = signature::verify(&signed, &[key(1).public()]).expect("sound");
+        let model = ServedModel {
+            model: shared::event::ModelRef {
+                name: shared::ids::ModelName::new("pump").expect("valid"),
+                version: shared::ids::ModelVersion(1),
+            },
+            digest,
+        };
+        let reason = |trusted: Vec<PublicKey>, bytes: &[u8]| {
+            let event = worker(trusted).load(model.clone(), bytes, None);
+            let Event::ModelRefused { reason, .. } = event else { panic!("not refused: {event:?}") };
+            reason
+        };
+        assert!(reason(vec![key(2).public()], &signed).contains("is not signed by a trusted key"));
+        assert!(reason(vec![key(1).public()], &hollow).contains("is not signed by a trusted key; it has none"));
+        assert!(reason(vec![key(1).public()], &signed).contains("is malformed"));
+    }
+}

@@ -331,7 +331,7 @@ pub(crate) mod tests {
     fn what_does_not_fit_is_named() {
         check_fails(
             |p| p.network[2] = linear(4),
-            "decision: an autoencoder must give back its 2 features, the network gives 4 features",
+            "decision: an autoencoder must give back what it is given, 2 features; the network gives 4 features",
         );
         check_fails(
             |p| p.preprocess.insert(0, Step::Select { channels: names(&["c"]) }),

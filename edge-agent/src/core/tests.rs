@@ -262,6 +262,37 @@ fn a_pinned_box_refuses_other_versions_with_a_reason() {
 }
 
 #[test]
+fn a_version_that_was_ruled_out_is_refused_also_after_a_restart() {
+    let (mut core, _) = connected(1);
+    let served = offer(5, 10).served();
+    let effects = handle(&mut core, 700, Event::ModelLoaded { model: served.clone(), floor: ModelVersion(4) });
+    let floor =
+        effects.iter().find_map(|effect| if let Effect::RememberFloor(floor) = effect { Some(floor) } else { None });
+    let start = Start { serving: Some(served), floor: floor.cloned(), ..start(0, 0) };
+    let (mut restarted, _) = EdgeCore::new(settings(), start, 7);
+    handle(&mut restarted, 600, Event::LinkUp);
+    handle(&mut restarted, 601, welcome(0));
+    let messages = sent(handle(&mut restarted, 602, Event::FromHub(HubToEdge::Offer(offer(3, 10)))));
+    let [EdgeToHub::ModelReport(report)] = &messages[..] else { panic!("no report: {messages:?}") };
+    let reason = "version 3 is older than 4, the oldest this box still takes".to_owned();
+    assert_eq!(report.outcome, ModelOutcome::Refused { reason });
+    // One step back stays possible.
+    let messages = sent(handle(&mut restarted, 603, Event::FromHub(HubToEdge::Offer(offer(4, 10)))));
+    assert!(matches!(&messages[..], [EdgeToHub::Fetch { .. }]), "{messages:?}");
+}
+
+#[test]
+fn readings_wait_for_the_model_that_served_before_the_restart() {
+    let served = offer(2, 10).served();
+    let (mut core, _) = EdgeCore::new(settings(), Start { serving: Some(served.clone()), ..start(0, 0) }, 7);
+    let effects = handle(&mut core, 1, Event::Received(vec![message(1, 1, false)]));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Infer(_))), "{effects:?}");
+    let effects = handle(&mut core, 2, Event::ModelLoaded { model: served, floor: ModelVersion(1) });
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Infer(_))), "{effects:?}");
+    assert!(core.status().unanswered.is_empty());
+}
+
+#[test]
 fn a_package_that_does_not_run_is_discarded_and_reported() {
     let (mut core, _) = connected(1);
     let offer = offer(3, 10);

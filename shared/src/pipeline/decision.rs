@@ -187,7 +187,9 @@ impl Score {
     fn check(&self, input: Shape, output: Shape, stage: Stage) -> Result<(), String> {
         match self {
             Self::Mse if input.size() == output.size() => Ok(()),
-            Self::Mse => Err(format!("an autoencoder must give back its {input}, the network gives {output}")),
+            Self::Mse => {
+                Err(format!("an autoencoder must give back what it is given, {input}; the network gives {output}"))
+            }
             Self::Mahalanobis { ridge, baseline, mean, whitening } => {
                 let Shape::Flat(width @ 1..=MAX_MAHALANOBIS) = output else {
                     return Err(format!("mahalanobis needs 1 to {MAX_MAHALANOBIS} features, it is given {output}"));
