@@ -14,6 +14,7 @@ pub mod core;
 pub mod files;
 pub mod hub;
 pub mod identity;
+pub mod import;
 pub mod ingest_log;
 pub mod inspect;
 pub mod link;

@@ -12,6 +12,7 @@ use cloud_hub::config::Config;
 use cloud_hub::files::Skipped;
 use cloud_hub::hub::Hub;
 use cloud_hub::hub::offline::{self, CheckpointFile, OfflineError, OfflineSummary, OfflineTraining};
+use cloud_hub::import::{self, Import as ImportOrder, ImportError, Source};
 use cloud_hub::inspect;
 use cloud_hub::release_key;
 use cloud_hub::train::{Progress, Watch};
@@ -66,6 +67,8 @@ enum Command {
     },
     /// Trains a model as a recipe says, on files or on a hub's samples.
     Train(Train),
+    /// Makes a package of a model that was made elsewhere.
+    Import(Import),
     /// Looks into packages.
     #[command(subcommand)]
     Package(PackageCommand),
@@ -111,6 +114,33 @@ struct Train {
     /// How to report what came of it, on standard output.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     report: Output,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  cloud-hub import --onnx room.onnx --pipeline room.toml --output room.tide\n\n\
+                  The pipeline is a recipe without a network; constants that training would find must stand in it.")]
+struct Import {
+    /// The model, in ONNX.
+    #[arg(long, required_unless_present = "safetensors", conflicts_with = "safetensors")]
+    onnx: Option<PathBuf>,
+    /// The weights of a network that the pipeline declares, in the safetensors format.
+    #[arg(long)]
+    safetensors: Option<PathBuf>,
+    /// The recipe that declares input, steps and decision.
+    #[arg(long)]
+    pipeline: PathBuf,
+    /// The package to write.
+    #[arg(long)]
+    output: PathBuf,
+    /// The model's name.
+    #[arg(long, default_value = "model")]
+    model: ModelName,
+    /// The model's version.
+    #[arg(long = "model-version", default_value_t = 1)]
+    version: u32,
+    /// The release key that signs the package.
+    #[arg(long)]
+    key: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -215,6 +245,7 @@ fn main() -> ExitCode {
             load(&config).and_then(|_| say(&format!("{} is a good configuration", config.display())))
         }
         Command::Train(options) => train(options),
+        Command::Import(options) => import(options),
         Command::Package(command) => look_into(command),
         Command::Key(command) => show_key(&command),
         Command::Ca(command) => certify(command),
@@ -319,6 +350,36 @@ fn train(options: Train) -> Result<(), Failure> {
             say(&format!("{output}: {rows} rows of {segments} segments, digest {digest}{figures}"))
         }
     }
+}
+
+fn import(options: Import) -> Result<(), Failure> {
+    let key = options.key.as_deref().map(release_key::load).transpose().map_err(Failure::new)?;
+    let network = match (&options.onnx, &options.safetensors) {
+        (Some(file), _) => Source::Onnx(file),
+        (None, Some(file)) => Source::Safetensors(file),
+        (None, None) => {
+            return Err(Failure { code: 2, message: "name a model with --onnx or --safetensors".to_owned() });
+        }
+    };
+    let order = ImportOrder {
+        network,
+        pipeline: &options.pipeline,
+        model: options.model,
+        version: ModelVersion(options.version),
+        key: key.as_ref(),
+    };
+    let sealed = import::import(&order).map_err(|error| match error {
+        ImportError::Recipe(error) => Failure { code: EXIT_CONFIG, message: error.to_string() },
+        other @ (ImportError::Io { .. }
+        | ImportError::Onnx { .. }
+        | ImportError::Weights(_)
+        | ImportError::Build(_)
+        | ImportError::Package(_)
+        | ImportError::Name(_)) => Failure::new(other),
+    })?;
+    let output = options.output.display();
+    std::fs::write(&options.output, &sealed.bytes).map_err(|error| Failure::new(format!("write {output}: {error}")))?;
+    say(&format!("{output}: digest {}", sealed.digest))
 }
 
 /// Set when the process is told to stop. Only training uses it; everything else ends by itself.

@@ -210,16 +210,29 @@ impl Recipe {
         Self::read(&Source::read(path, |path| std::fs::File::open(path))?)
     }
 
+    /// Reads a recipe whose network comes from elsewhere, so that its shapes are still to be checked.
+    ///
+    /// # Errors
+    /// Says where in the file what is wrong.
+    pub fn load_declaration(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&Source::read(path, |path| std::fs::File::open(path))?)
+    }
+
+    fn parse(source: &Source) -> Result<Self, ConfigError> {
+        let mut recipe: Self = source.parse()?;
+        recipe.places = Places::of(source)?;
+        match recipe.problem() {
+            Some(problem) => Err(source.error_at(0..0, problem)),
+            None => Ok(recipe),
+        }
+    }
+
     /// Reads a recipe from its text.
     ///
     /// # Errors
     /// Says where what is wrong.
     pub fn read(source: &Source) -> Result<Self, ConfigError> {
-        let mut recipe: Self = source.parse()?;
-        recipe.places = Places::of(source)?;
-        if let Some(problem) = recipe.problem() {
-            return Err(source.error_at(0..0, problem));
-        }
+        let recipe = Self::parse(source)?;
         if !recipe.input.channels.is_empty() {
             recipe.pipeline(&[]).map_err(|error| recipe.locate(&error))?;
         }
@@ -264,6 +277,16 @@ impl Recipe {
     /// # Errors
     /// If the recipe does not fit the channels.
     pub fn pipeline(&self, available: &[ChannelName]) -> Result<Pipeline, PipelineError> {
+        let pipeline = self.declaration(available)?;
+        pipeline.check(Stage::Recipe)?;
+        Ok(pipeline)
+    }
+
+    /// The same without a check of the network and of what it gives.
+    ///
+    /// # Errors
+    /// If the steps do not fit the channels.
+    pub fn declaration(&self, available: &[ChannelName]) -> Result<Pipeline, PipelineError> {
         let channels: Vec<Channel> = if self.input.channels.is_empty() {
             available.iter().cloned().map(Channel::named).collect()
         } else {
@@ -282,7 +305,6 @@ impl Recipe {
         if let Some((flat, step)) = pipeline.decision.wanted_outputs(input) {
             fill_in_outputs(&mut pipeline.network, input, flat, step);
         }
-        pipeline.check(Stage::Recipe)?;
         Ok(pipeline)
     }
 }

@@ -4,6 +4,7 @@
 
 mod command_line;
 mod fuzz;
+mod import;
 mod kills;
 mod memory;
 mod models;

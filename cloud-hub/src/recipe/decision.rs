@@ -70,6 +70,11 @@ pub enum RecipeThreshold {
         /// The factor, above 0.
         factor: f64,
     },
+    /// This score, for models that are not trained here.
+    Fixed {
+        /// The score.
+        value: f64,
+    },
     /// `factor` times the largest smoothed score of the stream's own calibration.
     Stream {
         /// The factor, above 0.
@@ -120,6 +125,7 @@ impl RecipeDecision {
                 smooth: anomaly.smooth,
                 threshold: match anomaly.threshold {
                     RecipeThreshold::Training { .. } => Threshold::Package { value: 0.0 },
+                    RecipeThreshold::Fixed { value } => Threshold::Package { value },
                     RecipeThreshold::Stream { factor } => Threshold::Stream { factor },
                 },
                 hold_rows: anomaly.hold_rows,
