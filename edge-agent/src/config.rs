@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use shared::config::{ConfigError, Source};
-use shared::device::DeviceKind;
+use shared::device::DeviceChoice;
 use shared::ids::{AgentId, ChannelName, ModelVersion};
 use shared::package::signature::PublicKey;
 
@@ -241,7 +241,7 @@ impl Transport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
     /// The device; it may be one this program was built without.
-    pub device: DeviceKind,
+    pub device: DeviceChoice,
     /// Serve this version only, whatever the hub offers. From 1.
     pub pin: Option<ModelVersion>,
     /// The release keys whose signature a package must have, one of them. None: what the hub sends is taken.
@@ -342,7 +342,7 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(config.hub, None);
         assert_eq!(config.mqtt.client_id, "tideline-box");
         assert_eq!((config.mqtt.receive_maximum, config.mqtt.max_packet_bytes), (1000, 262_144));
-        assert_eq!(config.model, Model { device: DeviceKind::Flex, pin: None, trust: Vec::new() });
+        assert_eq!(config.model, Model { device: DeviceChoice::default(), pin: None, trust: Vec::new() });
         assert_eq!(config.spool, Spool { max_bytes: 1 << 30, commit_delay_ms: 20, when_full: WhenFull::DropOldest });
         assert_eq!(config.status, Status { interval_ms: 1000 });
         let flow = &config.inputs[0].features[0];

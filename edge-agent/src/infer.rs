@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use shared::device::{Device, DeviceError, DeviceKind};
+use shared::device::{DeviceChoice, DeviceError};
 use shared::ids::{Epoch, Sequence};
 use shared::package::Package;
 use shared::package::signature::{self, PublicKey};
@@ -40,7 +40,7 @@ pub enum Request {
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// On what.
-    pub device: DeviceKind,
+    pub device: DeviceChoice,
     /// Whose signature a package must have; none: whatever the hub sends is taken.
     pub trusted: Vec<PublicKey>,
     /// The epoch of the spool whose readings are answered.
@@ -57,9 +57,11 @@ pub fn start(
     telemetry: Telemetry,
     events: mpsc::Sender<Event>,
 ) -> Result<(mpsc::Sender<Request>, std::thread::JoinHandle<()>), StartError> {
-    let device = settings.device.open()?;
+    if let DeviceChoice::Fixed(device) = settings.device {
+        device.open()?;
+    }
     let (sender, requests) = mpsc::channel(REQUESTS);
-    let worker = Worker { device, settings, serving: None, recent: VecDeque::new(), unwritten: 0, clock, telemetry };
+    let worker = Worker { settings, serving: None, recent: VecDeque::new(), unwritten: 0, clock, telemetry };
     let thread = std::thread::Builder::new().name("infer".into()).spawn(move || worker.run(requests, &events))?;
     Ok((sender, thread))
 }
@@ -76,7 +78,6 @@ pub enum StartError {
 }
 
 struct Worker {
-    device: Device,
     settings: Settings,
     serving: Option<(ServedModel, Runner)>,
     /// Readings answered since the memory was last handed out.
@@ -144,8 +145,13 @@ impl Worker {
                         manifest.model, manifest.version, model.model.name, model.model.version
                     ));
                 }
-                let runner = package.load(&self.device).map_err(|error| error.to_string())?;
-                Ok((runner, manifest.floor))
+                let clock_us = || self.clock.monotonic_us();
+                let chosen = package.load_on(self.settings.device, &clock_us).map_err(|error| error.to_string())?;
+                if !chosen.reason.is_empty() {
+                    info!("{}", chosen.reason);
+                }
+                self.telemetry.runs_on(chosen.device);
+                Ok((chosen.runner, manifest.floor))
             });
         match loaded {
             Ok((mut runner, floor)) => {
@@ -184,9 +190,8 @@ mod tests {
     use shared::package::signature::ReleaseKey;
 
     fn worker(trusted: Vec<PublicKey>) -> Worker {
-        let settings = Settings { device: DeviceKind::Flex, trusted, epoch: Epoch(1) };
+        let settings = Settings { device: DeviceChoice::default(), trusted, epoch: Epoch(1) };
         Worker {
-            device: DeviceKind::Flex.open().expect("built in"),
             settings,
             serving: None,
             recent: VecDeque::new(),

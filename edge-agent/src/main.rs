@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use edge_agent::config::Config;
 use edge_agent::score::{self, ScoreOptions, ScoreSummary};
 use edge_agent::{agent, status};
-use shared::device::DeviceKind;
+use shared::device::DeviceChoice;
 use shared::package::signature::PublicKey;
 use shared::table::TableOptions;
 use tokio_util::sync::CancellationToken;
@@ -105,9 +105,9 @@ struct Score {
     /// A release key, `ed25519:...`, whose signature the package must have; may be given several times.
     #[arg(long = "trust")]
     trusted: Vec<PublicKey>,
-    /// The device to run on.
+    /// The device to run on; `auto` measures them all.
     #[arg(long, default_value = "flex")]
-    device: DeviceKind,
+    device: DeviceChoice,
 }
 
 fn main() -> ExitCode {

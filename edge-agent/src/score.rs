@@ -4,11 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use shared::device::{DeviceError, DeviceKind};
+use crate::clock::Clock;
+use shared::device::{DeviceChoice, DeviceError};
 use shared::event::{Outcome, StreamSchema, Verdict};
 use shared::ids::{ChannelName, IdError, StreamId};
 use shared::package::signature::{self, PublicKey};
-use shared::package::{LoadError, Package, PackageError};
+use shared::package::{NoDevice, Package, PackageError};
 use shared::pipeline::runner::{Answer, Runner, RunnerInput};
 use shared::pipeline::{Calibration, Decision, Pipeline};
 use shared::table::{Row, Table, TableError, TableOptions};
@@ -32,7 +33,7 @@ pub struct ScoreOptions {
     /// Rows at the start that the pipeline gets to know the stream from, instead of as many as it declares.
     pub calibration_rows: Option<u32>,
     /// The device to run on.
-    pub device: DeviceKind,
+    pub device: DeviceChoice,
 }
 
 /// What came out.
@@ -73,7 +74,7 @@ pub enum ScoreError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: Box<LoadError>,
+        source: NoDevice,
     },
     /// The device is not there.
     #[error("open the device: {0}")]
@@ -149,10 +150,11 @@ fn load(options: &ScoreOptions) -> Result<Runner, ScoreError> {
         signature::verify(&bytes, &options.trusted).map_err(wrong)?;
     }
     let (mut package, _) = Package::open(&bytes, None).map_err(wrong)?;
-    let device = options.device.open()?;
+    let clock = Clock::start();
     // The golden vectors are of the calibration that the package declares, so they come before any other.
-    let runner =
-        package.load(&device).map_err(|source| ScoreError::Load { path: path.clone(), source: Box::new(source) })?;
+    let chosen = package.load_on(options.device, &|| clock.monotonic_us());
+    let chosen = chosen.map_err(|source| ScoreError::Load { path: path.clone(), source })?;
+    let runner = chosen.runner;
     let Some(rows) = options.calibration_rows else {
         return Ok(runner);
     };
@@ -163,7 +165,7 @@ fn load(options: &ScoreOptions) -> Result<Runner, ScoreError> {
         return Ok(runner);
     };
     *declared = rows;
-    package.rebuild(&device).map_err(|error| problem(error.to_string()))
+    package.rebuild(&chosen.device.open()?).map_err(|error| problem(error.to_string()))
 }
 
 fn schema(pipeline: &Pipeline) -> Result<StreamSchema, IdError> {

@@ -59,7 +59,7 @@ pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Teleme
         "agent": agent.as_str(),
         "release": env!("CARGO_PKG_VERSION"),
         "uptime_s": uptime.as_seconds(),
-        "device": device,
+        "device": counters.device.map_or_else(|| device.to_owned(), |device| device.to_string()),
         "model": core.serving().map(|serving| json!({
             "name": serving.model.name.as_str(),
             "version": serving.model.version.0,

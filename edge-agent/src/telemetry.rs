@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use shared::device::DeviceKind;
+
 use crate::ingest::packets::Version;
 
 /// The agent's counters. Clones share them.
@@ -16,6 +18,7 @@ struct Counters {
     unpublished: AtomicU64,
     overflowed: AtomicU64,
     broker: Mutex<Broker>,
+    device: Mutex<Option<DeviceKind>>,
     hub_transport: AtomicU8,
 }
 
@@ -55,6 +58,8 @@ pub struct Snapshot {
     pub inferred: u64,
     /// Mean time in the pipeline per reading, in microseconds; 0 before the first.
     pub inference_us: f64,
+    /// The device that the model in service runs on.
+    pub device: Option<DeviceKind>,
     /// Predictions that were not published because the broker was away too long.
     pub unpublished: u64,
     /// QoS 0 messages dropped because they came faster than they could be made durable.
@@ -70,6 +75,11 @@ impl Telemetry {
     pub fn inference(&self, readings: usize, us: u64) {
         self.0.inferred.fetch_add(readings as u64, Ordering::Relaxed);
         self.0.inference_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// A model was loaded on this device.
+    pub fn runs_on(&self, device: DeviceKind) {
+        *self.0.device.lock().unwrap_or_else(PoisonError::into_inner) = Some(device);
     }
 
     /// `predictions` could not be published.
@@ -114,6 +124,7 @@ impl Telemetry {
         Snapshot {
             inferred,
             inference_us: load(&self.0.inference_us) as f64 / inferred.max(1) as f64,
+            device: *self.0.device.lock().unwrap_or_else(PoisonError::into_inner),
             unpublished: load(&self.0.unpublished),
             overflowed: load(&self.0.overflowed),
             broker: self.broker().clone(),

@@ -19,6 +19,41 @@ pub enum DeviceKind {
     Wgpu,
 }
 
+/// Which device a package is to run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// This one.
+    Fixed(DeviceKind),
+    /// The fastest of those that are built in and give the package's golden answers.
+    Auto,
+}
+
+impl Default for DeviceChoice {
+    fn default() -> Self {
+        Self::Fixed(DeviceKind::default())
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = DeviceError;
+
+    fn from_str(name: &str) -> Result<Self, DeviceError> {
+        if name == AUTO { Ok(Self::Auto) } else { name.parse().map(Self::Fixed) }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(kind) => kind.fmt(f),
+            Self::Auto => f.write_str(AUTO),
+        }
+    }
+}
+
+/// The name of the choice that is left to the agent.
+const AUTO: &str = "auto";
+
 /// Why a device cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {

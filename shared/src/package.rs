@@ -12,6 +12,8 @@
 pub mod signature;
 
 #[cfg(feature = "model")]
+mod choose;
+#[cfg(feature = "model")]
 mod load;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +26,8 @@ use crate::pipeline::{Pipeline, PipelineError, Stage};
 
 use signature::{ReleaseKey, SIGNATURE_BYTES, Signature};
 
+#[cfg(feature = "model")]
+pub use choose::{Chosen, NoDevice};
 #[cfg(feature = "model")]
 pub use load::LoadError;
 
@@ -435,7 +439,7 @@ mod tests {
 #[cfg(all(test, feature = "model"))]
 mod load_tests {
     use super::*;
-    use crate::device::DeviceKind;
+    use crate::device::{DeviceChoice, DeviceKind};
     use crate::pipeline::runner::Runner;
     use crate::pipeline::tests::{names, sample};
     use crate::pipeline::weights::tests::sample_weights;
@@ -472,8 +476,12 @@ mod load_tests {
             golden,
         };
         package.load(&device).expect("the golden vectors hold");
+        let chosen = package.load_on(DeviceChoice::Auto, &|| 0).expect("one runs it");
+        assert!(chosen.reason.starts_with("20 golden readings take flex 0 us; "), "{}", chosen.reason);
         package.golden.outcomes[7] = Some(Outcome::Forecast { values: vec![1.0] });
         let error = package.load(&device).expect_err("differs");
         assert!(error.to_string().starts_with("golden vector 7 differs"), "{error}");
+        let error = package.load_on(DeviceChoice::Auto, &|| 0).expect_err("differs everywhere").to_string();
+        assert!(error.starts_with("no device runs it: flex: golden vector 7 differs"), "{error}");
     }
 }

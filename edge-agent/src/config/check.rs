@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use rustls_pki_types::ServerName;
 use shared::config::{ConfigError, Problems, Source, nearest};
-use shared::device::DeviceKind;
+use shared::device::DeviceChoice;
 use shared::ids::{AgentId, ChannelName, ModelVersion};
 use shared::limits::{COMMIT_MAX_DELAY_MS, MAX_CHANNELS, MAX_ID_BYTES};
 use shared::package::signature::PublicKey;
@@ -193,8 +193,8 @@ impl Checker<'_> {
 
     fn model(&mut self, raw: &raw::Model) -> Option<Model> {
         let device = match &raw.device {
-            Some(device) => self.text(device, DeviceKind::from_str),
-            None => Some(DeviceKind::default()),
+            Some(device) => self.text(device, DeviceChoice::from_str),
+            None => Some(DeviceChoice::default()),
         };
         let pin = self.optional(raw.pin.as_ref(), |checker, pin| {
             checker.number(Some(pin), 1..=i64::from(u32::MAX), 1).map(ModelVersion)
