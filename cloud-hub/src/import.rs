@@ -155,11 +155,18 @@ pub fn import(order: &Import<'_>) -> Result<Sealed, ImportError> {
 /// # Errors
 /// If it is no model, or has what no layer can be, by the node's name.
 pub fn read_onnx(path: &Path, input: Shape, is_classifier: bool) -> Result<ImportedNetwork, ImportError> {
-    let wrong = |problem: String| ImportError::Onnx { path: path.to_owned(), problem };
-    let model =
-        proto::Model::decode(read(path)?.as_slice()).map_err(|error| wrong(format!("it is no ONNX model: {error}")))?;
-    let graph = model.graph.ok_or_else(|| wrong("it is no ONNX model: it holds no graph".to_owned()))?;
-    let mut network = graph::Mapper::map(&graph, input).map_err(wrong)?;
+    parse_onnx(&read(path)?, input, is_classifier)
+        .map_err(|problem| ImportError::Onnx { path: path.to_owned(), problem })
+}
+
+/// The same from the bytes of a file.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn parse_onnx(bytes: &[u8], input: Shape, is_classifier: bool) -> Result<ImportedNetwork, String> {
+    let model = proto::Model::decode(bytes).map_err(|error| format!("it is no ONNX model: {error}"))?;
+    let graph = model.graph.ok_or("it is no ONNX model: it holds no graph")?;
+    let mut network = graph::Mapper::map(&graph, input)?;
     if is_classifier && network.layers.last() == Some(&Layer::Softmax) {
         network.layers.pop();
     }

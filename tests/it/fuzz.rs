@@ -53,6 +53,10 @@ fn samples() -> Vec<Vec<u8>> {
     }
     samples.push(packets.to_vec());
     samples.push(include_bytes!("../../deploy/config/agent.toml").to_vec());
+    samples.push(include_bytes!("../../deploy/recipes/autoencoder.toml").to_vec());
+    samples.push(b"time;a;b\r\n2026-01-01 00:00:00;1;2\r\n2026-01-01 00:00:01;;nan\r\n5;6;7\r\n".to_vec());
+    samples.push(include_bytes!("../onnx/mlp_gemm.onnx").to_vec());
+    samples.push(include_bytes!("../onnx/conv_dense.onnx").to_vec());
     samples.push(plant::scenario(1).name.into_bytes());
     samples
 }

@@ -7,6 +7,8 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use cloud_hub::import::parse_onnx;
+use cloud_hub::recipe::Recipe;
 use edge_agent::config::Config;
 use edge_agent::ingest::packets::{self, Incoming, Version};
 use edge_agent::ingest::payload::Decoder;
@@ -14,10 +16,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::config::Source;
 use shared::event::SpoolEntry;
+use shared::ids::ChannelName;
 use shared::limits::{MAX_BATCH_BYTES, MAX_RECORD_BYTES};
 use shared::package::Package;
+use shared::pipeline::Shape;
 use shared::seglog::fake::FakeDisk;
 use shared::seglog::{Found, SegmentLog};
+use shared::table::{Table, TableOptions};
 use shared::wire::frame::{self, FrameDecoder};
 use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry};
 
@@ -25,7 +30,7 @@ use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry};
 pub type Reader = fn(&[u8]);
 
 /// The readers, by name.
-pub const READERS: [(&str, Reader); 8] = [
+pub const READERS: [(&str, Reader); 11] = [
     ("wire_frames", wire_frames),
     ("spool_entry", spool_entry),
     ("packed_entry", packed_entry),
@@ -34,6 +39,9 @@ pub const READERS: [(&str, Reader); 8] = [
     ("mqtt_packets", mqtt_packets),
     ("mqtt_payload", mqtt_payload),
     ("agent_config", agent_config),
+    ("recipe", recipe),
+    ("table", table),
+    ("onnx", onnx),
 ];
 
 /// The frames of either direction of a connection.
@@ -147,5 +155,40 @@ pub fn mqtt_payload(bytes: &[u8]) {
 pub fn agent_config(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         drop(Config::parse(&Source::new(Path::new("agent.toml"), text.to_owned())));
+    }
+}
+
+/// A recipe.
+pub fn recipe(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        drop(Recipe::read(&Source::new(Path::new("recipe.toml"), text.to_owned())));
+    }
+}
+
+/// Readings in a CSV file: as many values as readings have channels, and times that go on.
+pub fn table(bytes: &[u8]) {
+    let channels = ["a", "b"].map(|name| ChannelName::new(name).expect("a good name"));
+    let time_column = Some("time".to_owned());
+    let options = TableOptions { time_column, skips_bad_rows: true, ..TableOptions::default() };
+    let Ok(mut table) = Table::open(Path::new("table.csv"), bytes, &channels, options) else {
+        return;
+    };
+    let (mut values, mut readings, mut last) = (Vec::new(), 0, None);
+    while let Ok(Some(row)) = table.next_row(&mut values) {
+        if let shared::table::Row::Reading { time_ms, .. } = row {
+            assert!(last.is_none_or(|last| last < time_ms));
+            last = Some(time_ms);
+            readings += 1;
+        }
+        assert_eq!(values.len(), readings * channels.len());
+    }
+}
+
+/// A graph of another tool: what it becomes fits together.
+pub fn onnx(bytes: &[u8]) {
+    for input in [Shape::Flat(6), Shape::Sequence { steps: 16, channels: 3 }] {
+        if let Ok(network) = parse_onnx(bytes, input, true) {
+            drop(network.weights.check(&network.layers, input));
+        }
     }
 }
