@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use crate::core::ModelSpec;
 use crate::recipe::Recipe;
+use crate::recipe::decision::RecipeDecision;
 
 /// Milliseconds between two compactions: from a tenth of a second to an hour.
 const COMPACT_INTERVAL_MS: Range<i64> = 100..3_600_001;
@@ -186,6 +187,13 @@ fn model(raw: &RawModel, base: &Path, problems: &mut Problems<'_>) -> Result<Opt
     if raw.streams.get_ref().is_empty() {
         problems.at(raw.streams.span(), "no stream; name some, or \"*\" for all");
     }
+    if !matches!(recipe.decision, RecipeDecision::Anomaly(_)) {
+        let file = raw.recipe.display();
+        problems.at(
+            raw.name.span(),
+            format!("{file} has labels or a forecast to learn, which the hub does not; it must be an anomaly recipe (`cloud-hub train` takes all)"),
+        );
+    }
     match ModelName::new(raw.name.get_ref()) {
         Err(error) => {
             problems.at(raw.name.span(), error);
@@ -213,6 +221,8 @@ mod tests {
     fn load(config: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().expect("dir");
         std::fs::write(dir.path().join("r.toml"), RECIPE).expect("writes");
+        let classifier = RECIPE.replace("{ anomaly = { smooth = 0.2 } }", "{ classify = { labels = ['a', 'b'] } }");
+        std::fs::write(dir.path().join("c.toml"), classifier).expect("writes");
         let path = dir.path().join("hub.toml");
         std::fs::write(&path, config).expect("writes");
         Config::load(&path).map_err(|error| error.to_string().replace(&format!("{}/", dir.path().display()), ""))
@@ -240,6 +250,9 @@ mod tests {
         assert!(error.contains("hub.toml:8:23") && error.contains("100 to 3600000"), "{error}");
         let error = load(&with_model("[api]\nlissten = \"127.0.0.1:1\"\n")).expect_err("unknown key");
         assert!(error.contains("hub.toml:8:1") && error.contains("listen"), "{error}");
+        let classifier = with_model("[[model]]\nname = \"room\"\nstreams = [\"x\"]\nrecipe = \"c.toml\"\n");
+        let error = load(&classifier).expect_err("no anomaly recipe");
+        assert!(error.contains("hub.toml:8:8") && error.contains("it must be an anomaly recipe"), "{error}");
         let model = "[[model]]\nname = \"a b\"\nstreams = [\"x\"]\nrecipe = \"r.toml\"\n";
         let error = load(&with_model(model)).expect_err("bad name");
         assert!(error.contains("hub.toml:8:8") && error.contains("' '"), "{error}");

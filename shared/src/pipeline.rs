@@ -27,6 +27,9 @@ pub use decision::{Decision, Score, Threshold};
 pub use layer::{Layer, Shape};
 pub use step::Step;
 
+/// Windows that a calibration must see: of fewer there is no spread.
+const MIN_CALIBRATION_WINDOWS: u32 = 2;
+
 /// All that turns readings into predictions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -194,8 +197,40 @@ impl Pipeline {
                      least 2 more than warm_up_rows"
                 ))
             }
-            Some(_) | None => Ok(()),
+            Some(Calibration { rows, warm_up_rows }) => {
+                let (fill, hop) = self.rows_before_the_first();
+                let settled = rows.saturating_sub(fill.max(warm_up_rows)) / hop;
+                if settled >= MIN_CALIBRATION_WINDOWS {
+                    return Ok(());
+                }
+                wrong(format!(
+                    "rows is {rows}: {fill} pass before the first window, {warm_up_rows} are warm-up, and of the others every \
+                     {hop} makes one; at least {MIN_CALIBRATION_WINDOWS} windows are needed"
+                ))
+            }
+            None => Ok(()),
         }
+    }
+
+    /// Readings that pass before the steps give their first row, and from one row to the next.
+    fn rows_before_the_first(&self) -> (u32, u32) {
+        self.preprocess.iter().fold((0_u32, 1_u32), |(fill, hop), step| match step {
+            Step::Window { length, hop: next, .. } => {
+                (fill.saturating_add((length - 1).saturating_mul(hop)), hop.saturating_mul(*next))
+            }
+            Step::Diff { rows } => (fill.saturating_add(rows.saturating_mul(hop)), hop),
+            Step::Lags { rows } => {
+                let longest = rows.iter().copied().max().unwrap_or(0);
+                (fill.saturating_add(longest.saturating_mul(hop)), hop)
+            }
+            Step::Select { .. }
+            | Step::Ema { .. }
+            | Step::Zscore { .. }
+            | Step::Clip { .. }
+            | Step::Calendar { .. }
+            | Step::Stats { .. }
+            | Step::FftBands { .. } => (fill, hop),
+        })
     }
 
     /// The shape of what the network is given.
@@ -377,6 +412,26 @@ pub(crate) mod tests {
             |p| p.calibration = Some(Calibration { rows: 100, warm_up_rows: 10 }),
             "calibration: nothing learns from the stream: leave `calibration` out",
         );
+    }
+
+    #[test]
+    fn a_calibration_that_sees_no_window_is_refused() {
+        let calibrated = |length| {
+            let mut pipeline = sample();
+            pipeline.calibration = Some(Calibration { rows: 100, warm_up_rows: 10 });
+            pipeline.preprocess =
+                vec![Step::Window { length, stride: 1, hop: 4 }, Step::Stats { of: vec![Statistic::Mean] }];
+            pipeline.decision = Decision::Anomaly {
+                score: Score::Mse,
+                smooth: 1.0,
+                threshold: Threshold::Stream { factor: 2.0 },
+                hold_rows: 0,
+            };
+            pipeline.check(Stage::Fitted)
+        };
+        calibrated(90).expect("fits");
+        let error = calibrated(98).expect_err("one window").to_string();
+        assert!(error.starts_with("calibration: rows is 100: 97 pass before the first window"), "{error}");
     }
 
     #[test]

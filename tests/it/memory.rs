@@ -23,7 +23,7 @@ use tests::{Process, free_port};
 
 const AGENT: &str = "line-1";
 /// Readings before and after the kill: the first are more than what passes between two writes of the memory.
-const BEFORE: usize = 6_000;
+const BEFORE: usize = 9_000;
 const AFTER: usize = 1_000;
 /// Readings published ahead of what the agent says it has taken in.
 const WINDOW: u64 = 400;
@@ -115,6 +115,8 @@ fn kill_in_the_middle(directory: &Path) -> anyhow::Result<()> {
         compared.insert(time_ms, prediction);
     }
     ensure!(compared.len() + UNSEEN > expected.len(), "{} of {} predictions were seen", compared.len(), expected.len());
+    let after = compared.range(rows[BEFORE].time_ms..).count();
+    ensure!(10 * after >= 9 * AFTER, "{after} of {AFTER} predictions after the restart were seen");
     Ok(())
 }
 

@@ -25,8 +25,8 @@ pub const CHECKPOINT_EVENTS: u64 = 2_048;
 /// Readings that bring the pipelines up to date after a restart where their memory is gone, and a new model after a swap.
 pub const WARM_UP_READINGS: usize = 512;
 /// Readings between two writes of the pipelines' memory: they are gone through again after a restart, which takes a tenth of
-/// a second, and the spool must still hold them.
-pub const MEMORY_READINGS: usize = 4_096;
+/// a second, and the spool must still hold them. Each write is a sync of a file of its own, which the spool's syncs wait for.
+pub const MEMORY_READINGS: usize = 8_192;
 /// Readings that may be gone through again after a restart: those since the memory was written, while a full queue of
 /// answers was waiting to become durable.
 pub const REPLAYED_READINGS: usize = 2 * MEMORY_READINGS + INFER_QUEUE;

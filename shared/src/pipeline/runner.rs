@@ -263,6 +263,11 @@ impl StreamState {
             }
             self.preprocess.push(time_ms, values, &mut features);
         }
+        // Gaps and missing values may have left nothing to learn from: then it begins again.
+        if features.len() / model.input_size < settled_from + 2 || readings.times_ms.len() <= warm_up {
+            self.calibrating = Some(Readings::default());
+            return;
+        }
         let outputs = model.network.run(&features, &model.device);
         let rows: Vec<Row<'_>> = model.rows(&features, &outputs).collect();
         self.decision.calibrate(&model.pipeline.decision, &rows, settled_from);
@@ -367,6 +372,16 @@ mod tests {
         let alarms =
             |answers: &[Answer]| answers[40..].iter().map(|answer| verdict(answer).anomaly).collect::<Vec<_>>();
         assert_eq!(alarms(&answers), alarms(&moved));
+    }
+
+    #[test]
+    fn a_calibration_without_values_begins_again() {
+        let schema = schema("x", &["a", "b"]);
+        let mut readings: Vec<(i64, Vec<f64>)> = (0..40).map(|i| (i * 1_000, vec![f64::NAN, 1.0])).collect();
+        readings.extend(rows(0).into_iter().map(|(time_ms, values)| (40_000 + time_ms, values)));
+        let answers = run_all(&mut runner_of(calibrated(), &Weights::default()), &schema, &readings);
+        assert!(answers[..80].iter().all(|answer| *answer == Answer::Calibrating));
+        assert!(answers[80..].iter().all(|answer| !verdict(answer).anomaly), "{:?}", &answers[80..84]);
     }
 
     #[test]
