@@ -29,7 +29,7 @@ fn twenty_kills_of_agent_and_hub_lose_nothing_and_double_nothing() {
     let seed = 7;
     let seen = World::start(directory.path(), seed).and_then(World::run);
     let right =
-        seen.as_ref().is_ok_and(|seen| (seen.lost, seen.doubled, seen.kills) == (0, 0, KILLS) && seen.versions >= 2);
+        seen.as_ref().is_ok_and(|seen| (seen.lost, seen.doubled, seen.kills) == (0, 0, KILLS) && seen.versions >= 1);
     if !right {
         panic!("seed {seed}: {seen:?}; everything is kept in {}", directory.keep().display());
     }
@@ -143,6 +143,7 @@ impl World {
             }
         }
         self.wait("every reading at the hub", || self.at_hub() >= self.published.len() as u64)?;
+        self.wait("a training that drift called for", || self.judged())?;
         self.wait("training to end", || self.api.get("ledger").is_ok_and(|ledger| ledger["training_idle"] == true))?;
         let versions = self.versions();
         let Self { scenario, directory, agent_id, hub, agent, published, kills, .. } = self;
@@ -187,6 +188,16 @@ impl World {
     fn versions(&self) -> usize {
         let versions = self.api.items(&format!("models/{MODEL}/versions"));
         versions.map_or(0, |versions| versions.len())
+    }
+
+    /// Whether a training that drift called for came to a verdict, however often the hub died over it. Which verdict
+    /// depends on how much had come in by then, so on the kills; the scenario tests say that the loop closes.
+    fn judged(&self) -> bool {
+        let runs = self.api.items("retraining-runs").unwrap_or_default();
+        runs.iter().any(|run| {
+            run["trigger"].as_str().is_some_and(|trigger| trigger.starts_with("drift"))
+                && run["candidates"].as_array().is_some_and(|tried| !tried.is_empty())
+        })
     }
 
     fn wait(&self, what: &str, ready: impl Fn() -> bool) -> anyhow::Result<()> {
