@@ -79,8 +79,9 @@ const WINDOWS: usize = 10_000;
 const STEPS: usize = 32;
 const CHANNELS: usize = 3;
 
-/// Networks that hold every kind of layer.
-const NETWORKS: [(&str, &str); 4] = [
+/// Networks that hold every kind of layer. The last two are made only of layers that have kernels of their own on flex, the
+/// others hold layers that burn computes there too.
+const NETWORKS: [(&str, &str); 6] = [
     (
         "convolutions",
         "[{ conv1d = { filters = 8, kernel = 5, padding = 'same' } }, { batch_norm = {} }, 'relu', \
@@ -102,6 +103,21 @@ const NETWORKS: [(&str, &str); 4] = [
         "forecast",
         "[{ detrend = { layers = 3 } }, 'transpose', { linear = { outputs = 32 } }, 'transpose', \
           { pool = { of = 'average', kernel = 3, stride = 1, padding = 1 } }, 'tanh']",
+    ),
+    (
+        "convolutions in kernels",
+        "[{ conv1d = { filters = 9, kernel = 5, padding = 'same' } }, { batch_norm = {} }, 'relu', \
+          { pool = { of = 'max', kernel = 3, stride = 2, padding = 1 } }, \
+          { conv1d = { filters = 20, kernel = 3, stride = 2, padding = 'causal', bias = false } }, \
+          { leaky_relu = { slope = 0.1 } }, { pool = { of = 'average', kernel = 3, stride = 1, padding = 1 } }, \
+          { conv1d = { filters = 7, kernel = 2 } }, 'tanh', { linear = { outputs = 5 } }, \
+          { dropout = { probability = 0.1 } }, { global_pool = { of = 'average' } }, { linear = { outputs = 96 } }]",
+    ),
+    (
+        "recurrence in kernels",
+        "[{ gru = { units = 11, give = 'sequence' } }, 'affine', { lstm = { units = 6, give = 'sequence' } }, \
+          { reshape = { steps = 16, channels = 12 } }, { lstm = { units = 9, give = 'sequence' } }, \
+          { gru = { units = 20 } }, 'sigmoid', { linear = { outputs = 96 } }]",
     ),
 ];
 

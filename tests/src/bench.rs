@@ -3,6 +3,7 @@
 
 pub mod delivery;
 pub mod fleet;
+pub mod inference;
 pub mod load;
 pub mod model;
 pub mod stations;
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use delivery::Delivery;
 use fleet::Fleet;
+use inference::Inference;
 use stations::Station;
 
 /// All that was found.
@@ -24,6 +26,8 @@ pub struct Report {
     pub stations: Vec<Station>,
     /// From MQTT to a published answer.
     pub delivery: Option<Delivery>,
+    /// One inference of small networks.
+    pub inference: Vec<Inference>,
     /// Hubs with many agents.
     pub fleets: Vec<Fleet>,
     /// Figures against what they should be.
@@ -48,7 +52,7 @@ pub struct Claim {
 impl Report {
     /// Holds the figures against what they should be.
     pub fn judge(&mut self) {
-        self.claims = claims(self.delivery.as_ref(), &self.fleets);
+        self.claims = claims(self.delivery.as_ref(), &self.inference, &self.fleets);
     }
 
     /// The report for people.
@@ -64,6 +68,9 @@ impl Report {
         if let Some(delivery) = &self.delivery {
             write_delivery(delivery, out)?;
             write_stations(&self.stations, out)?;
+        }
+        if !self.inference.is_empty() {
+            write_inference(&self.inference, out)?;
         }
         if !self.fleets.is_empty() {
             writeln!(out, "A hub with many agents{:>28} {:>14} {:>12}", "KiB per agent", "readings/s", "connected")?;
@@ -114,7 +121,28 @@ fn write_stations(stations: &[Station], out: &mut String) -> std::fmt::Result {
     writeln!(out)
 }
 
-fn claims(delivery: Option<&Delivery>, fleets: &[Fleet]) -> Vec<Claim> {
+fn write_inference(rows: &[Inference], out: &mut String) -> std::fmt::Result {
+    writeln!(out, "One inference on one thread, microseconds")?;
+    writeln!(
+        out,
+        "  {:<18} {:>6} {:>10} {:>10} {:>12} {:>10}",
+        "network", "batch", "flex", "ndarray", "onnxruntime", "tract"
+    )?;
+    for row in rows {
+        write!(out, "  {:<18} {:>6} {:>10.1} {:>10.1}", row.network, row.batch, row.flex_us, row.ndarray_us)?;
+        if let (Some(onnxruntime), Some(tract)) = (row.onnxruntime_us, row.tract_us) {
+            write!(
+                out,
+                " {onnxruntime:>12.1} {tract:>10.1}   flex is {:>5.2} x onnxruntime",
+                row.flex_us / onnxruntime
+            )?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(out)
+}
+
+fn claims(delivery: Option<&Delivery>, inference: &[Inference], fleets: &[Fleet]) -> Vec<Claim> {
     let mut claims = Vec::new();
     let mut claim = |name, measured: f64, limit: f64, at_least| {
         let holds = if at_least { measured >= limit } else { measured <= limit };
@@ -135,6 +163,16 @@ fn claims(delivery: Option<&Delivery>, fleets: &[Fleet]) -> Vec<Claim> {
         claim("bytes written per byte of the spool, full load", delivery.write_amplification, 1.3, false);
         claim("idle agent with a model, MiB", mib(delivery.idle_kib), 12.0, false);
         claim("overloaded agent at its peak, MiB", mib(delivery.overloaded_kib), 64.0, false);
+    }
+    for (name, batches, limit) in [
+        ("time of one inference, against onnxruntime, 1 and 64", [1, 64], 1.0),
+        ("time of one inference, against onnxruntime, 512", [512, 512], 1.3),
+    ] {
+        let ratios = inference.iter().filter(|row| batches.contains(&row.batch));
+        let worst = ratios.filter_map(|row| Some(row.flex_us / row.onnxruntime_us?)).reduce(f64::max);
+        if let Some(worst) = worst {
+            claim(name, worst, limit, false);
+        }
     }
     if let Some(largest) = fleets.last() {
         claim("hub per idle agent, KiB", largest.kib_per_agent, 48.0, false);

@@ -1,5 +1,6 @@
 //! The network: declared layers as operations on burn's tensors, on whichever device.
 
+mod kernels;
 mod operations;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use self::kernels::Kernels;
 use self::operations::Flow;
 use super::layer::{Layer, Shape, shapes};
 use super::weights::{WeightTensor, Weights, WeightsError, needed};
@@ -22,6 +24,9 @@ pub struct Network {
     kernels: Vec<Param<Tensor<3>>>,
     #[module(skip)]
     plan: Plan,
+    /// What [`Network::run`] takes instead of tensors, where it can.
+    #[module(skip)]
+    short_cut: Option<Kernels>,
 }
 
 /// What is declared, and where each layer's weights are.
@@ -55,14 +60,21 @@ impl Network {
     /// If a tensor is missing, of the wrong shape or not finite.
     pub fn build(layers: &[Layer], input: Shape, weights: &Weights, device: &Device) -> Result<Self, WeightsError> {
         weights.check(layers, input)?;
+        let shapes = shapes(layers, input).unwrap_or_default();
+        let short_cut = if *device == Device::flex() && !device.is_autodiff() {
+            Kernels::of(layers, &shapes, input, weights)?
+        } else {
+            None
+        };
         let mut network = Self {
+            short_cut,
             vectors: Vec::new(),
             matrices: Vec::new(),
             kernels: Vec::new(),
             plan: Plan {
                 input,
                 layers: layers.to_vec(),
-                shapes: shapes(layers, input).unwrap_or_default(),
+                shapes,
                 weights: vec![Vec::new(); layers.len()],
                 names: BTreeMap::new(),
                 is_training: device.is_autodiff(),
@@ -112,6 +124,9 @@ impl Network {
     pub fn run(&self, features: &[f32], device: &Device) -> Vec<f32> {
         if self.plan.layers.is_empty() {
             return features.to_vec();
+        }
+        if let Some(kernels) = &self.short_cut {
+            return kernels.run(features);
         }
         let width = self.plan.input.size();
         let mut outputs = Vec::with_capacity(features.len() / width * self.output_shape().size());

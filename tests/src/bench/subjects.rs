@@ -237,7 +237,11 @@ impl Peers {
     }
 }
 
-fn execute(command: &mut Command) -> anyhow::Result<()> {
+/// Runs a program to its end.
+///
+/// # Errors
+/// What it complained of, if it failed.
+pub(super) fn execute(command: &mut Command) -> anyhow::Result<()> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {command:?}"))?;
     if output.status.success() {
         return Ok(());

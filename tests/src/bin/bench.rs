@@ -10,13 +10,14 @@ use clap::{Parser, ValueEnum};
 use edge_agent::clock::Clock;
 use indicatif::{ProgressBar, ProgressStyle};
 use tests::bench::delivery::Bench;
+use tests::bench::inference::{self, Rivals};
 use tests::bench::model::Model;
 use tests::bench::subjects::Peers;
 use tests::bench::{Report, fleet, stations};
 
 /// Measures throughput, latency, memory and disk writes of agent and hub with real brokers, disks and connections, next to a
-/// bare subscriber, a Python pipeline and Node-RED in the same minutes. Takes mosquitto, Python 3 and Node.js; the peers are
-/// installed into a folder that is thrown away.
+/// bare subscriber, a Python pipeline and Node-RED in the same minutes, and single inferences next to onnxruntime and tract.
+/// Takes mosquitto, Python 3 and Node.js; the peers are installed into a folder that is thrown away.
 #[derive(Parser)]
 #[command(max_term_width = 100)]
 struct Arguments {
@@ -41,6 +42,8 @@ struct Arguments {
 enum Part {
     /// From MQTT to a published answer.
     Delivery,
+    /// One inference of small networks.
+    Inference,
     /// A hub with many agents.
     Hub,
 }
@@ -72,7 +75,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let spinner = spinner();
     let directory = tempfile::tempdir()?;
     let mut report = Report::default();
-    if arguments.only != Some(Part::Hub) {
+    let wanted = |part| arguments.only.is_none_or(|only| only == part);
+    if wanted(Part::Delivery) {
         spinner.set_message("training a model");
         let model = Model::train()?;
         report.stations = stations::run(directory.path(), &model, clock)?;
@@ -81,7 +85,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         let bench = Bench { directory: directory.path(), clock, model: &model, peers, runs: arguments.runs };
         report.delivery = Some(bench.run(&mut |what| spinner.set_message(what.to_owned()))?);
     }
-    if arguments.only != Some(Part::Delivery) {
+    if wanted(Part::Inference) {
+        let rivals = if arguments.without_peers { None } else { Some(install_rivals(directory.path(), &spinner)?) };
+        let progress = &mut |what: &str| spinner.set_message(what.to_owned());
+        report.inference = inference::run(directory.path(), rivals.as_ref(), arguments.runs, clock, progress)?;
+    }
+    if wanted(Part::Hub) {
         for agents in &arguments.agents {
             spinner.set_message(format!("a hub with {agents} agents"));
             report.fleets.push(fleet::run(directory.path(), *agents, arguments.runs, clock)?);
@@ -102,6 +111,11 @@ fn install_peers(directory: &Path, model: &Model, spinner: &ProgressBar) -> anyh
     let folder = directory.join("peers");
     std::fs::create_dir_all(&folder)?;
     Peers::install(&folder, model).context("install the peers (--without-peers leaves them out)")
+}
+
+fn install_rivals(directory: &Path, spinner: &ProgressBar) -> anyhow::Result<Rivals> {
+    spinner.set_message("installing onnxruntime and building tract");
+    Rivals::install(directory).context("install the peers (--without-peers leaves them out)")
 }
 
 fn spinner() -> ProgressBar {
