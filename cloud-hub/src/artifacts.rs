@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use shared::ids::Digest;
 use shared::limits::{CHUNK_BYTES, MAX_PACKAGE_BYTES};
+use shared::wire::part::{PackedPart, dictionary_range};
 
 /// The folder of packages.
 #[derive(Debug, Clone)]
@@ -65,17 +67,28 @@ impl Artifacts {
         Ok(bytes)
     }
 
-    /// The part of a package that starts at `offset`; empty at the end.
+    /// The part of a package that starts at `offset`, packed against `base`; empty at the end.
     ///
     /// # Errors
-    /// If it is not there or the disk fails.
-    pub fn chunk(&self, digest: Digest, offset: u64) -> Result<Vec<u8>, ArtifactError> {
+    /// If one of them is not there or the disk fails.
+    pub fn chunk(&self, digest: Digest, offset: u64, base: Option<Digest>) -> Result<PackedPart, ArtifactError> {
+        let bytes = self.range(digest, offset..offset.saturating_add(CHUNK_BYTES as u64))?;
+        let dictionary = base.map_or(Ok(Vec::new()), |base| self.range(base, dictionary_range(offset)))?;
+        PackedPart::pack(&bytes, &dictionary).map_err(|source| ArtifactError {
+            action: "pack",
+            path: self.path(digest),
+            source,
+        })
+    }
+
+    /// As much of a range of a package as there is.
+    fn range(&self, digest: Digest, range: Range<u64>) -> Result<Vec<u8>, ArtifactError> {
         let path = self.path(digest);
         let read = || {
             let mut file = File::open(&path)?;
-            file.seek(SeekFrom::Start(offset))?;
-            let mut bytes = Vec::with_capacity(CHUNK_BYTES);
-            file.take(CHUNK_BYTES as u64).read_to_end(&mut bytes)?;
+            file.seek(SeekFrom::Start(range.start))?;
+            let mut bytes = Vec::new();
+            file.take(range.end - range.start).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
         read().map_err(|source| ArtifactError { action: "read", path: path.clone(), source })
@@ -99,7 +112,8 @@ mod tests {
         artifacts.store(digest, &bytes).expect("writes");
         let mut read = Vec::new();
         loop {
-            let chunk = artifacts.chunk(digest, read.len() as u64).expect("reads");
+            let chunk = artifacts.chunk(digest, read.len() as u64, None).expect("reads");
+            let chunk = chunk.unpack(&[]).expect("unpacks");
             if chunk.is_empty() {
                 break;
             }

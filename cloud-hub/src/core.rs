@@ -98,6 +98,8 @@ pub enum Event {
         digest: Digest,
         /// Where the part starts.
         offset: u64,
+        /// A package that the agent has.
+        base: Option<Digest>,
     },
     /// An agent says what became of a model.
     ModelReport {
@@ -168,6 +170,8 @@ pub enum Effect {
         digest: Digest,
         /// Where the part starts.
         offset: u64,
+        /// The package the agent has.
+        base: Option<Digest>,
     },
     /// Close a connection.
     Close {
@@ -323,9 +327,11 @@ impl HubCore {
             }
             Event::Hello { connection, hello } => self.hello(now, connection, hello, effects),
             Event::Entry { connection, entry } => self.entry(connection, entry, effects),
-            Event::Fetch { connection, digest, offset } => {
+            Event::Fetch { connection, digest, offset, base } => {
                 if self.registry.knows(digest) {
-                    effects.push(Effect::SendChunk { connection, digest, offset });
+                    // A base from elsewhere is none: only what was released here is sure to be here.
+                    let base = base.filter(|base| self.registry.knows(*base));
+                    effects.push(Effect::SendChunk { connection, digest, offset, base });
                 } else {
                     self.refuse(connection, format!("there is no package {digest}"), effects);
                 }

@@ -267,10 +267,12 @@ impl Hub {
                     self.to_log(ingest_log::Request::Append(Entry { agent, entry })).await;
                 }
                 Effect::Send { connection, message } => self.send(connection, message),
-                Effect::SendChunk { connection, digest, offset } => match self.artifacts.chunk(digest, offset) {
-                    Ok(bytes) => self.send(connection, HubToEdge::Chunk { digest, offset, bytes }),
-                    Err(error) => error!("failed to {error}"),
-                },
+                Effect::SendChunk { connection, digest, offset, base } => {
+                    match self.artifacts.chunk(digest, offset, base) {
+                        Ok(part) => self.send(connection, HubToEdge::Chunk { digest, offset, base, part }),
+                        Err(error) => error!("failed to {error}"),
+                    }
+                }
                 Effect::Close { connection } => drop(self.agents.remove(&connection)),
                 Effect::Compact { from, to, snapshot } => self.compact(from, to, snapshot),
                 Effect::Train(job) => self.train(job),

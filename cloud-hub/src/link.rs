@@ -257,7 +257,7 @@ fn event(connection: ConnectionId, message: EdgeToHub) -> Result<Event, LinkErro
     Ok(match message {
         EdgeToHub::Hello(hello) => Event::Hello { connection, hello },
         EdgeToHub::Entry(packed) => Event::Entry { connection, entry: unpack(&packed)? },
-        EdgeToHub::Fetch { digest, offset } => Event::Fetch { connection, digest, offset },
+        EdgeToHub::Fetch { digest, offset, base } => Event::Fetch { connection, digest, offset, base },
         EdgeToHub::ModelReport(report) => Event::ModelReport { connection, report },
         EdgeToHub::Status(status) => Event::Status { connection, status },
     })

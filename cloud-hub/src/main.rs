@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use cloud_hub::authority::{self, Subject};
+use cloud_hub::clock;
 use cloud_hub::config::Config;
 use cloud_hub::files::Skipped;
 use cloud_hub::hub::Hub;
@@ -18,6 +19,7 @@ use cloud_hub::release_key;
 use cloud_hub::train::{Progress, Watch};
 use indicatif::{ProgressBar, ProgressStyle};
 use shared::device::DeviceKind;
+use shared::event::UnixMillis;
 use shared::ids::{AgentId, ModelName, ModelVersion};
 use shared::package::signature::PublicKey;
 use tokio_util::sync::CancellationToken;
@@ -400,11 +402,13 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
     Ok(cancelled)
 }
 
-/// Shows how far training is: a bar on a terminal, now and then a line of log elsewhere.
+/// Shows how far training is: a bar on a terminal; elsewhere an event of the log for every tenth of a stage, which
+/// `--log-format json` makes readable for programs.
 struct Reporter {
     bar: Option<ProgressBar>,
-    /// Tenths of the stage that were said.
+    /// The stage, and tenths of it that were said.
     said: (String, u32),
+    stage_since_ms: UnixMillis,
 }
 
 impl Reporter {
@@ -414,22 +418,33 @@ impl Reporter {
         {
             bar.set_style(style);
         }
-        Self { bar, said: (String::new(), 0) }
+        Self { bar, said: (String::new(), 0), stage_since_ms: clock::unix_ms() }
     }
 
     fn report(&mut self, step: &Progress) {
-        let validation = step.validation_loss.map(|loss| format!(" validation {loss:.4}")).unwrap_or_default();
-        let loss = if step.loss.is_nan() { String::new() } else { format!(" loss {:.4}", step.loss) };
         if let Some(bar) = &self.bar {
+            let validation = step.validation_loss.map(|loss| format!(" validation {loss:.4}")).unwrap_or_default();
+            let loss = if step.loss.is_nan() { String::new() } else { format!(" loss {:.4}", step.loss) };
             bar.set_position((step.done * BAR_STEPS as f64) as u64);
             bar.set_message(format!("{}{loss}{validation}", step.stage));
             return;
         }
         let tenth = (10.0 * step.done) as u32;
-        if self.said.0 != step.stage || self.said.1 < tenth {
-            self.said = (step.stage.clone(), tenth);
-            tracing::info!("{} {:.0} %{loss}{validation}", step.stage, 100.0 * step.done);
+        if self.said.0 != step.stage {
+            self.stage_since_ms = clock::unix_ms();
+        } else if self.said.1 >= tenth {
+            return;
         }
+        self.said = (step.stage.clone(), tenth);
+        let spent_s = (clock::unix_ms() - self.stage_since_ms) as f64 / 1_000.0;
+        tracing::info!(
+            stage = step.stage,
+            done = step.done,
+            loss = (!step.loss.is_nan()).then_some(step.loss),
+            validation_loss = step.validation_loss,
+            remaining_s = (step.done > 0.0).then(|| spent_s * (1.0 - step.done) / step.done),
+            "training"
+        );
     }
 
     fn finish(&self) {

@@ -118,7 +118,7 @@ impl Agent {
             warn!(kept = %aside.display(), "the state store was begun anew");
         }
         let artifacts = Artifacts::open(&directory.join("models"))?;
-        let Recovered { spool, mut core, effects, memory } = start::recover(&config, &state, &clock)?;
+        let Recovered { spool, mut core, effects, memory } = start::recover(&config, &state, &artifacts, &clock)?;
         let settings =
             infer::Settings { device: config.model.device, trusted: config.model.trust.clone(), epoch: spool.epoch() };
         let (spool, spool_thread) = spool
@@ -277,8 +277,9 @@ impl Agent {
                 Effect::Dial => self.to_link(link::Command::Dial).await,
                 Effect::Hangup => self.to_link(link::Command::Hangup).await,
                 Effect::Send(message) => self.to_link(link::Command::Send(Box::new(message))).await,
-                Effect::StoreChunk { digest, offset, bytes } => {
-                    if let Err(error) = self.artifacts.store_chunk(digest, offset, &bytes) {
+                Effect::StorePart { digest, offset, base, part } => {
+                    // The package will not hold, and is fetched again.
+                    if let Err(error) = self.artifacts.store_part(digest, offset, base, &part) {
                         error!("failed to {error}");
                     }
                 }

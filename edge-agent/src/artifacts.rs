@@ -2,10 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use shared::ids::Digest;
 use shared::limits::MAX_PACKAGE_BYTES;
+use shared::wire::part::{PackedPart, dictionary_range};
 
 /// The folder of model files.
 #[derive(Debug, Clone)]
@@ -36,6 +38,36 @@ impl Artifacts {
         Ok(Self { directory: directory.to_owned() })
     }
 
+    /// A package of which a part is here, and how much: at most one is fetched at a time.
+    #[must_use]
+    pub fn partial_package(&self) -> Option<(Digest, u64)> {
+        fs::read_dir(&self.directory).ok()?.flatten().find_map(|entry| {
+            let name = entry.file_name();
+            let digest = Digest::from_hex(name.to_str()?.strip_suffix(".part")?)?;
+            Some((digest, entry.metadata().ok()?.len()))
+        })
+    }
+
+    /// Unpacks a part of a package and writes it. A part at offset 0 begins the file anew.
+    ///
+    /// # Errors
+    /// If the part does not unpack, the package it was packed against is not there, or the disk fails.
+    pub fn store_part(
+        &self,
+        digest: Digest,
+        offset: u64,
+        base: Option<Digest>,
+        part: &PackedPart,
+    ) -> Result<(), ArtifactError> {
+        let dictionary = base.map_or(Ok(Vec::new()), |base| self.range(base, dictionary_range(offset)))?;
+        let bytes = part.unpack(&dictionary).map_err(|error| ArtifactError {
+            action: "unpack a part of",
+            path: self.partial(digest),
+            source: io::Error::new(io::ErrorKind::InvalidData, error),
+        })?;
+        self.store_chunk(digest, offset, &bytes)
+    }
+
     /// Writes a part of a package. A part at offset 0 begins the file anew.
     ///
     /// # Errors
@@ -48,6 +80,19 @@ impl Artifacts {
             file.write_all(bytes)
         };
         write().map_err(|source| ArtifactError { action: "write", path: path.clone(), source })
+    }
+
+    /// As much of a range of a package as there is.
+    fn range(&self, digest: Digest, range: Range<u64>) -> Result<Vec<u8>, ArtifactError> {
+        let path = self.path(digest);
+        let read = || {
+            let mut file = File::open(&path)?;
+            file.seek(SeekFrom::Start(range.start))?;
+            let mut bytes = Vec::new();
+            file.take(range.end - range.start).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map_err(|source| ArtifactError { action: "read", path: path.clone(), source })
     }
 
     /// The package's bytes; a file that was just completed is made durable under its own name first.
@@ -92,6 +137,7 @@ impl Artifacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shared::limits::CHUNK_BYTES;
 
     #[test]
     fn a_package_in_parts_becomes_one_file_and_stays() {
@@ -106,5 +152,29 @@ mod tests {
         artifacts.discard(digest);
         let error = artifacts.complete(digest).expect_err("gone");
         assert!(error.to_string().starts_with("read model file"), "{error}");
+    }
+
+    #[test]
+    fn a_package_is_put_together_from_parts_that_were_packed_against_another() {
+        let dir = tempfile::tempdir().expect("dir");
+        let artifacts = Artifacts::open(dir.path()).expect("opens");
+        let base: Vec<u8> = (0..150_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let package = [&b"another manifest"[..], &base].concat();
+        let (old, new) = (Digest::of(&base), Digest::of(&package));
+        artifacts.store_chunk(old, 0, &base).expect("writes");
+        artifacts.complete(old).expect("is whole");
+        for (index, bytes) in package.chunks(CHUNK_BYTES).enumerate() {
+            assert_eq!(artifacts.partial_package().map_or(0, |(_, length)| length), (index * CHUNK_BYTES) as u64);
+            let offset = (index * CHUNK_BYTES) as u64;
+            let place = dictionary_range(offset);
+            let dictionary = &base[place.start as usize..(place.end as usize).min(base.len())];
+            let part = PackedPart::pack(bytes, dictionary).expect("packs");
+            let stranger = Some(Digest::of(b"nobody"));
+            assert!(artifacts.store_part(new, offset, stranger, &part).is_err(), "there is no such base");
+            artifacts.store_part(new, offset, Some(old), &part).expect("writes");
+        }
+        assert_eq!(artifacts.partial_package(), Some((new, package.len() as u64)));
+        assert_eq!(artifacts.complete(new).expect("is whole"), package);
+        assert_eq!(artifacts.partial_package(), None);
     }
 }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use shared::event::{Gap, GapReason, ModelRef, Outcome, Prediction, SpoolEntry, StreamSchema, UnixMillis};
 use shared::ids::{Digest, Epoch, ModelVersion, Sequence, StreamId};
 use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel};
+use shared::wire::part::PackedPart;
 
 pub use received::{NewReading, Receipt, Received, Rejection};
 
@@ -197,13 +198,15 @@ pub enum Effect {
     /// Say something to the hub.
     Send(EdgeToHub),
     /// Write a part of a package to the disk.
-    StoreChunk {
+    StorePart {
         /// The package.
         digest: Digest,
         /// Where the part belongs.
         offset: u64,
+        /// The package it was packed against.
+        base: Option<Digest>,
         /// The part.
-        bytes: Vec<u8>,
+        part: PackedPart,
     },
     /// Load a package that is completely on the disk; answered by `ModelLoaded` or `ModelRefused`.
     Load(ServedModel),
@@ -255,6 +258,8 @@ pub struct Start {
     pub serving: Option<ServedModel>,
     /// No version of a model below this one is served any more.
     pub floor: Option<ModelRef>,
+    /// A package of which a part is on the disk, and how many bytes.
+    pub partial: Option<(Digest, u64)>,
 }
 
 /// What does not change while the agent runs.
@@ -308,7 +313,7 @@ impl EdgeCore {
         let mut core = Self {
             spool,
             sync: SyncSession::new(&settings, start.epoch, acked, start.next, seed),
-            slot: ModelSlot::new(settings.pinned, start.floor),
+            slot: ModelSlot::new(settings.pinned, start.floor, start.partial),
             memory: HeldMemory::default(),
             questions: start.unfinished.into(),
             questions_in_flight: 0,
@@ -497,7 +502,7 @@ impl EdgeCore {
                 self.deliver(&delivered);
             }
             HubToEdge::Offer(offer) => self.slot.offered(offer, effects),
-            HubToEdge::Chunk { digest, offset, bytes } => self.slot.chunk(digest, offset, bytes, effects),
+            HubToEdge::Chunk { digest, offset, base, part } => self.slot.chunk(digest, offset, base, part, effects),
             HubToEdge::Refused { reason, retry_after_ms } => self.sync.refused(now, &reason, retry_after_ms, effects),
         }
     }

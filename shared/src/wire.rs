@@ -14,18 +14,19 @@
 //!   |<--------------------------------------|   sent once the entry is durable; cumulative
 //!   |            Offer {model, digest...}   |
 //!   |<--------------------------------------|
-//!   | Fetch {digest, offset}                |
+//!   | Fetch {digest, offset, base}          |
 //!   |-------------------------------------->|   one chunk a request, so that a transfer resumes anywhere
 //!   |            Chunk {digest, offset..}   |
-//!   |<--------------------------------------|
+//!   |<--------------------------------------|   packed against `base`, a package the agent has
 //!   | ModelReport {digest, outcome}         |
 //!   |-------------------------------------->|
 //! ```
 
 pub mod frame;
 pub mod message;
+pub mod part;
 
 /// The ALPN protocol name both sides insist on.
 pub const ALPN: &[u8] = b"tideline/1";
 /// The version of the messages, checked in `Hello`.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;

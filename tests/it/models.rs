@@ -23,21 +23,28 @@ fn recipe(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/recipes").join(name)
 }
 
-fn run(name: &str, arguments: &[&str]) -> String {
+fn run(name: &str, arguments: &[&str]) -> [String; 2] {
     let output = Command::new(program(name).expect("built")).args(arguments).output().expect("runs");
     assert!(output.status.success(), "{name} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
+    [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("text"))
 }
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("utf-8")
 }
 
-fn train(name: &str, data: &Path, package: &Path) -> Value {
+/// What the training measured, and the events of its log.
+fn train_and_listen(name: &str, data: &Path, package: &Path) -> (Value, Vec<Value>) {
     let recipe = recipe(name);
     let arguments =
         ["train", "--recipe", text(&recipe), "--data", text(data), "--output", text(package), "--report", "json"];
-    serde_json::from_str(&run("cloud-hub", &arguments)).expect("JSON")
+    let [report, log] = run("cloud-hub", &[&["--log-format", "json"], &arguments[..]].concat());
+    let events = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    (serde_json::from_str(&report).expect("JSON"), events)
+}
+
+fn train(name: &str, data: &Path, package: &Path) -> Value {
+    train_and_listen(name, data, package).0
 }
 
 /// The columns of a CSV file that `header` names, as text.
@@ -107,7 +114,9 @@ fn a_classifier_knows_whether_somebody_is_in_the_room() {
     let Some(occupancy) = data("occupancy") else { return };
     let directory = tempfile::tempdir().expect("dir");
     let (package, predictions) = (directory.path().join("room.tide"), directory.path().join("p.csv"));
-    train("occupancy.toml", &occupancy.join("datatraining.txt"), &package);
+    let (_, events) = train_and_listen("occupancy.toml", &occupancy.join("datatraining.txt"), &package);
+    let told = |event: &&Value| ["done", "loss", "remaining_s"].iter().all(|name| event["fields"][name].is_number());
+    assert!(events.iter().filter(told).count() >= 5, "how far it is: {events:?}");
     let file = occupancy.join("datatest.txt");
     let arguments = ["score", "--model", text(&package), "--input", text(&file), "--output", text(&predictions)];
     run("edge-agent", &[&arguments[..], &["--time-column", "date"]].concat());

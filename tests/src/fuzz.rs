@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use shared::config::Source;
 use shared::event::SpoolEntry;
 use shared::ids::ChannelName;
-use shared::limits::{MAX_BATCH_BYTES, MAX_RECORD_BYTES};
+use shared::limits::{CHUNK_BYTES, MAX_BATCH_BYTES, MAX_RECORD_BYTES};
 use shared::package::Package;
 use shared::pipeline::Shape;
 use shared::seglog::fake::FakeDisk;
@@ -25,15 +25,17 @@ use shared::seglog::{Found, SegmentLog};
 use shared::table::{Table, TableOptions};
 use shared::wire::frame::{self, FrameDecoder};
 use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry};
+use shared::wire::part::PackedPart;
 
 /// Reads bytes, and panics where something does not hold.
 pub type Reader = fn(&[u8]);
 
 /// The readers, by name.
-pub const READERS: [(&str, Reader); 11] = [
+pub const READERS: [(&str, Reader); 12] = [
     ("wire_frames", wire_frames),
     ("spool_entry", spool_entry),
     ("packed_entry", packed_entry),
+    ("packed_part", packed_part),
     ("segment", segment),
     ("package", package),
     ("mqtt_packets", mqtt_packets),
@@ -81,6 +83,17 @@ pub fn packed_entry(bytes: &[u8]) {
     {
         assert!(unpacked.len() <= MAX_BATCH_BYTES);
         spool_entry(&unpacked);
+    }
+}
+
+/// A part of a package on the wire, which may declare anything, with and without something to be read against.
+pub fn packed_part(bytes: &[u8]) {
+    if let Ok(packed) = postcard::from_bytes::<PackedPart>(bytes) {
+        for dictionary in [&b""[..], &bytes[..bytes.len() / 2]] {
+            if let Ok(unpacked) = packed.unpack(dictionary) {
+                assert!(unpacked.len() <= CHUNK_BYTES && unpacked.len() as u64 == packed.raw_bytes());
+            }
+        }
     }
 }
 

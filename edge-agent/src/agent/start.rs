@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::AgentError;
+use crate::artifacts::Artifacts;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::ledger::{Readings, readings_of_batch};
@@ -45,7 +46,12 @@ pub(super) enum StoreRequest {
 }
 
 /// Opens the spool and sets up the core with what is in it.
-pub(super) fn recover(config: &Config, state: &StateStore, clock: &Clock) -> Result<Recovered, AgentError> {
+pub(super) fn recover(
+    config: &Config,
+    state: &StateStore,
+    artifacts: &Artifacts,
+    clock: &Clock,
+) -> Result<Recovered, AgentError> {
     let path = config.agent.state_directory.join("spool");
     let opened = Opened::open(&path)?;
     let remembered = state.load();
@@ -54,8 +60,9 @@ pub(super) fn recover(config: &Config, state: &StateStore, clock: &Clock) -> Res
     let digest = remembered.serving.as_ref().map(|serving| serving.digest);
     let memory = MemoryFile::in_directory(&config.agent.state_directory).load();
     let mut memory = memory.filter(|memory| (memory.epoch, Some(memory.digest)) == (epoch, digest));
-    let (spool, start) = resume(opened, epoch, remembered, &mut memory)
+    let (spool, mut start) = resume(opened, epoch, remembered, &mut memory)
         .map_err(|source| SpoolError::Log { path: path.display().to_string(), source })?;
+    start.partial = artifacts.partial_package();
     info!(%epoch, next = %spool.next(), "the spool is open");
     let mut random = rand::rng();
     let settings = Settings {
@@ -129,6 +136,7 @@ pub fn resume<S: Storage>(
         spool_bytes: spool.bytes(),
         serving,
         floor,
+        partial: None,
     };
     Ok((spool, start))
 }

@@ -4,6 +4,7 @@ use shared::event::ModelRef;
 use shared::ids::{Digest, ModelVersion};
 use shared::limits::MAX_PACKAGE_BYTES;
 use shared::wire::message::{EdgeToHub, ModelOffer, ModelOutcome, ModelReport, ServedModel};
+use shared::wire::part::PackedPart;
 
 use super::Effect;
 
@@ -23,6 +24,8 @@ pub struct ModelSlot {
     unproven: bool,
     /// No version of a model below this one is served any more.
     floor: Option<ModelRef>,
+    /// A package of which a part lay on the disk at the start, and how much of it.
+    partial: Option<(Digest, u64)>,
 }
 
 #[derive(Debug)]
@@ -30,10 +33,21 @@ struct Incoming {
     offer: ModelOffer,
     received: u64,
     loading: bool,
+    /// Whether it is built on what was here before: a base, or a part from before the restart. If it does not hold, that may
+    /// be to blame, and it is fetched once more without.
+    is_built_on: bool,
+    /// Fetched without a base.
+    is_plain: bool,
+}
+
+impl Incoming {
+    fn new(offer: ModelOffer) -> Self {
+        Self { offer, received: 0, loading: false, is_built_on: false, is_plain: false }
+    }
 }
 
 impl ModelSlot {
-    pub(super) fn new(pinned: Option<ModelVersion>, floor: Option<ModelRef>) -> Self {
+    pub(super) fn new(pinned: Option<ModelVersion>, floor: Option<ModelRef>, partial: Option<(Digest, u64)>) -> Self {
         Self {
             pinned,
             serving: None,
@@ -43,6 +57,7 @@ impl ModelSlot {
             report: None,
             unproven: false,
             floor,
+            partial,
         }
     }
 
@@ -107,25 +122,48 @@ impl ModelSlot {
         }
         match &self.incoming {
             Some(incoming) if incoming.offer.digest == offer.digest => {}
-            Some(_) | None => {
-                // What is on the disk need not be fetched, and a part of it fetched anew would spoil the file.
-                let loading = self.resuming == Some(offer.digest);
-                self.incoming = Some(Incoming { offer, received: 0, loading });
-            }
+            Some(_) | None => self.begin(offer, effects),
         }
         self.fetch_next(effects);
     }
 
-    pub(super) fn chunk(&mut self, digest: Digest, offset: u64, bytes: Vec<u8>, effects: &mut Vec<Effect>) {
+    /// Makes ready for a package: what lies on the disk of it is kept, what lies there of another is not.
+    fn begin(&mut self, offer: ModelOffer, effects: &mut Vec<Effect>) {
+        let replaced = self.incoming.take().filter(|incoming| !incoming.loading);
+        effects.extend(replaced.map(|incoming| Effect::Discard(incoming.offer.digest)));
+        let mut incoming = Incoming::new(offer);
+        // What is on the disk need not be fetched, and a part of it fetched anew would spoil the file.
+        incoming.loading = self.resuming == Some(incoming.offer.digest);
+        match self.partial.take() {
+            Some((digest, bytes)) if digest == incoming.offer.digest && bytes < incoming.offer.bytes => {
+                incoming.received = bytes;
+                incoming.is_built_on = bytes > 0;
+            }
+            Some((digest, _)) if digest != incoming.offer.digest => effects.push(Effect::Discard(digest)),
+            Some(_) | None => {}
+        }
+        self.incoming = Some(incoming);
+    }
+
+    pub(super) fn chunk(
+        &mut self,
+        digest: Digest,
+        offset: u64,
+        base: Option<Digest>,
+        part: PackedPart,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.offer.digest == digest) else {
             return;
         };
         let left = incoming.offer.bytes - incoming.received;
-        if offset != incoming.received || bytes.is_empty() || bytes.len() as u64 > left || incoming.loading {
+        let bytes = part.raw_bytes();
+        if offset != incoming.received || bytes == 0 || bytes > left || incoming.loading {
             return;
         }
-        incoming.received += bytes.len() as u64;
-        effects.push(Effect::StoreChunk { digest, offset, bytes });
+        incoming.received += bytes;
+        incoming.is_built_on |= base.is_some();
+        effects.push(Effect::StorePart { digest, offset, base, part });
         if incoming.received == incoming.offer.bytes {
             incoming.loading = true;
             effects.push(Effect::Load(incoming.offer.served()));
@@ -160,8 +198,13 @@ impl ModelSlot {
                 self.fetch_next(effects);
                 return;
             }
-            self.incoming = None;
             effects.push(Effect::Discard(model.digest));
+            if incoming.is_built_on {
+                *incoming = Incoming { is_plain: true, ..Incoming::new(incoming.offer.clone()) };
+                self.fetch_next(effects);
+                return;
+            }
+            self.incoming = None;
         }
         self.report(model, ModelOutcome::Refused { reason }, effects);
     }
@@ -190,7 +233,9 @@ impl ModelSlot {
 
     fn fetch_next(&self, effects: &mut Vec<Effect>) {
         if let Some(incoming) = self.incoming.as_ref().filter(|incoming| self.connected && !incoming.loading) {
-            effects.push(Effect::Send(EdgeToHub::Fetch { digest: incoming.offer.digest, offset: incoming.received }));
+            let base = self.serving.as_ref().filter(|_| !incoming.is_plain).map(|serving| serving.digest);
+            let (digest, offset) = (incoming.offer.digest, incoming.received);
+            effects.push(Effect::Send(EdgeToHub::Fetch { digest, offset, base }));
         }
     }
 }

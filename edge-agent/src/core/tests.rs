@@ -3,6 +3,7 @@
 use shared::event::EventBatch;
 use shared::ids::{ChannelName, ModelName};
 use shared::wire::message::{ModelOffer, ModelOutcome};
+use shared::wire::part::PackedPart;
 
 use super::*;
 
@@ -34,6 +35,7 @@ fn start(acked: u64, next: u64) -> Start {
         unfinished: Vec::new(),
         serving: None,
         floor: None,
+        partial: None,
     }
 }
 
@@ -218,14 +220,45 @@ fn a_hub_that_knows_the_future_or_forgot_the_past_is_told_apart_in_words() {
     assert_eq!(greeted(10, 20, 15), (false, String::new()));
 }
 
+fn part(bytes: usize) -> PackedPart {
+    PackedPart::pack(&vec![0; bytes], &[]).expect("packs")
+}
+
+#[test]
+fn a_package_that_was_built_on_what_was_here_is_fetched_plain_before_it_is_refused() {
+    let (served, offer) = (offer(2, 10).served(), offer(3, 100));
+    let start = Start { serving: Some(served.clone()), partial: Some((offer.digest, 60)), ..start(0, 0) };
+    let (mut core, _) = EdgeCore::new(settings(), start, 7);
+    handle(&mut core, 600, Event::LinkUp);
+    handle(&mut core, 601, welcome(0));
+    handle(&mut core, 602, Event::ModelLoaded { model: served.clone(), floor: ModelVersion(1) });
+    let base = Some(served.digest);
+    let fetched = sent(handle(&mut core, 603, Event::FromHub(HubToEdge::Offer(offer.clone()))));
+    let expected = EdgeToHub::Fetch { digest: offer.digest, offset: 60, base };
+    assert_eq!(fetched, [expected], "on from what lies on the disk");
+    let chunk = HubToEdge::Chunk { digest: offer.digest, offset: 60, base, part: part(40) };
+    let effects = handle(&mut core, 604, Event::FromHub(chunk));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
+    let refuse = || Event::ModelRefused { model: offer.served(), reason: "a hash does not hold".to_owned() };
+    let effects = handle(&mut core, 605, refuse());
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Discard(digest) if *digest == offer.digest)));
+    let expected = EdgeToHub::Fetch { digest: offer.digest, offset: 0, base: None };
+    assert_eq!(sent(effects), [expected], "from the beginning, on nothing");
+    let chunk = HubToEdge::Chunk { digest: offer.digest, offset: 0, base: None, part: part(100) };
+    handle(&mut core, 606, Event::FromHub(chunk));
+    let reports = sent(handle(&mut core, 607, refuse()));
+    assert!(matches!(&reports[..], [EdgeToHub::ModelReport(report)] if report.outcome != ModelOutcome::Serving));
+}
+
 #[test]
 fn an_offered_model_is_fetched_loaded_remembered_and_reported_once_it_answered() {
     let (mut core, _) = connected(1);
     let offer = offer(2, 100);
     let fetched = sent(handle(&mut core, 700, Event::FromHub(HubToEdge::Offer(offer.clone()))));
     assert!(matches!(fetched[..], [EdgeToHub::Fetch { offset: 0, .. }]), "{fetched:?}");
-    let chunk =
-        |offset, bytes| Event::FromHub(HubToEdge::Chunk { digest: offer.digest, offset, bytes: vec![0; bytes] });
+    let chunk = |offset, bytes| {
+        Event::FromHub(HubToEdge::Chunk { digest: offer.digest, offset, base: None, part: part(bytes) })
+    };
     handle(&mut core, 701, chunk(0, 60));
     handle(&mut core, 702, Event::LinkDown);
     handle(&mut core, 9_000, Event::Tick);
@@ -297,7 +330,7 @@ fn a_package_that_does_not_run_is_discarded_and_reported() {
     let (mut core, _) = connected(1);
     let offer = offer(3, 10);
     handle(&mut core, 700, Event::FromHub(HubToEdge::Offer(offer.clone())));
-    let chunk = HubToEdge::Chunk { digest: offer.digest, offset: 0, bytes: vec![0; 10] };
+    let chunk = HubToEdge::Chunk { digest: offer.digest, offset: 0, base: None, part: part(10) };
     handle(&mut core, 701, Event::FromHub(chunk));
     let refused = Event::ModelRefused { model: offer.served(), reason: "golden vector 3 differs".to_owned() };
     let effects = handle(&mut core, 702, refused);

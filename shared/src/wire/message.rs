@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{ModelRef, UnixMillis};
 use crate::ids::{Digest, Epoch, ModelName, ModelVersion, Sequence};
 use crate::limits::MAX_BATCH_BYTES;
+use crate::wire::part::PackedPart;
 
 /// From agent to hub.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub enum EdgeToHub {
         digest: Digest,
         /// Where the chunk starts.
         offset: u64,
+        /// The package that the agent has and that may serve as a dictionary.
+        base: Option<Digest>,
     },
     /// What became of an offered model.
     ModelReport(ModelReport),
@@ -51,8 +54,10 @@ pub enum HubToEdge {
         digest: Digest,
         /// Where these bytes belong.
         offset: u64,
+        /// The package whose bytes are the dictionary, if the hub has it too.
+        base: Option<Digest>,
         /// At most [`crate::limits::CHUNK_BYTES`] bytes; fewer only at the end.
-        bytes: Vec<u8>,
+        part: PackedPart,
     },
     /// The hub will not go on with this connection.
     Refused {
@@ -183,17 +188,19 @@ pub struct StreamLedger {
     pub duplicates: u64,
 }
 
-/// Why a packed entry cannot be unpacked.
+/// Why a packed entry or part cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// It declares more bytes than an entry may have.
-    #[error("packed entry declares {bytes} bytes, at most {MAX_BATCH_BYTES} are allowed")]
+    /// It declares more bytes than there may be.
+    #[error("packed bytes are declared as {bytes}, at most {limit} are allowed")]
     TooLarge {
         /// What it declares.
         bytes: u32,
+        /// The limit.
+        limit: usize,
     },
     /// The bytes do not decompress, or not to what was declared.
-    #[error("packed entry does not decompress to the {declared} bytes it declares")]
+    #[error("packed bytes do not decompress to the {declared} they declare")]
     Corrupt {
         /// What it declares.
         declared: u32,
@@ -220,7 +227,7 @@ impl PackedEntry {
     pub fn unpack(&self) -> Result<Vec<u8>, UnpackError> {
         let declared = self.raw_bytes;
         if declared as usize > MAX_BATCH_BYTES {
-            return Err(UnpackError::TooLarge { bytes: declared });
+            return Err(UnpackError::TooLarge { bytes: declared, limit: MAX_BATCH_BYTES });
         }
         match zstd::bulk::decompress(&self.zstd, declared as usize) {
             Ok(bytes) if bytes.len() == declared as usize => Ok(bytes),

@@ -372,7 +372,7 @@ impl EdgeBox {
                 let floor = model.model.version;
                 self.answers.push_back(Event::ModelLoaded { model, floor });
             }
-            Effect::StoreChunk { .. }
+            Effect::StorePart { .. }
             | Effect::Discard(_)
             | Effect::Remember(_)
             | Effect::RememberFloor(_)

@@ -105,7 +105,7 @@ impl Hub {
                 self.alter(now, connection, &mut entry);
                 Event::Entry { connection, entry }
             }
-            EdgeToHub::Fetch { digest, offset } => Event::Fetch { connection, digest, offset },
+            EdgeToHub::Fetch { digest, offset, base } => Event::Fetch { connection, digest, offset, base },
             EdgeToHub::ModelReport(report) => Event::ModelReport { connection, report },
             EdgeToHub::Status(status) => Event::Status { connection, status },
         };

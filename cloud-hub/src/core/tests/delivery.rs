@@ -133,8 +133,8 @@ fn a_package_nobody_released_is_refused() {
     let (known, unknown) = (one.digest, Digest::of(b"something else"));
     let mut hub = Hub::new(vec![one]);
     let connection = hub.connect("box-1", 0);
-    hub.tell(Event::Fetch { connection, digest: known, offset: 0 });
+    hub.tell(Event::Fetch { connection, digest: known, offset: 0, base: None });
     assert!(hub.core.sessions().get(connection).is_some());
-    hub.tell(Event::Fetch { connection, digest: unknown, offset: 0 });
+    hub.tell(Event::Fetch { connection, digest: unknown, offset: 0, base: None });
     assert_eq!(hub.refusal(connection), format!("there is no package {unknown}"));
 }

@@ -270,7 +270,7 @@ impl World {
         }
         self.put(match choice {
             0 | 1 => Event::Entry { connection: id, entry: SpoolEntry::Events(batch) },
-            _ => Event::Fetch { connection: id, digest: Digest::of(b"nothing"), offset: 0 },
+            _ => Event::Fetch { connection: id, digest: Digest::of(b"nothing"), offset: 0, base: None },
         });
     }
 

@@ -97,7 +97,7 @@ impl FakeAgent {
                     let report =
                         ModelReport { model: served.model, digest: served.digest, outcome: ModelOutcome::Serving };
                     return vec![
-                        Event::Fetch { connection: id, digest: offer.digest, offset: 0 },
+                        Event::Fetch { connection: id, digest: offer.digest, offset: 0, base: None },
                         Event::ModelReport { connection: id, report },
                     ];
                 }
