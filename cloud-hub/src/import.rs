@@ -126,6 +126,8 @@ pub fn import(order: &Import<'_>) -> Result<Sealed, ImportError> {
         (*mean, *std) = (vec![0.0; targets.len()], vec![1.0; targets.len()]);
     }
     pipeline.check(Stage::Fitted).map_err(|error| located(&error))?;
+    let format = recipe.training.weights;
+    let weights = weights.rounded(format);
     let golden = golden(&pipeline, &weights)?;
     let lineage = Lineage {
         trained_on: Vec::new(),
@@ -145,7 +147,7 @@ pub fn import(order: &Import<'_>) -> Result<Sealed, ImportError> {
         drift_reference,
         Vec::new(),
     );
-    let package = Package { manifest, weights: weights.to_safetensors()?, golden };
+    let package = Package { manifest, weights: weights.to_safetensors(format)?, golden };
     Ok(package.seal(&order.key.into_iter().collect::<Vec<_>>())?)
 }
 

@@ -117,6 +117,24 @@ impl Artifacts {
         read().map_err(|source| ArtifactError { action: "read", path: whole.clone(), source })
     }
 
+    /// Deletes every package but the one that serves and the newest of the others, to which a box can go back.
+    pub fn prune(&self, serving: Digest) {
+        let mut others: Vec<(std::time::SystemTime, PathBuf)> = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "tide") && *path != self.path(serving))
+            .filter_map(|path| Some((path.metadata().and_then(|found| found.modified()).ok()?, path)))
+            .collect();
+        others.sort();
+        others.pop();
+        for (_, path) in others {
+            // What cannot be deleted now will be after the next model.
+            drop(fs::remove_file(path));
+        }
+    }
+
     /// Deletes a package that proved to be of no use.
     pub fn discard(&self, digest: Digest) {
         for path in [self.partial(digest), self.path(digest)] {
@@ -152,6 +170,24 @@ mod tests {
         artifacts.discard(digest);
         let error = artifacts.complete(digest).expect_err("gone");
         assert!(error.to_string().starts_with("read model file"), "{error}");
+    }
+
+    #[test]
+    fn old_packages_go_and_the_previous_one_stays() {
+        let dir = tempfile::tempdir().expect("dir");
+        let artifacts = Artifacts::open(dir.path()).expect("opens");
+        let versions = [b"one", b"two", b"six"].map(|bytes| (Digest::of(bytes), bytes));
+        for (age_s, (digest, bytes)) in [30, 20, 10].into_iter().zip(versions) {
+            artifacts.store_chunk(digest, 0, bytes).expect("writes");
+            artifacts.complete(digest).expect("is whole");
+            let written = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000 - age_s);
+            File::open(artifacts.path(digest)).and_then(|file| file.set_modified(written)).expect("has a time");
+        }
+        artifacts.prune(versions[2].0);
+        let there = versions.map(|(digest, _)| artifacts.path(digest).exists());
+        assert_eq!(there, [false, true, true]);
+        artifacts.prune(versions[1].0);
+        assert!(artifacts.path(versions[2].0).exists(), "the newest of the others, also when an older one serves");
     }
 
     #[test]

@@ -442,6 +442,7 @@ mod load_tests {
     use crate::device::{DeviceChoice, DeviceKind};
     use crate::pipeline::runner::Runner;
     use crate::pipeline::tests::{names, sample};
+    use crate::pipeline::weights::WeightFormat;
     use crate::pipeline::weights::tests::sample_weights;
 
     #[test]
@@ -472,7 +473,7 @@ mod load_tests {
                 DriftReference { channels: vec![], half_life: 40.0 },
                 vec![],
             ),
-            weights: sample_weights().to_safetensors().expect("encodes"),
+            weights: sample_weights().to_safetensors(WeightFormat::F32).expect("encodes"),
             golden,
         };
         package.load(&device).expect("the golden vectors hold");

@@ -1,6 +1,7 @@
 //! What a recipe says of how weights are found.
 
 use serde::{Deserialize, Serialize};
+use shared::pipeline::weights::WeightFormat;
 
 /// How the weights are found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,8 @@ pub struct Training {
     pub warm_up_rows: u32,
     /// The seed of everything random.
     pub seed: u64,
+    /// What numbers weights are kept as. Thresholds, gate and golden answers are found with the weights as they are kept.
+    pub weights: WeightFormat,
 }
 
 /// How weights are found.
@@ -80,6 +83,7 @@ impl Default for Training {
             lambda: 1.0,
             warm_up_rows: 0,
             seed: 0,
+            weights: WeightFormat::F32,
         }
     }
 }

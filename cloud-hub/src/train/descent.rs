@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use shared::ids::Digest;
 use shared::pipeline::network::Network;
-use shared::pipeline::weights::{WeightTensor, Weights, needed};
+use shared::pipeline::weights::{WeightFormat, WeightTensor, Weights, needed};
 use shared::pipeline::{Layer, Shape};
 
 use super::examples::{Examples, Targets};
@@ -96,7 +96,7 @@ pub(super) fn descend(task: &Task<'_>, watch: &mut Watch<'_>) -> Result<Descende
             let found = task.loss_on(&weights, task.validation)?;
             validation_loss = Some(found);
             if best.as_ref().is_none_or(|best: &Best| found < best.loss) {
-                best = Some(Best { weights: weights.to_safetensors()?, loss: found, epoch });
+                best = Some(Best { weights: weights.to_safetensors(WeightFormat::F32)?, loss: found, epoch });
             }
         }
         let done = f64::from(epoch + 1) / f64::from(training.epochs);
@@ -105,7 +105,7 @@ pub(super) fn descend(task: &Task<'_>, watch: &mut Watch<'_>) -> Result<Descende
             let checkpoint = Checkpoint {
                 task: name,
                 epochs_done: epoch + 1,
-                weights: network.weights().to_safetensors()?,
+                weights: network.weights().to_safetensors(WeightFormat::F32)?,
                 optimiser: optimiser.into_bytes().map_err(|error| TrainError::Checkpoint(error.to_string()))?.to_vec(),
                 best: best.clone(),
             };

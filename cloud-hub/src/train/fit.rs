@@ -81,6 +81,7 @@ pub fn fit(
     }
     let opened = device.open()?;
     let Descended { weights, loss } = find_weights(recipe, &pipeline, &train, &validation, &opened, stage, watch)?;
+    let weights = weights.rounded(recipe.training.weights);
     let mut fitted = Fitted { pipeline, weights, loss };
     match &recipe.decision {
         RecipeDecision::Anomaly(anomaly) => {
@@ -307,6 +308,7 @@ pub(crate) mod tests {
     use super::super::{Checkpoints, Progress};
     use super::*;
     use shared::config::Source;
+    use shared::pipeline::weights::WeightFormat;
     use std::path::Path;
     use std::sync::atomic::AtomicBool;
 
@@ -348,6 +350,18 @@ pub(crate) mod tests {
         assert_eq!(first.threshold().to_bits(), second.threshold().to_bits());
         assert!(progress[0].loss > 1.2 * progress[19].loss, "{progress:?}");
         assert!((progress[19].done - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn weights_in_eight_bits_are_those_that_thresholds_are_found_with() {
+        let dataset = Dataset { segments: vec![segment(0, 5.0, 400), segment(1, 5.1, 400)] };
+        let mut eight_bits = recipe();
+        eight_bits.training.weights = WeightFormat::Int8;
+        let (plain, rounded) = (fitted(&recipe(), &dataset), fitted(&eight_bits, &dataset));
+        assert_eq!(rounded.weights, plain.weights.clone().rounded(WeightFormat::Int8));
+        assert_ne!(rounded.weights, plain.weights);
+        let ratio = rounded.threshold() / plain.threshold();
+        assert!(ratio != 1.0 && (0.8..1.25).contains(&ratio), "{ratio}");
     }
 
     /// Keeps the newest checkpoint and stops the training after so many.

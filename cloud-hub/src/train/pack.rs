@@ -41,7 +41,7 @@ pub fn package(
         trigger: order.trigger.clone(),
         code_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let weights = fitted.weights.to_safetensors()?;
+    let weights = fitted.weights.to_safetensors(order.recipe.training.weights)?;
     let metrics = metrics.iter().map(|(name, value)| (name.clone(), *value)).collect();
     let manifest = Manifest::new(
         (order.model.clone(), order.version),

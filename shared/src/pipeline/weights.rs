@@ -1,9 +1,13 @@
 //! A network's weights by name, and the safetensors format that other tools read too.
 
+mod int8;
+
 use std::collections::BTreeMap;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 
+use self::int8::Int8;
 use super::layer::{Layer, Shape, shapes};
 
 /// The weights of a network: `layers.<index>.<part>`, row-major f32. [`Layer::weights`] says which parts there are.
@@ -18,6 +22,20 @@ pub struct WeightTensor {
     /// Its values, row-major.
     pub values: Vec<f32>,
 }
+
+/// What numbers weights are kept as in a package. They are computed with as f32 in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightFormat {
+    /// As they were found.
+    #[default]
+    F32,
+    /// Matrices and kernels in eight bits, with a scale for each output.
+    Int8,
+}
+
+/// The end of the name of a tensor that holds another's scales.
+const SCALES: &str = ".scales";
 
 /// Why weights do not fit a network.
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +59,11 @@ pub enum WeightsError {
     /// A weight is not a finite number.
     #[error("tensor {0} holds a value that is no finite number")]
     NotFinite(String),
-    /// A tensor's element type is not f32.
-    #[error("tensor {name} is of {found:?}, F32 is expected")]
+    /// A tensor of eight bits lacks scales that fit it.
+    #[error("tensor {0} is of I8 and has no {0}{SCALES} with a number of F32 for each of its outputs")]
+    Scales(String),
+    /// A tensor's element type is unknown here.
+    #[error("tensor {name} is of {found:?}, F32 is expected, or I8 with scales")]
     Dtype {
         /// The tensor.
         name: String,
@@ -119,21 +140,40 @@ impl Weights {
         }
     }
 
-    /// The weights in the safetensors format, names in order.
+    /// The weights as they are once they were kept in `format`.
+    #[must_use]
+    pub fn rounded(mut self, format: WeightFormat) -> Self {
+        if format == WeightFormat::Int8 {
+            for tensor in self.0.values_mut() {
+                let rounded = Int8::of(tensor).and_then(|rounded| rounded.to_tensor(tensor.shape.clone()));
+                *tensor = rounded.unwrap_or_else(|| tensor.clone());
+            }
+        }
+        self
+    }
+
+    /// The weights in the safetensors format, names in order. In eight bits, a tensor `x` is of `I8`, and `x.scales` holds
+    /// what its outputs are multiplied by.
     ///
     /// # Errors
     /// If a tensor's shape does not match its values.
-    pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
-        let bytes: Vec<(&String, Vec<u8>, &Vec<usize>)> = self
-            .0
+    pub fn to_safetensors(&self, format: WeightFormat) -> Result<Vec<u8>, WeightsError> {
+        let bytes_of = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let mut tensors = Vec::new();
+        for (name, tensor) in &self.0 {
+            let rounded = if format == WeightFormat::Int8 { Int8::of(tensor) } else { None };
+            match rounded {
+                None => tensors.push((name.clone(), Dtype::F32, tensor.shape.clone(), bytes_of(&tensor.values))),
+                Some(Int8 { values, scales }) => {
+                    let values = values.iter().map(|value| value.to_le_bytes()[0]).collect();
+                    tensors.push((name.clone(), Dtype::I8, tensor.shape.clone(), values));
+                    tensors.push((format!("{name}{SCALES}"), Dtype::F32, vec![scales.len()], bytes_of(&scales)));
+                }
+            }
+        }
+        let views = tensors
             .iter()
-            .map(|(name, tensor)| {
-                (name, tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect(), &tensor.shape)
-            })
-            .collect();
-        let views = bytes
-            .iter()
-            .map(|(name, bytes, shape)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.to_vec(), bytes)?)))
+            .map(|(name, dtype, shape, bytes)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?)))
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
         Ok(safetensors::serialize(views, None)?)
     }
@@ -141,16 +181,29 @@ impl Weights {
     /// Reads weights in the safetensors format.
     ///
     /// # Errors
-    /// If the bytes are not safetensors or hold anything but f32.
+    /// If the bytes are not safetensors or hold anything but f32, or eight bits with scales.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, WeightsError> {
         let tensors = SafeTensors::deserialize(bytes)?;
-        let mut weights = BTreeMap::new();
+        let (mut weights, mut rounded) = (BTreeMap::new(), Vec::new());
         for (name, view) in tensors.iter() {
-            if view.dtype() != Dtype::F32 {
+            let shape = view.shape().to_vec();
+            if view.dtype() == Dtype::F32 {
+                let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                let values = view.data().chunks_exact(4).map(number).collect();
+                weights.insert(name.to_owned(), WeightTensor { shape, values });
+            } else if view.dtype() == Dtype::I8 {
+                let values: Vec<i8> = view.data().iter().map(|byte| i8::from_le_bytes([*byte])).collect();
+                rounded.push((name.to_owned(), shape, values));
+            } else {
                 return Err(WeightsError::Dtype { name: name.to_owned(), found: view.dtype() });
             }
-            let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            weights.insert(name.to_owned(), WeightTensor { shape: view.shape().to_vec(), values });
+        }
+        for (name, shape, values) in rounded {
+            let scales = weights.remove(&format!("{name}{SCALES}")).map(|scales| scales.values).unwrap_or_default();
+            let Some(tensor) = (Int8 { values, scales }).to_tensor(shape) else {
+                return Err(WeightsError::Scales(name));
+            };
+            weights.insert(name, tensor);
         }
         Ok(Self(weights))
     }
@@ -176,8 +229,17 @@ pub(crate) mod tests {
 
     #[test]
     fn weights_survive_safetensors_and_misfits_are_named() {
-        let bytes = sample_weights().to_safetensors().expect("encodes");
+        let bytes = sample_weights().to_safetensors(WeightFormat::F32).expect("encodes");
         assert_eq!(Weights::from_safetensors(&bytes).expect("decodes"), sample_weights());
+        let rounded = sample_weights().rounded(WeightFormat::Int8);
+        assert_ne!(rounded, sample_weights());
+        rounded.check(&sample().network, Shape::Flat(2)).expect("fits");
+        let bytes = rounded.to_safetensors(WeightFormat::Int8).expect("encodes");
+        assert_eq!(Weights::from_safetensors(&bytes).expect("decodes"), rounded);
+        let lone = [("w", TensorView::new(Dtype::I8, vec![1, 2], &[1, 2]).expect("fits"))];
+        let error =
+            Weights::from_safetensors(&safetensors::serialize(lone, None).expect("encodes")).expect_err("no scales");
+        assert!(error.to_string().starts_with("tensor w is of I8 and has no w.scales"), "{error}");
         let misfit = |change: fn(&mut Weights)| {
             let mut weights = sample_weights();
             change(&mut weights);
