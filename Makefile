@@ -30,7 +30,7 @@ lint: ## Formatting, clippy with warnings as errors, and licences and advisories
 		echo "skipped deny.toml: cargo-deny is not installed (cargo install --locked cargo-deny)"; \
 	fi
 
-bench: ## Throughput, latency, memory, writes; beside Python and Node-RED (takes mosquitto, python3, node; 10 min)
+bench: ## Throughput, latency, memory, writes; beside Python and Node-RED (takes mosquitto, python3, node; 20 min)
 	$(CARGO) run $(CARGOFLAGS) --release -p tests --bin bench
 
 parity-wgpu: ## The same answers on the GPU device; needs Vulkan (without a GPU: mesa-vulkan-drivers), builds 20 min

@@ -1,18 +1,27 @@
 //! Packages on the disk, each under its digest.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use shared::ids::Digest;
 use shared::limits::{CHUNK_BYTES, MAX_PACKAGE_BYTES};
-use shared::wire::part::{PackedPart, dictionary_range};
+use shared::wire::part::{PackedPart, dictionary_range, read_range};
 
 /// The folder of packages.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
     directory: PathBuf,
+}
+
+/// A part of a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// What it is packed against.
+    pub base: Option<Digest>,
+    /// Its content.
+    pub packed: PackedPart,
 }
 
 /// Why a package cannot be written or read.
@@ -67,31 +76,27 @@ impl Artifacts {
         Ok(bytes)
     }
 
-    /// The part of a package that starts at `offset`, packed against `base`; empty at the end.
+    /// The part of a package that starts at `offset`, packed against `base` if that can be read; empty at the end.
     ///
     /// # Errors
-    /// If one of them is not there or the disk fails.
-    pub fn chunk(&self, digest: Digest, offset: u64, base: Option<Digest>) -> Result<PackedPart, ArtifactError> {
+    /// If the package is not there or the disk fails.
+    pub fn part(&self, digest: Digest, offset: u64, base: Option<Digest>) -> Result<Part, ArtifactError> {
         let bytes = self.range(digest, offset..offset.saturating_add(CHUNK_BYTES as u64))?;
-        let dictionary = base.map_or(Ok(Vec::new()), |base| self.range(base, dictionary_range(offset)))?;
-        PackedPart::pack(&bytes, &dictionary).map_err(|source| ArtifactError {
+        let dictionary = base.and_then(|base| self.range(base, dictionary_range(offset)).ok());
+        let base = base.filter(|_| dictionary.is_some());
+        let packed = PackedPart::pack(&bytes, &dictionary.unwrap_or_default()).map_err(|source| ArtifactError {
             action: "pack",
             path: self.path(digest),
             source,
-        })
+        })?;
+        Ok(Part { base, packed })
     }
 
     /// As much of a range of a package as there is.
     fn range(&self, digest: Digest, range: Range<u64>) -> Result<Vec<u8>, ArtifactError> {
         let path = self.path(digest);
-        let read = || {
-            let mut file = File::open(&path)?;
-            file.seek(SeekFrom::Start(range.start))?;
-            let mut bytes = Vec::new();
-            file.take(range.end - range.start).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        read().map_err(|source| ArtifactError { action: "read", path: path.clone(), source })
+        let read = File::open(&path).and_then(|mut file| read_range(&mut file, range));
+        read.map_err(|source| ArtifactError { action: "read", path, source })
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
@@ -112,8 +117,10 @@ mod tests {
         artifacts.store(digest, &bytes).expect("writes");
         let mut read = Vec::new();
         loop {
-            let chunk = artifacts.chunk(digest, read.len() as u64, None).expect("reads");
-            let chunk = chunk.unpack(&[]).expect("unpacks");
+            let stranger = Some(Digest::of(b"nobody"));
+            let part = artifacts.part(digest, read.len() as u64, stranger).expect("reads");
+            assert_eq!(part.base, None, "what is not here is no base");
+            let chunk = part.packed.unpack(&[]).expect("unpacks");
             if chunk.is_empty() {
                 break;
             }

@@ -163,7 +163,7 @@ pub enum Effect {
         message: HubToEdge,
     },
     /// Send a part of a package to an agent.
-    SendChunk {
+    SendPart {
         /// The connection.
         connection: ConnectionId,
         /// The package.
@@ -331,7 +331,7 @@ impl HubCore {
                 if self.registry.knows(digest) {
                     // A base from elsewhere is none: only what was released here is sure to be here.
                     let base = base.filter(|base| self.registry.knows(*base));
-                    effects.push(Effect::SendChunk { connection, digest, offset, base });
+                    effects.push(Effect::SendPart { connection, digest, offset, base });
                 } else {
                     self.refuse(connection, format!("there is no package {digest}"), effects);
                 }

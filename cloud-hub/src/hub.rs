@@ -5,6 +5,7 @@
 //! compacts it, and then lets go of the shells.
 
 pub mod offline;
+mod parts;
 mod records;
 mod start;
 mod work;
@@ -25,8 +26,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::parts::Parts;
 use crate::api::{self, Command};
-use crate::artifacts::{ArtifactError, Artifacts};
+use crate::artifacts::{ArtifactError, Artifacts, Part};
 use crate::clock;
 use crate::config::{Config, ModelSection};
 use crate::core::{ConnectionId, Effect, Event, HubCore, SnapshotError};
@@ -96,6 +98,7 @@ pub struct Hub {
     store: Store,
     samples: SampleStore,
     artifacts: Artifacts,
+    parts: Parts,
     log: mpsc::Sender<ingest_log::Request>,
     reports: mpsc::Receiver<Report>,
     log_thread: std::thread::JoinHandle<()>,
@@ -267,9 +270,13 @@ impl Hub {
                     self.to_log(ingest_log::Request::Append(Entry { agent, entry })).await;
                 }
                 Effect::Send { connection, message } => self.send(connection, message),
-                Effect::SendChunk { connection, digest, offset, base } => {
-                    match self.artifacts.chunk(digest, offset, base) {
-                        Ok(part) => self.send(connection, HubToEdge::Chunk { digest, offset, base, part }),
+                Effect::SendPart { connection, digest, offset, base } => {
+                    match self.parts.get(&self.artifacts, (digest, offset, base)) {
+                        Ok(Part { base, packed: part }) => {
+                            self.telemetry.package_bytes.inc_by(part.raw_bytes());
+                            self.telemetry.package_bytes_sent.inc_by(part.packed_bytes());
+                            self.send(connection, HubToEdge::Chunk { digest, offset, base, part });
+                        }
                         Err(error) => error!("failed to {error}"),
                     }
                 }

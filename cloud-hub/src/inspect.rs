@@ -13,6 +13,9 @@ use shared::pipeline::weights::Weights;
 
 use crate::view::{show_range, time};
 
+/// Numbers of a list that people are shown; longer ones are for programs.
+const NUMBERS_SHOWN: usize = 8;
+
 /// Why a package cannot be shown.
 #[derive(Debug, thiserror::Error)]
 #[error("open {path}: {problem}")]
@@ -174,9 +177,9 @@ pub fn to_text(report: &Value) -> String {
         format!("digest      {}", text(&report["digest"])),
         format!("size        {} bytes, of which {} are weights", report["bytes"], report["weights_bytes"]),
         format!("channels    {}", list(&report["channels"])),
-        format!("preprocess  {}", report["preprocess"]),
-        format!("network     {}", report["network"]),
-        format!("decision    {}", report["decision"]),
+        format!("preprocess  {}", shortened(&report["preprocess"])),
+        format!("network     {}", shortened(&report["network"])),
+        format!("decision    {}", shortened(&report["decision"])),
         format!("signed by   {}", list(&report["signed_by"])),
         format!("trigger     {}", text(&report["trigger"])),
         format!("seed        {}; parent {}", report["seed"], text(&report["parent"])),
@@ -194,6 +197,18 @@ pub fn to_text(report: &Value) -> String {
         lines.push(format!("metric      {name} {value}"));
     }
     lines.join("\n")
+}
+
+/// A value with long lists of numbers counted instead of written out.
+fn shortened(value: &Value) -> Value {
+    match value {
+        Value::Array(items) if items.len() > NUMBERS_SHOWN && items.iter().all(Value::is_number) => {
+            format!("{} numbers", items.len()).into()
+        }
+        Value::Array(items) => items.iter().map(shortened).collect(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), shortened(value))).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
 }
 
 /// What was verified, for people.

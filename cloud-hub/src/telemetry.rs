@@ -14,6 +14,10 @@ pub struct Telemetry {
     pub readings: Counter,
     /// Predictions made durable.
     pub predictions: Counter,
+    /// Bytes of packages that agents were given.
+    pub package_bytes: Counter,
+    /// Bytes that this took on the wire: less, where an agent had something alike.
+    pub package_bytes_sent: Counter,
     /// Compactions that ended well.
     pub compactions: Counter,
     /// Compactions that failed.
@@ -37,6 +41,8 @@ impl Telemetry {
         r.register("ingest_batches", "Event batches made durable", self.batches.clone());
         r.register("ingest_readings", "Readings made durable", self.readings.clone());
         r.register("ingest_predictions", "Predictions made durable", self.predictions.clone());
+        r.register("package_bytes", "Bytes of packages given to agents", self.package_bytes.clone());
+        r.register("package_bytes_sent", "What these took on the wire", self.package_bytes_sent.clone());
         r.register("compactions", "Compactions into the sample store", self.compactions.clone());
         r.register("compaction_failures", "Compactions that failed", self.compaction_failures.clone());
         r.register("agents_connected", "Agents connected now", self.agents_connected.clone());

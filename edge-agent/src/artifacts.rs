@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use shared::ids::Digest;
 use shared::limits::MAX_PACKAGE_BYTES;
-use shared::wire::part::{PackedPart, dictionary_range};
+use shared::wire::part::{PackedPart, dictionary_range, read_range};
 
 /// The folder of model files.
 #[derive(Debug, Clone)]
@@ -85,14 +85,8 @@ impl Artifacts {
     /// As much of a range of a package as there is.
     fn range(&self, digest: Digest, range: Range<u64>) -> Result<Vec<u8>, ArtifactError> {
         let path = self.path(digest);
-        let read = || {
-            let mut file = File::open(&path)?;
-            file.seek(SeekFrom::Start(range.start))?;
-            let mut bytes = Vec::new();
-            file.take(range.end - range.start).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        read().map_err(|source| ArtifactError { action: "read", path: path.clone(), source })
+        let read = File::open(&path).and_then(|mut file| read_range(&mut file, range));
+        read.map_err(|source| ArtifactError { action: "read", path, source })
     }
 
     /// The package's bytes; a file that was just completed is made durable under its own name first.

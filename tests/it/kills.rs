@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use demo::observe::Observer;
 use demo::play::{HubApi, Published};
 use demo::publish::Publisher;
@@ -53,6 +53,39 @@ fn a_hub_that_was_killed_has_new_readings_before_the_agent_gives_up_on_the_old_o
     }
 }
 
+/// Trained twice on the same readings, a model differs in its version, its time and what it was called for.
+#[test]
+fn a_box_that_has_nearly_the_same_model_is_sent_only_what_differs() {
+    let directory = tempfile::tempdir().expect("dir");
+    let seen = World::start(directory.path(), 7).and_then(|mut world| {
+        let recordings = world.scenario.phases[0].recordings.clone();
+        let rows = recordings.iter().flat_map(|recording| recording.rows.clone());
+        // The day again a day later: the gate wants three segments.
+        let again = rows.clone().map(|row| Row { time_ms: row.time_ms + 24 * 3_600_000, ..row });
+        rows.chain(again).try_for_each(|row| world.publish(&row))?;
+        world.wait("the baseline at the hub", || world.at_hub() >= world.published.len() as u64)?;
+        let mut seen = Vec::new();
+        for version in 1..=2 {
+            world.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the test" }))?;
+            let served = || world.observer.look(|seen| seen.number("line-1", "/model/version") == version);
+            world.wait("the box to serve it", served)?;
+            seen.push((world.metric("package_bytes_total")?, world.metric("package_bytes_sent_total")?));
+        }
+        Ok(seen)
+    });
+    let (first, both) = match seen {
+        Ok(seen) => (seen[0], seen[1]),
+        Err(error) => panic!("{error:#}; everything is kept in {}", directory.keep().display()),
+    };
+    let (bytes, sent) = (both.0 - first.0, both.1 - first.1);
+    assert!(
+        bytes > 5_000 && sent < bytes / 4,
+        "{sent} of {bytes} bytes were sent, at first {} of {}",
+        first.1,
+        first.0
+    );
+}
+
 #[derive(Debug)]
 struct Seen {
     lost: u64,
@@ -69,6 +102,8 @@ struct World {
     hub: Process,
     agent: Process,
     api: HubApi,
+    /// Where the hub's metrics are.
+    metrics: String,
     observer: Observer,
     /// Dropped, it would end the observer's connection.
     _observing: rumqttc::v5::Client,
@@ -108,6 +143,7 @@ impl World {
             hub,
             agent,
             api: HubApi::new(hub_ports.1),
+            metrics: format!("http://{}/metrics", hub_ports.1),
             observer,
             _observing: observing,
             publisher: Publisher::connect(broker)?,
@@ -188,6 +224,12 @@ impl World {
     fn versions(&self) -> usize {
         let versions = self.api.items(&format!("models/{MODEL}/versions"));
         versions.map_or(0, |versions| versions.len())
+    }
+
+    fn metric(&self, name: &str) -> anyhow::Result<u64> {
+        let text = ureq::get(&self.metrics).call()?.body_mut().read_to_string()?;
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("tideline_{name} ")));
+        value.and_then(|value| value.parse().ok()).with_context(|| format!("find {name} in {text}"))
     }
 
     /// Whether a training that drift called for came to a verdict, however often the hub died over it. Which verdict

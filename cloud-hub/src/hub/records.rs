@@ -47,7 +47,7 @@ pub(super) async fn record(store: &Store, effect: Effect) -> Result<(), StoreErr
         }
         Effect::Append { .. }
         | Effect::Send { .. }
-        | Effect::SendChunk { .. }
+        | Effect::SendPart { .. }
         | Effect::Close { .. }
         | Effect::Compact { .. }
         | Effect::Train(_) => Ok(()),

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::info;
 
+use super::parts::Parts;
 use super::{Hub, HubError, records, work};
 use crate::api;
 use crate::artifacts::Artifacts;
@@ -73,6 +74,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         store,
         samples,
         artifacts,
+        parts: Parts::default(),
         log,
         reports,
         log_thread,

@@ -4,6 +4,7 @@
 //! move. So a part is compressed with what lies around the same place in the receiver's own package as its dictionary,
 //! and what did not change costs next to nothing. Each part stands for itself: a transfer can begin and go on anywhere.
 
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -30,12 +31,23 @@ pub fn dictionary_range(offset: u64) -> Range<u64> {
     offset.saturating_sub(REACH_BYTES)..end
 }
 
+/// As much of a range of a package as there is.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read_range(package: &mut (impl Read + Seek), range: Range<u64>) -> io::Result<Vec<u8>> {
+    package.seek(SeekFrom::Start(range.start))?;
+    let mut bytes = Vec::new();
+    package.take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 impl PackedPart {
     /// Compresses a part. `dictionary` is what the receiver has at [`dictionary_range`], or nothing.
     ///
     /// # Errors
     /// If zstd fails, which it does only when memory runs out.
-    pub fn pack(part: &[u8], dictionary: &[u8]) -> std::io::Result<Self> {
+    pub fn pack(part: &[u8], dictionary: &[u8]) -> io::Result<Self> {
         let zstd = zstd::bulk::Compressor::with_dictionary(ZSTD_LEVEL, dictionary)?.compress(part)?;
         Ok(Self { raw_bytes: u32::try_from(part.len()).unwrap_or(u32::MAX), zstd })
     }
@@ -44,6 +56,12 @@ impl PackedPart {
     #[must_use]
     pub fn raw_bytes(&self) -> u64 {
         u64::from(self.raw_bytes)
+    }
+
+    /// Bytes that it takes on the wire, but for a few.
+    #[must_use]
+    pub fn packed_bytes(&self) -> u64 {
+        self.zstd.len() as u64
     }
 
     /// The part.

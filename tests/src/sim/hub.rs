@@ -230,7 +230,7 @@ impl Hub {
             Effect::Close { connection } => said.push(Said::Close(connection)),
             Effect::Compact { from, to, snapshot } => self.compaction = Some((from, to, snapshot)),
             Effect::RecordAgent(facts) => drop(self.database.agents.insert(facts.agent.clone(), facts)),
-            Effect::SendChunk { .. }
+            Effect::SendPart { .. }
             | Effect::Train(_)
             | Effect::RecordRun(_)
             | Effect::RecordRelease(..)

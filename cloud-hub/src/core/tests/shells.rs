@@ -201,7 +201,7 @@ impl Shells {
                 self.check_ack(connection, &message);
                 self.sent.push_back((connection, Outgoing::Message(message)));
             }
-            Effect::SendChunk { digest, .. } => {
+            Effect::SendPart { digest, .. } => {
                 assert!(self.releases.iter().any(|release| release.digest == digest), "{digest} was never released");
             }
             Effect::Close { connection } => self.sent.push_back((connection, Outgoing::Closed)),

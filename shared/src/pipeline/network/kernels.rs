@@ -15,7 +15,7 @@ use pulp::Arch;
 use self::elementwise::{Activation, Each};
 use self::pool::Pool;
 use self::product::Product;
-use self::recurrent::{Gru, Lstm};
+use self::recurrent::{Cell, Recurrent};
 use crate::pipeline::layer::{GlobalPooling, Layer, Pooling, Recurrence, Shape};
 use crate::pipeline::weights::{Needed, WeightTensor, Weights, WeightsError, needed};
 
@@ -39,8 +39,7 @@ enum Kernel {
     /// Of each step alone.
     Linear(Product),
     Convolution(Convolution),
-    Gru(Gru),
-    Lstm(Lstm),
+    Recurrent(Recurrent),
     Activation(Activation),
     /// `scale * x + shift`, of each channel by itself.
     Scale {
@@ -150,19 +149,21 @@ fn kernel(
         Shape::Flat(width) => (1, width),
         Shape::Sequence { steps, channels } => (steps, channels),
     };
+    let recurrent = |of, units: u32, give| {
+        Ok::<_, WeightsError>(Kernel::Recurrent(Recurrent {
+            of,
+            of_input: Product::new(arch, channels, parts.get("input_weight")?, parts.get("input_bias")?),
+            of_state: Product::new(arch, units as usize, parts.get("hidden_weight")?, parts.get("hidden_bias")?),
+            steps,
+            units: units as usize,
+            gives_all: give == Recurrence::Sequence,
+        }))
+    };
     Ok(Some(Some(match layer {
         Layer::Linear { .. } => Kernel::Linear(Product::new(arch, channels, parts.get("weight")?, parts.get("bias")?)),
         Layer::Conv1d { kernel, stride, dilation: 1, groups: 1, padding, .. } => {
-            let kernel = *kernel as usize;
-            let weight = parts.get("weight")?;
-            let filters = gives.width();
-            // From filter by channel by step to step by channel by filter.
-            let turned: Vec<f32> = (0..kernel * channels * filters)
-                .map(|at| {
-                    let (step, channel, filter) = (at / filters / channels, at / filters % channels, at % filters);
-                    weight[(filter * channels + channel) * kernel + step]
-                })
-                .collect();
+            let (kernel, filters) = (*kernel as usize, gives.width());
+            let turned = step_by_channel_by_filter(parts.get("weight")?, [filters, channels, kernel]);
             let (before, after) = padding.around(kernel);
             Kernel::Convolution(Convolution {
                 product: Product::new(arch, kernel * channels, &turned, parts.get("bias")?),
@@ -174,20 +175,8 @@ fn kernel(
                 steps_out: gives.size() / filters,
             })
         }
-        Layer::Gru { units, give, reset_after: true } => Kernel::Gru(Gru {
-            of_input: Product::new(arch, channels, parts.get("input_weight")?, parts.get("input_bias")?),
-            of_state: Product::new(arch, *units as usize, parts.get("hidden_weight")?, parts.get("hidden_bias")?),
-            steps,
-            units: *units as usize,
-            gives_all: *give == Recurrence::Sequence,
-        }),
-        Layer::Lstm { units, give } => Kernel::Lstm(Lstm {
-            of_input: Product::new(arch, channels, parts.get("input_weight")?, parts.get("input_bias")?),
-            of_state: Product::new(arch, *units as usize, parts.get("hidden_weight")?, parts.get("hidden_bias")?),
-            steps,
-            units: *units as usize,
-            gives_all: *give == Recurrence::Sequence,
-        }),
+        Layer::Gru { units, give, reset_after: true } => recurrent(Cell::Gru, *units, *give)?,
+        Layer::Lstm { units, give } => recurrent(Cell::Lstm, *units, *give)?,
         Layer::BatchNorm { epsilon } => {
             let (mean, variance) = (parts.get("mean")?, parts.get("variance")?);
             let factors = parts.get("scale")?.iter().zip(variance);
@@ -212,8 +201,8 @@ fn kernel(
             Kernel::Pool(Pool { of, kernel: steps, stride: steps, padding: 0, steps, channels })
         }
         Layer::Tanh => Kernel::Activation(Activation::Tanh),
-        Layer::Relu => Kernel::Activation(Activation::Relu { slope: 0.0 }),
-        Layer::LeakyRelu { slope } => Kernel::Activation(Activation::Relu { slope: *slope as f32 }),
+        Layer::Relu => Kernel::Activation(Activation::Relu),
+        Layer::LeakyRelu { slope } => Kernel::Activation(Activation::LeakyRelu { slope: *slope as f32 }),
         Layer::Sigmoid => Kernel::Activation(Activation::Sigmoid),
         Layer::Dropout { .. } | Layer::Flatten | Layer::Reshape { .. } => return Ok(Some(None)),
         Layer::Conv1d { .. }
@@ -230,13 +219,22 @@ fn kernel(
     })))
 }
 
+/// A kernel's weights `[filters, channels, steps]`, turned round.
+fn step_by_channel_by_filter(weight: &[f32], [filters, channels, steps]: [usize; 3]) -> Vec<f32> {
+    let place = |at: usize| (at / filters / channels, at / filters % channels, at % filters);
+    (0..steps * channels * filters)
+        .map(|at| {
+            let (step, channel, filter) = place(at);
+            weight[(filter * channels + channel) * steps + step]
+        })
+        .collect()
+}
+
 impl Kernel {
     /// Numbers that it holds for a row while it works.
     fn inner_size(&self) -> usize {
         match self {
-            Self::Gru(Gru { of_input, steps, .. }) | Self::Lstm(Lstm { of_input, steps, .. }) => {
-                of_input.outputs() * steps
-            }
+            Self::Recurrent(recurrent) => recurrent.inner_size(),
             Self::Linear(_)
             | Self::Convolution(_)
             | Self::Activation(_)
@@ -255,8 +253,7 @@ impl Kernel {
                 product.run(arch, given, product.inner(), rows, sized(gives, rows * product.outputs()));
             }
             Self::Convolution(convolution) => convolution.run(arch, rows, given, gives, &mut scratch.padded),
-            Self::Gru(gru) => gru.run(arch, rows, given, gives, scratch),
-            Self::Lstm(lstm) => lstm.run(arch, rows, given, gives, scratch),
+            Self::Recurrent(recurrent) => recurrent.run(arch, rows, given, gives, scratch),
             Self::Activation(activation) => {
                 arch.dispatch(Each { activation: *activation, values: given });
                 return;

@@ -17,8 +17,10 @@ pub(super) enum Activation {
     Tanh,
     /// The logistic function.
     Sigmoid,
+    /// `x`, or 0 below 0.
+    Relu,
     /// `x`, or `slope * x` below 0.
-    Relu {
+    LeakyRelu {
         /// The slope below 0.
         slope: f32,
     },
@@ -38,7 +40,11 @@ impl WithSimd for Each<'_> {
         match self.activation {
             Activation::Tanh => each(simd, self.values, |x| tanh(simd, x)),
             Activation::Sigmoid => each(simd, self.values, |x| sigmoid(simd, x)),
-            Activation::Relu { slope } => {
+            Activation::Relu => {
+                let zero = simd.splat_f32s(0.0);
+                each(simd, self.values, |x| simd.select_f32s(simd.less_than_f32s(x, zero), zero, x));
+            }
+            Activation::LeakyRelu { slope } => {
                 let (slope, zero) = (simd.splat_f32s(slope), simd.splat_f32s(0.0));
                 each(simd, self.values, |x| simd.select_f32s(simd.less_than_f32s(x, zero), simd.mul_f32s(slope, x), x));
             }
@@ -112,12 +118,14 @@ mod tests {
             let expected = 1.0 / (1.0 + (-f64::from(*x)).exp());
             assert!((f64::from(logistic) - expected).abs() < 3e-7, "sigmoid {x}: {logistic}");
         }
-        for activation in [Activation::Tanh, Activation::Sigmoid, Activation::Relu { slope: 0.0 }] {
+        let leaky = Activation::LeakyRelu { slope: 0.5 };
+        for activation in [Activation::Tanh, Activation::Sigmoid, Activation::Relu, leaky] {
             for length in [1, 8, 19] {
                 assert!(all(activation, &vec![f32::NAN; length]).iter().all(|value| value.is_nan()), "{activation:?}");
             }
         }
         assert_eq!(all(Activation::Tanh, &[f32::INFINITY, f32::NEG_INFINITY, 0.0]), [1.0, -1.0, 0.0]);
-        assert_eq!(all(Activation::Relu { slope: 0.5 }, &[-2.0, 0.0, 3.0]), [-1.0, 0.0, 3.0]);
+        assert_eq!(all(Activation::Relu, &[f32::NEG_INFINITY, -2.0, 0.0, 3.0]), [0.0, 0.0, 0.0, 3.0]);
+        assert_eq!(all(leaky, &[-2.0, 0.0, 3.0]), [-1.0, 0.0, 3.0]);
     }
 }

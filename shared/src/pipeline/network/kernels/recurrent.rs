@@ -19,9 +19,10 @@ pub(super) struct Scratch {
     cell: Vec<f32>,
 }
 
-/// Gated recurrent units, reset after the product.
+/// A recurrent layer.
 #[derive(Debug, Clone)]
-pub(super) struct Gru {
+pub(super) struct Recurrent {
+    pub(super) of: Cell,
     pub(super) of_input: Product,
     pub(super) of_state: Product,
     pub(super) steps: usize,
@@ -30,37 +31,13 @@ pub(super) struct Gru {
     pub(super) gives_all: bool,
 }
 
-/// Long short-term memory.
-#[derive(Debug, Clone)]
-pub(super) struct Lstm {
-    pub(super) of_input: Product,
-    pub(super) of_state: Product,
-    pub(super) steps: usize,
-    pub(super) units: usize,
-    /// The state after every step, not only the last.
-    pub(super) gives_all: bool,
-}
-
-impl Gru {
-    pub(super) fn run(&self, arch: Arch, rows: usize, given: &[f32], gives: &mut Vec<f32>, scratch: &mut Scratch) {
-        let walk = Walk { of_input: &self.of_input, of_state: &self.of_state, steps: self.steps, units: self.units };
-        walk.run(arch, rows, self.gives_all, given, gives, scratch, |step| arch.dispatch(GruStep(step)));
-    }
-}
-
-impl Lstm {
-    pub(super) fn run(&self, arch: Arch, rows: usize, given: &[f32], gives: &mut Vec<f32>, scratch: &mut Scratch) {
-        let walk = Walk { of_input: &self.of_input, of_state: &self.of_state, steps: self.steps, units: self.units };
-        walk.run(arch, rows, self.gives_all, given, gives, scratch, |step| arch.dispatch(LstmStep(step)));
-    }
-}
-
-/// What both layers share.
-struct Walk<'a> {
-    of_input: &'a Product,
-    of_state: &'a Product,
-    steps: usize,
-    units: usize,
+/// Which recurrence.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cell {
+    /// Gated recurrent units, reset after the product.
+    Gru,
+    /// Long short-term memory.
+    Lstm,
 }
 
 /// One step of all rows.
@@ -75,20 +52,14 @@ struct Step<'a> {
     cell: &'a mut [f32],
 }
 
-impl Walk<'_> {
-    /// Goes through all steps of all rows; `advance` takes each.
-    #[expect(clippy::too_many_arguments, reason = "the buffers are the caller's")]
-    fn run(
-        &self,
-        arch: Arch,
-        rows: usize,
-        gives_all: bool,
-        given: &[f32],
-        gives: &mut Vec<f32>,
-        scratch: &mut Scratch,
-        advance: impl Fn(Step<'_>),
-    ) {
-        let Self { of_input, of_state, steps, units } = *self;
+impl Recurrent {
+    /// Numbers that it holds for a row while it works.
+    pub(super) fn inner_size(&self) -> usize {
+        self.of_input.outputs() * self.steps
+    }
+
+    pub(super) fn run(&self, arch: Arch, rows: usize, given: &[f32], gives: &mut Vec<f32>, scratch: &mut Scratch) {
+        let Self { of, of_input, of_state, steps, units, gives_all } = self;
         let gates = of_input.outputs();
         let inputs = sized(&mut scratch.of_input, rows * steps * gates);
         of_input.run(arch, given, of_input.inner(), rows * steps, inputs);
@@ -97,13 +68,18 @@ impl Walk<'_> {
         let cell = sized(&mut scratch.cell, rows * units);
         state.fill(0.0);
         cell.fill(0.0);
-        let gives = sized(gives, if gives_all { rows * steps * units } else { rows * units });
-        for step in 0..steps {
-            of_state.run(arch, state, units, rows, hidden);
-            advance(Step { units, inputs: &inputs[step * gates..], stride: steps * gates, hidden, state, cell });
-            if gives_all {
-                for (row, state) in state.chunks_exact(units).enumerate() {
-                    gives[(row * steps + step) * units..][..units].copy_from_slice(state);
+        let gives = sized(gives, if *gives_all { rows * steps * units } else { rows * units });
+        for step in 0..*steps {
+            of_state.run(arch, state, *units, rows, hidden);
+            let inputs = &inputs[step * gates..];
+            let all_rows = Step { units: *units, inputs, stride: steps * gates, hidden, state, cell };
+            match of {
+                Cell::Gru => arch.dispatch(GruStep(all_rows)),
+                Cell::Lstm => arch.dispatch(LstmStep(all_rows)),
+            }
+            if *gives_all {
+                for (row, state) in state.chunks_exact(*units).enumerate() {
+                    gives[(row * steps + step) * units..][..*units].copy_from_slice(state);
                 }
             }
         }
