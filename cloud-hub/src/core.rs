@@ -12,6 +12,7 @@ pub mod registry;
 pub mod retrain;
 pub mod segments;
 pub mod session;
+mod twins;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -320,7 +321,7 @@ impl HubCore {
     pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
         effects.append(&mut self.at_start);
         match event {
-            Event::Connected { connection, agent } => self.sessions.connected(connection, agent, effects),
+            Event::Connected { connection, agent } => self.sessions.connected(connection, agent),
             Event::Disconnected { connection } => {
                 self.greeting.remove(&connection);
                 self.sessions.disconnected(now, connection);
@@ -397,17 +398,21 @@ impl HubCore {
         let Some(key) = agent_epoch else {
             return;
         };
+        if !self.sessions.admit(now, connection, &hello, effects) {
+            return;
+        }
         // What is on its way to the disk was sent, and may be durable in a moment: an agent that heard of less would
         // believe that nobody has it.
         if self.appending.iter().any(|appending| appending.agent == key.0 && appending.entry.epoch() == key.1) {
             self.greeting.insert(connection, hello);
             return;
         }
-        let next = self.observed.next_of(&key).unwrap_or(hello.oldest);
-        if self.sessions.hello(now, connection, hello, next, effects) {
-            effects.push(Effect::Send { connection, message: HubToEdge::Welcome { next, time_ms: now } });
-            self.offer(connection, effects);
-        }
+        let (next, mark) = self.observed.reached(&key).unwrap_or((hello.base, None));
+        let newest_epoch = self.observed.newest_epoch(&key.0).max(key.1);
+        self.sessions.hello(now, connection, hello, next, effects);
+        let message = HubToEdge::Welcome { next, mark, newest_epoch, time_ms: now };
+        effects.push(Effect::Send { connection, message });
+        self.offer(connection, effects);
     }
 
     fn entry(&mut self, connection: ConnectionId, entry: SpoolEntry, effects: &mut Vec<Effect>) {

@@ -72,6 +72,7 @@ fn agents(core: &HubCore) -> Vec<Value> {
             json!({
                 "agent": facts.agent.as_str(),
                 "connected": facts.connected,
+                "has_twin": facts.has_twin,
                 "first_seen": time(facts.first_seen_ms),
                 "last_seen": time(facts.last_seen_ms),
                 "release": facts.hello.agent_version,

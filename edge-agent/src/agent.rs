@@ -264,6 +264,7 @@ impl Agent {
                 Effect::DropOldest { acked, full_bytes } => {
                     self.to_spool(spool::Request::DropOldest { acked, full_bytes }).await;
                 }
+                Effect::UseEpoch(epoch) => self.to_spool(spool::Request::UseEpoch(epoch)).await,
                 Effect::SettleGap { through } => self.to_spool(spool::Request::SettleGap { through }).await,
                 Effect::Acknowledge(receipt) => {
                     self.ingest.acknowledge.send_replace(Some(receipt));

@@ -12,6 +12,7 @@ pub mod model_slot;
 pub mod received;
 pub mod recent;
 pub mod spool;
+pub mod start;
 pub mod sync;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,13 +24,14 @@ use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel};
 use shared::wire::part::PackedPart;
 
 pub use received::{NewReading, Receipt, Received, Rejection};
+pub use start::{Checkpoint, Settings, Start};
 
-use ledger::{Ledger, Readings, Settled};
+use ledger::Ledger;
 use limits::{ANSWERS_IN_FLIGHT, INFER_BATCH, INFER_QUEUE};
 use memory::{HeldMemory, PipelineMemory};
 use model_slot::ModelSlot;
-use spool::{SpoolState, WhenFull};
-use sync::{Content, Delivered, SyncSession};
+use spool::SpoolState;
+use sync::{Content, Delivered, SyncSession, Welcome};
 
 /// Monotonic time in milliseconds since the agent's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -97,7 +99,12 @@ pub enum Event {
     /// The disk would not take an entry. It is tried again with [`Event::Tick`].
     AppendFailed(SpoolEntry),
     /// The answer to [`Effect::ReadSpool`].
-    SpoolRead(Vec<SpooledEntry>),
+    SpoolRead {
+        /// The spool holds nothing before it.
+        oldest: Sequence,
+        /// What was read.
+        entries: Vec<SpooledEntry>,
+    },
     /// The answer to [`Effect::DropOldest`].
     DroppedOldest {
         /// What is gone now and was not before; nothing if there was nothing to drop, or the disk failed.
@@ -119,6 +126,8 @@ pub enum Event {
     },
     /// A checkpoint is durable.
     Checkpointed {
+        /// Its epoch.
+        epoch: Epoch,
         /// Its ack.
         acked: Sequence,
     },
@@ -189,8 +198,11 @@ pub enum Effect {
         /// The hub has everything before.
         through: Sequence,
     },
-    /// Remember durably how far the hub has acknowledged, and the ledger at that point; answered by `Checkpointed`.
+    /// Remember durably how far the hub has acknowledged, and the ledger at that point; answered by `Checkpointed`. An epoch
+    /// that is new is in use from then on.
     Checkpoint(Checkpoint),
+    /// Read everything in the spool as of this epoch from now on.
+    UseEpoch(Epoch),
     /// Connect to the hub; answered by `LinkUp` or `LinkDown`.
     Dial,
     /// Close the connection to the hub; answered by `LinkDown`.
@@ -220,71 +232,6 @@ pub enum Effect {
     SaveMemory(PipelineMemory),
 }
 
-/// How far the hub has acknowledged, and what had been delivered then.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Checkpoint {
-    /// The spool's epoch.
-    pub epoch: Epoch,
-    /// The first sequence the hub does not have.
-    pub acked: Sequence,
-    /// What was settled then, per stream.
-    pub settled: BTreeMap<StreamId, Settled>,
-}
-
-/// What the agent knows when it starts.
-#[derive(Debug)]
-pub struct Start {
-    /// The spool's epoch.
-    pub epoch: Epoch,
-    /// The sequence after the spool's last event.
-    pub next: Sequence,
-    /// The oldest sequence in the spool.
-    pub oldest: Sequence,
-    /// Bytes in the spool.
-    pub spool_bytes: u64,
-    /// The last checkpoint of this epoch, if any.
-    pub checkpoint: Option<Checkpoint>,
-    /// Readings in the spool from the checkpoint on.
-    pub pending: Readings,
-    /// Gaps in the spool that reach beyond the checkpoint.
-    pub gaps: Vec<Gap>,
-    /// Message ids of the newest readings in the spool, oldest first.
-    pub recent_ids: Vec<u64>,
-    /// Where the newest entries of events in the spool begin, and how many they hold, oldest first.
-    pub recent_entries: Vec<(Sequence, u32)>,
-    /// The newest readings in the spool: those answered before are marked as warm-up.
-    pub unfinished: Vec<Question>,
-    /// The model that served before, if it is still there.
-    pub serving: Option<ServedModel>,
-    /// No version of a model below this one is served any more.
-    pub floor: Option<ModelRef>,
-    /// A package of which a part is on the disk, and how many bytes.
-    pub partial: Option<(Digest, u64)>,
-}
-
-/// What does not change while the agent runs.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The agent's release.
-    pub agent_version: String,
-    /// Random, made at each start.
-    pub boot_nonce: u64,
-    /// The device models run on.
-    pub device: String,
-    /// The only version to serve, if pinned.
-    pub pinned: Option<ModelVersion>,
-    /// Whether there is a hub.
-    pub has_hub: bool,
-    /// How long an event may wait for its group commit.
-    pub commit_delay_ms: u64,
-    /// The spool's limit in bytes, for all that it ever writes.
-    pub spool_max_bytes: u64,
-    /// What happens at the limit.
-    pub when_full: WhenFull,
-    /// The broker's redeliveries can reach back this far.
-    pub receive_maximum: usize,
-}
-
 /// The agent's decisions.
 #[derive(Debug)]
 pub struct EdgeCore {
@@ -308,11 +255,12 @@ impl EdgeCore {
     pub fn new(settings: Settings, start: Start, seed: u64) -> (Self, Vec<Effect>) {
         let acked = start.checkpoint.as_ref().map_or(start.oldest, |checkpoint| checkpoint.acked);
         let spool = SpoolState::new(&settings, &start);
+        let sync = SyncSession::new(&settings, &start, acked, seed);
         let settled = start.checkpoint.map(|checkpoint| checkpoint.settled).unwrap_or_default();
         let ledger = Ledger::restore(acked, settled, &start.gaps, start.pending);
         let mut core = Self {
             spool,
-            sync: SyncSession::new(&settings, start.epoch, acked, start.next, seed),
+            sync,
             slot: ModelSlot::new(settings.pinned, start.floor, start.partial),
             memory: HeldMemory::default(),
             questions: start.unfinished.into(),
@@ -342,7 +290,7 @@ impl EdgeCore {
                 effects.extend(self.memory.release(end).map(Effect::SaveMemory));
             }
             Event::AppendFailed(entry) => self.spool.append_failed(now, entry),
-            Event::SpoolRead(entries) => self.sync.spool_read(now, entries, effects),
+            Event::SpoolRead { oldest, entries } => self.sync.spool_read(now, oldest, entries, effects),
             Event::DroppedOldest { gap, spool_bytes } => {
                 self.spool.dropped_oldest(now, gap.is_some(), spool_bytes);
                 if let Some(gap) = gap {
@@ -355,12 +303,22 @@ impl EdgeCore {
                 self.sync.gap_settled();
             }
             Event::Answered { model, answers } => self.answered(now, &model, answers, effects),
-            Event::Checkpointed { acked } => effects.push(self.release(acked)),
+            Event::Checkpointed { epoch, acked } => {
+                if epoch > self.spool.epoch() {
+                    self.spool.use_epoch(epoch);
+                    self.sync.epoch_raised(now, epoch);
+                    effects.push(Effect::UseEpoch(epoch));
+                }
+                effects.push(self.release(acked));
+            }
             Event::LinkUp => self.sync.link_up(now, self.slot.serving(), effects),
             Event::LinkDown => self.sync.link_down(now),
             Event::FromHub(message) => self.hub_said(now, message, effects),
             Event::ModelLoaded { model, floor } => self.slot.loaded(model, floor, effects),
-            Event::PipelineMemory(memory) => self.memory.hold(self.spool.next(), memory),
+            Event::PipelineMemory(memory) => {
+                let memory = PipelineMemory { epoch: self.spool.epoch(), ..memory };
+                self.memory.hold(self.spool.next(), memory);
+            }
             Event::ModelRefused { model, reason } => self.slot.refused(&model, reason, effects),
             Event::Tick => {}
         }
@@ -491,11 +449,8 @@ impl EdgeCore {
 
     fn hub_said(&mut self, now: Millis, message: HubToEdge, effects: &mut Vec<Effect>) {
         match message {
-            HubToEdge::Welcome { next, .. } => {
-                self.sync.welcome(now, next, effects);
-                if self.sync.is_live() {
-                    self.slot.link_up(effects);
-                }
+            HubToEdge::Welcome { next, mark, newest_epoch, .. } => {
+                self.sync.welcome(now, Welcome { next, mark, newest_epoch }, effects);
             }
             HubToEdge::Acked { epoch, next } => {
                 let delivered = self.sync.acked(epoch, next, effects);
@@ -513,7 +468,7 @@ impl EdgeCore {
                 Content::Readings(readings) => self.ledger.deliver(readings),
                 Content::Dropped => self.ledger.mark_at_hub(*end),
                 Content::Gap(GapReason::Damaged) => self.ledger.lose_unknown(),
-                Content::Gap(GapReason::DropOldest) => {}
+                Content::Gap(GapReason::DropOldest | GapReason::HubLost) => {}
             }
             self.ledger.settle(*end);
         }
@@ -527,14 +482,15 @@ impl EdgeCore {
         self.spool.poll(now, effects);
         if self.spool.wants_drop(now) {
             let full_bytes = self.spool.full_bytes();
-            effects.push(Effect::DropOldest { acked: self.sync.acked_through(), full_bytes });
+            effects.push(Effect::DropOldest { acked: self.sync.held_by_hub(), full_bytes });
         }
         let delivered = self.sync.poll(now, effects);
         self.deliver(&delivered);
-        if !self.sync.is_live() {
-            // Also before the connection is gone: what is said after a hang-up is lost.
-            self.slot.link_down();
+        if let Some(epoch) = self.sync.epoch_due(now) {
+            effects.push(self.checkpoint_of(epoch, self.sync.acked_through()));
         }
+        // Down also before the connection is gone: what is said after a hang-up is lost.
+        self.slot.link(self.sync.is_live(), effects);
         while self.questions_in_flight < ANSWERS_IN_FLIGHT && !self.questions.is_empty() && self.slot.can_answer() {
             let count = self.questions.len().min(INFER_BATCH);
             effects.push(Effect::Infer(self.questions.drain(..count).collect()));
@@ -556,12 +512,13 @@ impl EdgeCore {
         let due = self.checkpointed.is_none_or(|last| acked.0 >= last.0 + step);
         if due && acked > Sequence(0) {
             self.checkpointed = Some(acked);
-            effects.push(Effect::Checkpoint(Checkpoint {
-                epoch: self.spool.epoch(),
-                acked,
-                settled: self.ledger.settled(),
-            }));
+            effects.push(self.checkpoint_of(self.spool.epoch(), self.sync.base()));
         }
+    }
+
+    fn checkpoint_of(&self, epoch: Epoch, base: Sequence) -> Effect {
+        let acked = self.sync.acked_through();
+        Effect::Checkpoint(Checkpoint { epoch, base, acked, settled: self.ledger.settled() })
     }
 
     /// Gives back what the hub has, but for the newest events, from which a restarted agent knows redeliveries.

@@ -41,6 +41,8 @@ pub enum Request {
         /// From so many bytes on the spool is full.
         full_bytes: u64,
     },
+    /// Read everything as of this epoch from now on.
+    UseEpoch(Epoch),
     /// Note in the gap record at the front what the hub has of it; answered by `GapSettled`.
     SettleGap {
         /// The hub has everything before.
@@ -72,7 +74,7 @@ pub enum SpoolError {
 /// An open spool.
 pub struct Spool<S: Storage = Directory> {
     log: SegmentLog<S>,
-    /// The epoch of everything in it.
+    /// The epoch that everything in it is read as of. Entries from before it was raised lie there with an older one.
     epoch: Epoch,
     cursor: Option<Cursor>,
 }
@@ -82,7 +84,7 @@ pub struct Opened<S: Storage = Directory> {
     log: SegmentLog<S>,
     /// Whether there was none, and it was made.
     pub created: bool,
-    /// The epoch of what is in it, if anything is.
+    /// The newest epoch in it, if anything is.
     pub epoch: Option<Epoch>,
 }
 
@@ -113,7 +115,7 @@ impl<S: Storage> Opened<S> {
                 "the spool was torn or damaged; a gap record stands for what was there"
             );
         }
-        let epoch = first_epoch(&mut log)?;
+        let epoch = newest_epoch(&mut log)?;
         Ok(Self { log, created: report.created, epoch })
     }
 
@@ -123,8 +125,14 @@ impl<S: Storage> Opened<S> {
     }
 }
 
-fn first_epoch<S: Storage>(log: &mut SegmentLog<S>) -> Result<Option<Epoch>, LogError> {
-    let mut cursor = log.cursor(0);
+/// Epochs only grow from front to end, so the last entry that can be read has the newest; where the end is damaged, the
+/// first one's counts.
+fn newest_epoch<S: Storage>(log: &mut SegmentLog<S>) -> Result<Option<Epoch>, LogError> {
+    let last = log.cursor(log.next().saturating_sub(1));
+    Ok(epoch_from(log, last)?.max(epoch_from(log, log.cursor(0))?))
+}
+
+fn epoch_from<S: Storage>(log: &mut SegmentLog<S>, mut cursor: Cursor) -> Result<Option<Epoch>, LogError> {
     while let Some(found) = log.read(&mut cursor)? {
         if let Found::Record(record) = found
             && let Ok(entry) = SpoolEntry::decode(&record.payload)
@@ -194,6 +202,10 @@ impl<S: Storage> Spool<S> {
                     answers.push(self.state());
                 }
                 Request::DropOldest { acked, full_bytes } => answers.push(self.drop_oldest(acked, full_bytes)),
+                Request::UseEpoch(epoch) => {
+                    warn!(%epoch, before = %self.epoch, "what is in the spool goes on as an epoch of its own");
+                    self.epoch = epoch;
+                }
                 Request::SettleGap { through } => answers.extend(self.settle_gap(through)),
             }
         }
@@ -245,7 +257,7 @@ impl<S: Storage> Spool<S> {
             }
         }
         self.cursor = Some(cursor);
-        Event::SpoolRead(read)
+        Event::SpoolRead { oldest: self.oldest(), entries: read }
     }
 
     /// The next entry. In the place of what is damaged there is a gap.
@@ -255,7 +267,8 @@ impl<S: Storage> Spool<S> {
             Some(Found::Record(record)) => {
                 let (first, count) = (record.first, record.count);
                 match SpoolEntry::decode(&record.payload) {
-                    Ok(entry) => Some(SpooledEntry { encoded: record.payload, entry }),
+                    Ok(entry) if entry.epoch() == self.epoch => Some(SpooledEntry { encoded: record.payload, entry }),
+                    Ok(entry) => Some(self.as_of_now(entry)),
                     Err(error) => {
                         error!(first, count, "failed to understand what is in the spool: {error}");
                         Some(self.damaged(first, u64::from(count)))
@@ -264,6 +277,18 @@ impl<S: Storage> Spool<S> {
             }
             Some(Found::Lost(range)) => Some(self.damaged(range.start, range.end - range.start)),
         })
+    }
+
+    /// An entry from before the epoch was raised.
+    fn as_of_now(&self, mut entry: SpoolEntry) -> SpooledEntry {
+        entry.set_epoch(self.epoch);
+        match entry.encode() {
+            Ok(encoded) => SpooledEntry { encoded, entry },
+            Err(error) => {
+                error!("failed to encode what is in the spool again: {error}");
+                self.damaged(entry.first().0, u64::from(entry.count()))
+            }
+        }
     }
 
     fn damaged(&self, first: u64, count: u64) -> SpooledEntry {

@@ -4,9 +4,9 @@
 //!
 //! ```text
 //! agent                                    hub
-//!   | Hello {protocol, epoch, pending...}   |
+//!   | Hello {protocol, epoch, base...}      |
 //!   |-------------------------------------->|   who the agent is comes from its certificate alone
-//!   |            Welcome {next, time}       |
+//!   |            Welcome {next, mark, time} |
 //!   |<--------------------------------------|   `next`: the first sequence the hub does not have
 //!   | Entry {zstd bytes}                    |   a batch or a gap, without a hole between them
 //!   |-------------------------------------->|   at most MAX_BATCHES_IN_FLIGHT without an ack
@@ -29,4 +29,4 @@ pub mod part;
 /// The ALPN protocol name both sides insist on.
 pub const ALPN: &[u8] = b"tideline/1";
 /// The version of the messages, checked in `Hello`.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;

@@ -53,6 +53,20 @@ fn a_hub_that_was_killed_has_new_readings_before_the_agent_gives_up_on_the_old_o
     }
 }
 
+/// Restored, the box goes past the place where the hub has other readings before the two meet.
+#[test]
+fn a_box_whose_disk_was_restored_loses_nothing_new_and_merges_nothing() {
+    let directory = tempfile::tempdir().expect("dir");
+    let seen = World::start(directory.path(), 7).and_then(World::restore_the_box);
+    match seen {
+        Ok((lost, doubled, epochs)) => {
+            assert_eq!((lost, epochs), (0, 2));
+            assert!(doubled <= 50, "{doubled} are there twice; only what was not known to be delivered may be");
+        }
+        Err(error) => panic!("{error:#}; everything is kept in {}", directory.keep().display()),
+    }
+}
+
 /// Trained twice on the same readings, a model differs in its version, its time and what it was called for.
 #[test]
 fn a_box_that_has_nearly_the_same_model_is_sent_only_what_differs() {
@@ -188,6 +202,46 @@ impl World {
         let published = Published { agent: agent_id, pinned: false, rows: published };
         let (lost, doubled) = summary::difference(&scenario, &published, &directory.join("hub"))?;
         Ok(Seen { lost, doubled, kills, versions })
+    }
+
+    /// Says how many readings are lost and doubled in the end, and under how many epochs they are at the hub.
+    fn restore_the_box(mut self) -> anyhow::Result<(u64, u64, usize)> {
+        let rows = self.scenario.phases[0].recordings[0].rows[..150].to_vec();
+        let epoch = |world: &Self| world.api.items("agents").ok().and_then(|agents| agents[0]["epoch"].as_u64());
+        rows[..50].iter().try_for_each(|row| self.publish(row))?;
+        self.wait("readings at the hub", || self.at_hub() >= 50)?;
+        let first = epoch(&self);
+        self.agent.kill()?;
+        self.copy("line-1", "copy")?;
+        self.agent.restart()?;
+        rows[50..100].iter().try_for_each(|row| self.publish(row))?;
+        self.wait("readings that the copy does not hold", || self.at_hub() >= 100)?;
+        self.hub.kill()?;
+        self.agent.kill()?;
+        std::fs::remove_dir_all(self.directory.join("line-1"))?;
+        self.copy("copy", "line-1")?;
+        self.agent.restart()?;
+        self.wait("the status of the restored box", || self.accepted().is_some_and(|accepted| accepted <= 50))?;
+        rows[100..].iter().try_for_each(|row| self.publish(row))?;
+        self.wait("readings on the restored box", || self.accepted().is_some_and(|accepted| accepted >= 100))?;
+        self.hub.restart()?;
+        self.wait("every reading at the hub", || self.at_hub() >= 150)?;
+        let epochs = if epoch(&self) == first { 1 } else { 2 };
+        let Self { scenario, directory, agent_id, hub, agent, published, .. } = self;
+        agent.stop()?;
+        hub.stop()?;
+        let published = Published { agent: agent_id, pinned: false, rows: published };
+        let (lost, doubled) = summary::difference(&scenario, &published, &directory.join("hub"))?;
+        Ok((lost, doubled, epochs))
+    }
+
+    fn copy(&self, from: &str, to: &str) -> anyhow::Result<()> {
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .args([self.directory.join(from), self.directory.join(to)])
+            .status()?;
+        anyhow::ensure!(copied.success(), "{from} could not be copied");
+        Ok(())
     }
 
     fn publish(&mut self, row: &Row) -> anyhow::Result<()> {

@@ -4,6 +4,12 @@
 pub const COMPACT_BATCHES: u64 = 512;
 /// When a refused agent should try again.
 pub const RETRY_AFTER_MS: u64 = 5_000;
+/// When a copy of a box should try again: its original may have gone by then.
+pub const TWIN_RETRY_AFTER_MS: u64 = 60_000;
+/// An original that was not heard of for so long does not keep its copy away: somebody replaced the box.
+pub const TWIN_FORGOTTEN_MS: i64 = 60 * 60 * 1_000;
+/// Starts of one agent remembered: both of two boxes, and a restart of each.
+pub const TWINS_KEPT: usize = 4;
 /// Closed known-normal segments remembered per stream; older ones are only in the sample store.
 pub const SEGMENTS_KEPT: usize = 256;
 /// Times of the newest readings remembered per stream, to cut a segment where a drift began.

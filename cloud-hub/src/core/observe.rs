@@ -32,7 +32,8 @@ pub struct Observed {
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Durable {
     position: u64,
-    next: BTreeMap<(AgentId, Epoch), Sequence>,
+    /// Per agent and epoch the first sequence that is missing, and the mark of what is before it.
+    reached: BTreeMap<(AgentId, Epoch), (Sequence, Option<u32>)>,
     streams: BTreeMap<StreamKey, StreamFacts>,
     regimes: BTreeMap<ModelName, Vec<Regime>>,
     /// Streams whose alarm is up, against which version, and since when: a restart is no new alarm.
@@ -105,7 +106,20 @@ impl Observed {
     /// The first sequence the hub does not have of an agent's epoch; `None` if it has nothing of it.
     #[must_use]
     pub fn next_of(&self, key: &(AgentId, Epoch)) -> Option<Sequence> {
-        self.durable.next.get(key).copied()
+        self.reached(key).map(|(next, _)| next)
+    }
+
+    /// The same, with the mark of the entry before it.
+    #[must_use]
+    pub fn reached(&self, key: &(AgentId, Epoch)) -> Option<(Sequence, Option<u32>)> {
+        self.durable.reached.get(key).copied()
+    }
+
+    /// The newest epoch of an agent of which the hub has anything.
+    #[must_use]
+    pub fn newest_epoch(&self, agent: &AgentId) -> Epoch {
+        let epochs = (agent.clone(), Epoch(0))..=(agent.clone(), Epoch(u64::MAX));
+        self.durable.reached.range(epochs).next_back().map_or(Epoch(0), |((_, epoch), _)| *epoch)
     }
 
     /// Every stream.
@@ -202,7 +216,7 @@ impl Observed {
         effects: &mut Vec<Effect>,
     ) {
         self.durable.position = position + 1;
-        self.durable.next.insert((agent.clone(), entry.epoch()), entry.end());
+        self.durable.reached.insert((agent.clone(), entry.epoch()), (entry.end(), entry.mark()));
         match entry {
             SpoolEntry::Events(batch) => self.batch(position, agent, batch, specs, effects),
             SpoolEntry::Gap(gap) => self.gap(agent, gap),

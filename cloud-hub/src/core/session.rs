@@ -7,7 +7,8 @@ use shared::ids::{AgentId, Epoch, ModelVersion, Sequence};
 use shared::wire::PROTOCOL_VERSION;
 use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelReport, ServedModel};
 
-use super::limits::RETRY_AFTER_MS;
+use super::limits::{RETRY_AFTER_MS, TWIN_RETRY_AFTER_MS};
+use super::twins::Twins;
 use super::{ConnectionId, Effect, Now};
 
 /// Every agent that is connected or was.
@@ -15,6 +16,7 @@ use super::{ConnectionId, Effect, Now};
 pub struct Sessions {
     live: BTreeMap<ConnectionId, Session>,
     agents: BTreeMap<AgentId, AgentFacts>,
+    twins: BTreeMap<AgentId, Twins>,
 }
 
 /// One live connection.
@@ -26,6 +28,8 @@ pub struct Session {
     pub pinned: Option<ModelVersion>,
     /// What it serves.
     pub serving: Option<ServedModel>,
+    /// The nonce it introduced itself with.
+    boot_nonce: Option<u64>,
     /// How far the delivery is, once it introduced itself.
     delivery: Option<Delivery>,
 }
@@ -52,6 +56,8 @@ pub struct AgentFacts {
     pub last_seen_ms: UnixMillis,
     /// Whether it is connected.
     pub connected: bool,
+    /// More than one box uses its identity.
+    pub has_twin: bool,
     /// What it said of itself.
     pub hello: Hello,
     /// How it is, as it last said.
@@ -106,15 +112,56 @@ impl Sessions {
         self.live.keys().copied().collect()
     }
 
-    /// A new connection of an agent replaces its older one.
-    pub(super) fn connected(&mut self, connection: ConnectionId, agent: AgentId, effects: &mut Vec<Effect>) {
-        let older: Vec<ConnectionId> =
-            self.live.iter().filter(|(_, session)| session.agent == agent).map(|(id, _)| *id).collect();
+    pub(super) fn connected(&mut self, connection: ConnectionId, agent: AgentId) {
+        let session = Session { agent, pinned: None, serving: None, boot_nonce: None, delivery: None };
+        self.live.insert(connection, session);
+    }
+
+    /// Judges an introduction before anything follows from it: false if the agent was turned away, else its connection
+    /// replaces its older ones.
+    pub(super) fn admit(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        hello: &Hello,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(session) = self.live.get_mut(&connection) else {
+            return false;
+        };
+        let mut refusal = None;
+        if hello.protocol != PROTOCOL_VERSION {
+            let reason = format!("the agent speaks protocol {}, the hub {PROTOCOL_VERSION}", hello.protocol);
+            refusal = Some((reason, RETRY_AFTER_MS));
+        } else if session.boot_nonce.is_none() {
+            session.boot_nonce = Some(hello.boot_nonce);
+            let twins = self.twins.entry(session.agent.clone()).or_default();
+            if let Some(original) = twins.greeted(now, hello.boot_nonce, hello.epoch) {
+                let reason = format!(
+                    "this is a copy: another box is {} too, of epoch {original}, and this one is of epoch {}; give one \
+                     of them a name and a certificate of its own, and an empty state directory",
+                    session.agent, hello.epoch
+                );
+                refusal = Some((reason, TWIN_RETRY_AFTER_MS));
+            }
+            if let Some(facts) = self.agents.get_mut(&session.agent) {
+                facts.has_twin = twins.is_proven();
+            }
+        }
+        if let Some((reason, retry_after_ms)) = refusal {
+            effects.push(Effect::Send { connection, message: HubToEdge::Refused { reason, retry_after_ms } });
+            effects.push(Effect::Close { connection });
+            self.live.remove(&connection);
+            return false;
+        }
+        let agent = session.agent.clone();
+        let is_older = |(id, session): &(&ConnectionId, &Session)| session.agent == agent && **id != connection;
+        let older: Vec<ConnectionId> = self.live.iter().filter(is_older).map(|(id, _)| *id).collect();
         for older in older {
             self.live.remove(&older);
             effects.push(Effect::Close { connection: older });
         }
-        self.live.insert(connection, Session { agent, pinned: None, serving: None, delivery: None });
+        true
     }
 
     pub(super) fn disconnected(&mut self, now: Now, connection: ConnectionId) {
@@ -136,7 +183,7 @@ impl Sessions {
         }
     }
 
-    /// Takes an introduction; false if the agent was turned away. The hub has everything before `next`.
+    /// Takes an introduction that was admitted. The hub has everything before `next`.
     pub(super) fn hello(
         &mut self,
         now: Now,
@@ -144,20 +191,10 @@ impl Sessions {
         hello: Hello,
         next: Sequence,
         effects: &mut Vec<Effect>,
-    ) -> bool {
+    ) {
         let Some(session) = self.live.get_mut(&connection) else {
-            return false;
+            return;
         };
-        if hello.protocol != PROTOCOL_VERSION {
-            let reason = format!("the agent speaks protocol {}, the hub {PROTOCOL_VERSION}", hello.protocol);
-            effects.push(Effect::Send {
-                connection,
-                message: HubToEdge::Refused { reason, retry_after_ms: RETRY_AFTER_MS },
-            });
-            effects.push(Effect::Close { connection });
-            self.forget(connection);
-            return false;
-        }
         session.pinned = hello.pinned;
         session.serving.clone_from(&hello.serving);
         session.delivery = Some(Delivery { epoch: hello.epoch, expected: next, acked: next });
@@ -167,18 +204,22 @@ impl Sessions {
             first_seen_ms,
             last_seen_ms: now,
             connected: true,
+            has_twin: self.twins.get(&session.agent).is_some_and(Twins::is_proven),
             hello,
             status: None,
         };
         effects.push(Effect::RecordAgent(facts.clone()));
         self.agents.insert(facts.agent.clone(), facts);
-        true
     }
 
     pub(super) fn status(&mut self, now: Now, connection: ConnectionId, status: AgentStatus) {
-        if let Some(session) = self.live.get(&connection)
-            && let Some(facts) = self.agents.get_mut(&session.agent)
-        {
+        let Some(session) = self.live.get(&connection) else {
+            return;
+        };
+        if let Some((twins, boot_nonce)) = self.twins.get_mut(&session.agent).zip(session.boot_nonce) {
+            twins.heard(now, boot_nonce);
+        }
+        if let Some(facts) = self.agents.get_mut(&session.agent) {
             facts.last_seen_ms = now;
             facts.status = Some(status);
         }

@@ -138,12 +138,13 @@ pub(super) fn agents(stored: &Stored) -> Vec<AgentFacts> {
             first_seen_ms: row.first_seen_ms,
             last_seen_ms: row.last_seen_ms,
             connected: false,
+            has_twin: false,
             hello: Hello {
                 protocol: PROTOCOL_VERSION,
                 agent_version: row.agent_version.clone(),
                 epoch: row.epoch,
                 boot_nonce: row.boot_nonce,
-                oldest: Default::default(),
+                base: Default::default(),
                 serving: row
                     .serving
                     .clone()

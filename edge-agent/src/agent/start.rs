@@ -55,7 +55,7 @@ pub(super) fn recover(
     let path = config.agent.state_directory.join("spool");
     let opened = Opened::open(&path)?;
     let remembered = state.load();
-    let epoch = epoch(&opened, remembered.epoch, clock.unix_ms());
+    let epoch = epoch(&opened, &remembered, clock.unix_ms());
     state.save_epoch(epoch)?;
     let digest = remembered.serving.as_ref().map(|serving| serving.digest);
     let memory = MemoryFile::in_directory(&config.agent.state_directory).load();
@@ -82,12 +82,13 @@ pub(super) fn recover(
 
 /// The epoch of what goes into a spool that was just opened. It is to be remembered durably before anything does.
 ///
-/// What is in the spool says it. A new or emptied spool gets one that was never used: above the last one remembered, and
-/// at least the seconds since 1970, for a box that lost everything.
+/// What is in the spool says it, or what was remembered when it was raised. A new or emptied spool gets one that was never
+/// used: above the last one remembered, and at least the seconds since 1970, for a box that lost everything.
 #[must_use]
-pub fn epoch<S: Storage>(opened: &Opened<S>, remembered: Option<Epoch>, unix_ms: UnixMillis) -> Epoch {
+pub fn epoch<S: Storage>(opened: &Opened<S>, remembered: &Remembered, unix_ms: UnixMillis) -> Epoch {
+    let remembered = remembered.epoch.max(remembered.checkpoint.as_ref().map(|checkpoint| checkpoint.epoch));
     match (opened.epoch, remembered) {
-        (Some(epoch), _) => epoch,
+        (Some(epoch), remembered) => remembered.map_or(epoch, |remembered| remembered.max(epoch)),
         (None, Some(epoch)) if !opened.created => epoch,
         (None, before) => {
             let by_clock = u64::try_from(unix_ms / 1_000).unwrap_or(0);
@@ -163,7 +164,10 @@ pub(super) fn store_thread(
             };
             match (saved, request) {
                 (Ok(()), StoreRequest::Checkpoint(checkpoint)) => {
-                    if events.blocking_send(Event::Checkpointed { acked: checkpoint.acked }).is_err() {
+                    if events
+                        .blocking_send(Event::Checkpointed { epoch: checkpoint.epoch, acked: checkpoint.acked })
+                        .is_err()
+                    {
                         return;
                     }
                 }

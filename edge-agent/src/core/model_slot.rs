@@ -83,14 +83,14 @@ impl ModelSlot {
         self.serving.is_some()
     }
 
-    pub(super) fn link_up(&mut self, effects: &mut Vec<Effect>) {
-        self.connected = true;
-        self.send_report(effects);
-        self.fetch_next(effects);
-    }
-
-    pub(super) fn link_down(&mut self) {
-        self.connected = false;
+    /// Whether the hub listens.
+    pub(super) fn link(&mut self, is_live: bool, effects: &mut Vec<Effect>) {
+        let is_new = is_live && !self.connected;
+        self.connected = is_live;
+        if is_new {
+            self.send_report(effects);
+            self.fetch_next(effects);
+        }
     }
 
     pub(super) fn offered(&mut self, offer: ModelOffer, effects: &mut Vec<Effect>) {

@@ -108,6 +108,11 @@ impl SpoolState {
         self.epoch
     }
 
+    /// Everything is of this epoch from now on. What is on its way to the disk is read as of it.
+    pub(super) fn use_epoch(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+    }
+
     pub(super) fn next(&self) -> Sequence {
         self.next
     }

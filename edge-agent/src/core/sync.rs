@@ -1,4 +1,8 @@
 //! The conversation with the hub: dial, greet, send what is durable within the window, move on with the acks.
+//!
+//! Either side may have gone back in time. A hub that lost data gets again what the spool still holds, and a gap record for the
+//! rest. A box that was restored or copied finds that the hub has more than it, or something else: it goes on in an epoch
+//! of its own, so that two histories are never merged.
 
 use std::collections::VecDeque;
 
@@ -14,7 +18,7 @@ use super::limits::{
     ACK_TIMEOUT_MS, BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, ENTRIES_AT_ONCE, GREETING_TIMEOUT_MS, READ_RETRY_MS,
     STABLE_AFTER_MS, STATUS_INTERVAL_MS, STATUS_REPEAT_MS,
 };
-use super::{Effect, Millis, Settings, SpooledEntry};
+use super::{Effect, Millis, Settings, SpooledEntry, Start};
 
 /// The session with the hub.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub struct SyncSession {
     state: State,
     backoff: Backoff,
     epoch: Epoch,
+    /// The first sequence of the epoch.
+    base: Sequence,
     /// Everything before it is acknowledged, and counted as delivered.
     acked: Sequence,
     /// Everything before it is durable.
@@ -36,6 +42,8 @@ pub struct SyncSession {
     /// The spool could not be read; not before this time again.
     read_at: Option<Millis>,
     problem: Option<String>,
+    /// The epoch to go on in, once that is durable.
+    wanted_epoch: Option<Epoch>,
     /// The last status of this session, and when it was sent.
     said: Option<(Millis, AgentStatus)>,
     hello: HelloParts,
@@ -61,6 +69,13 @@ enum State {
     Greeting {
         deadline: Millis,
     },
+    /// The hub has more than it acknowledged. Whether it is what this spool holds is being read.
+    Comparing {
+        next: Sequence,
+        mark: u32,
+        newest_epoch: Epoch,
+        deadline: Millis,
+    },
     Live {
         since: Millis,
         status_at: Millis,
@@ -68,6 +83,14 @@ enum State {
     },
     /// The agent asked for the connection to be closed.
     Closing,
+}
+
+/// What the hub says as it greets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Welcome {
+    pub(super) next: Sequence,
+    pub(super) mark: Option<u32>,
+    pub(super) newest_epoch: Epoch,
 }
 
 /// An entry that the hub has or will have.
@@ -91,19 +114,21 @@ pub enum Content {
 }
 
 impl SyncSession {
-    pub(super) fn new(settings: &Settings, epoch: Epoch, acked: Sequence, durable: Sequence, seed: u64) -> Self {
+    pub(super) fn new(settings: &Settings, start: &Start, acked: Sequence, seed: u64) -> Self {
         Self {
             state: if settings.has_hub { State::Waiting { until: Millis(0) } } else { State::Alone },
             backoff: Backoff::new(BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, seed),
-            epoch,
+            epoch: start.epoch,
+            base: start.base(),
             acked,
-            durable,
+            durable: start.next,
             unsent: acked,
             known_at_hub: acked,
             in_flight: VecDeque::new(),
             reading: None,
             read_at: None,
             problem: None,
+            wanted_epoch: None,
             said: None,
             hello: HelloParts {
                 agent_version: settings.agent_version.clone(),
@@ -126,6 +151,15 @@ impl SyncSession {
         self.acked
     }
 
+    /// Everything before it is at the hub, as far as is known: it may have lost what it acknowledged.
+    pub(super) fn held_by_hub(&self) -> Sequence {
+        self.acked.min(self.known_at_hub)
+    }
+
+    pub(super) fn base(&self) -> Sequence {
+        self.base
+    }
+
     pub(super) fn durable(&mut self, end: Sequence) {
         self.durable = self.durable.max(end);
     }
@@ -137,7 +171,7 @@ impl SyncSession {
             agent_version: self.hello.agent_version.clone(),
             epoch: self.epoch,
             boot_nonce: self.hello.boot_nonce,
-            oldest: self.acked,
+            base: self.base,
             serving: serving.cloned(),
             pinned: self.hello.pinned,
             device: self.hello.device.clone(),
@@ -155,9 +189,11 @@ impl SyncSession {
         }
         self.in_flight.clear();
         self.unsent = self.acked;
+        self.known_at_hub = self.acked;
     }
 
-    pub(super) fn welcome(&mut self, now: Millis, next: Sequence, effects: &mut Vec<Effect>) {
+    pub(super) fn welcome(&mut self, now: Millis, welcome: Welcome, effects: &mut Vec<Effect>) {
+        let Welcome { next, mark, newest_epoch } = welcome;
         if self.is_live() {
             self.hang_up("the hub greeted twice", effects);
             return;
@@ -171,22 +207,87 @@ impl SyncSession {
                 "the hub has events up to {next} of epoch {}, this spool ends at {}: its disk was restored or copied",
                 self.epoch, self.durable
             );
-            self.hang_up(&problem, effects);
+            self.go_on_in_another_epoch(newest_epoch, &problem, effects);
             return;
         }
-        if next < self.acked {
-            let problem = format!(
-                "the hub acknowledged events up to {} of epoch {} and now has them only up to {next}: its data was lost",
+        match mark {
+            Some(mark) if next > self.acked => {
+                let deadline = now.plus(GREETING_TIMEOUT_MS);
+                self.state = State::Comparing { next, mark, newest_epoch, deadline };
+                self.known_at_hub = next;
+            }
+            Some(_) | None => self.go_live(now, next),
+        }
+    }
+
+    fn go_live(&mut self, now: Millis, next: Sequence) {
+        self.problem = (next < self.acked).then(|| {
+            format!(
+                "the hub acknowledged events up to {} of epoch {} and had them only up to {next}: they are sent again",
                 self.acked, self.epoch
-            );
-            self.hang_up(&problem, effects);
-            return;
-        }
-        self.problem = None;
+            )
+        });
         self.said = None;
         self.known_at_hub = next;
-        self.unsent = self.acked;
+        self.unsent = self.acked.min(next);
+        self.read_at = None;
         self.state = State::Live { since: now, status_at: now, ack_deadline: None };
+    }
+
+    /// Compares what the hub has last with the entry that ends there. A gap or damage tells nothing.
+    fn compare(&mut self, now: Millis, entries: &[SpooledEntry], effects: &mut Vec<Effect>) {
+        let State::Comparing { next, mark, newest_epoch, .. } = self.state else {
+            return;
+        };
+        let Some(SpooledEntry { entry, .. }) = entries.first() else {
+            self.read_at = Some(now.plus(READ_RETRY_MS));
+            return;
+        };
+        match entry.mark() {
+            Some(own) if own != mark || entry.end() != next => {
+                let problem = format!(
+                    "the hub has other events before {next} of epoch {} than this spool: its disk was restored or copied",
+                    self.epoch
+                );
+                self.go_on_in_another_epoch(newest_epoch, &problem, effects);
+            }
+            Some(_) | None => self.go_live(now, next),
+        }
+    }
+
+    /// What this spool holds and the hub has not acknowledged is delivered under an epoch that nobody used.
+    fn go_on_in_another_epoch(&mut self, newest: Epoch, problem: &str, effects: &mut Vec<Effect>) {
+        let epoch = Epoch(newest.max(self.epoch).0.saturating_add(1));
+        self.wanted_epoch = Some(epoch);
+        self.hang_up(&format!("{problem}; it goes on as epoch {epoch}"), effects);
+    }
+
+    /// The epoch that is to be made durable now, before the hub is dialled again.
+    pub(super) fn epoch_due(&mut self, now: Millis) -> Option<Epoch> {
+        let wanted = self.wanted_epoch?;
+        match self.state {
+            State::Waiting { until } if until <= now => {
+                self.state = State::Waiting { until: now.plus(self.backoff.next_ms()) };
+                Some(wanted)
+            }
+            State::Waiting { .. }
+            | State::Alone
+            | State::Dialling
+            | State::Greeting { .. }
+            | State::Comparing { .. }
+            | State::Live { .. }
+            | State::Closing => None,
+        }
+    }
+
+    /// The epoch is durable.
+    pub(super) fn epoch_raised(&mut self, now: Millis, epoch: Epoch) {
+        self.epoch = epoch;
+        self.base = self.acked;
+        self.wanted_epoch = None;
+        if let State::Waiting { until } = &mut self.state {
+            *until = now;
+        }
     }
 
     /// Takes an ack and says which batches it delivered.
@@ -213,12 +314,28 @@ impl SyncSession {
         effects.push(Effect::Hangup);
     }
 
-    pub(super) fn spool_read(&mut self, now: Millis, entries: Vec<SpooledEntry>, effects: &mut Vec<Effect>) {
+    /// Takes entries of the spool, which holds nothing before `oldest`.
+    pub(super) fn spool_read(
+        &mut self,
+        now: Millis,
+        oldest: Sequence,
+        entries: Vec<SpooledEntry>,
+        effects: &mut Vec<Effect>,
+    ) {
         let asked = self.reading.take();
+        if let State::Comparing { next, .. } = self.state
+            && asked.is_some_and(|asked| asked.plus(1) == next)
+        {
+            self.compare(now, &entries, effects);
+            return;
+        }
         if !self.is_live() {
             return;
         }
         let unsent = self.unsent;
+        if unsent < oldest && !self.send_gap(oldest, effects) {
+            return;
+        }
         for SpooledEntry { encoded, entry } in entries {
             // A reconnect while the read was under way starts over from `acked`; what does not follow is read again.
             if entry.first() > self.unsent || entry.end() <= self.unsent {
@@ -233,22 +350,44 @@ impl SyncSession {
                     Content::Gap(gap.reason)
                 }
             };
-            self.unsent = entry.end();
-            self.in_flight.push_back(Delivered { end: entry.end(), content });
-            if entry.end() <= self.known_at_hub {
-                continue;
-            }
-            match PackedEntry::pack(&encoded) {
-                Ok(packed) => effects.push(Effect::Send(EdgeToHub::Entry(packed))),
-                Err(error) => {
-                    self.hang_up(&format!("an entry could not be compressed: {error}"), effects);
-                    return;
-                }
+            if !self.send(entry.end(), content, &encoded, effects) {
+                return;
             }
         }
         if self.unsent == unsent && asked == Some(unsent) {
             self.read_at = Some(now.plus(READ_RETRY_MS));
         }
+    }
+
+    /// The hub lost what the spool has given back.
+    fn send_gap(&mut self, oldest: Sequence, effects: &mut Vec<Effect>) -> bool {
+        let count = u32::try_from(oldest.0 - self.unsent.0).unwrap_or(u32::MAX);
+        let gap = Gap::unknown(self.epoch, self.unsent, count, GapReason::HubLost);
+        let (end, content) = (gap.end(), Content::Gap(gap.reason));
+        match SpoolEntry::Gap(gap).encode() {
+            Ok(encoded) => self.send(end, content, &encoded, effects),
+            Err(error) => {
+                self.hang_up(&format!("a gap could not be encoded: {error}"), effects);
+                false
+            }
+        }
+    }
+
+    /// Sends an entry, unless the hub has it; false if the connection is given up.
+    fn send(&mut self, end: Sequence, content: Content, encoded: &[u8], effects: &mut Vec<Effect>) -> bool {
+        self.unsent = end;
+        self.in_flight.push_back(Delivered { end, content });
+        if end <= self.known_at_hub {
+            return true;
+        }
+        match PackedEntry::pack(encoded) {
+            Ok(packed) => effects.push(Effect::Send(EdgeToHub::Entry(packed))),
+            Err(error) => {
+                self.hang_up(&format!("an entry could not be compressed: {error}"), effects);
+                return false;
+            }
+        }
+        true
     }
 
     /// Events made room for newer ones. Those that were sent already may still arrive.
@@ -288,6 +427,7 @@ impl SyncSession {
             | State::Waiting { .. }
             | State::Dialling
             | State::Greeting { .. }
+            | State::Comparing { .. }
             | State::Closing => false,
         }
     }
@@ -306,6 +446,7 @@ impl SyncSession {
             State::Alone | State::Dialling | State::Closing => None,
             State::Waiting { until } => Some(until),
             State::Greeting { deadline } => Some(deadline),
+            State::Comparing { deadline, .. } => [Some(deadline), self.read_at].into_iter().flatten().min(),
             State::Live { status_at, ack_deadline, .. } => {
                 [Some(status_at), ack_deadline, self.read_at].into_iter().flatten().min()
             }
@@ -315,11 +456,22 @@ impl SyncSession {
     /// What is due; returns batches that turned out to be at the hub already.
     pub(super) fn poll(&mut self, now: Millis, effects: &mut Vec<Effect>) -> Vec<Delivered> {
         match self.state {
-            State::Waiting { until } if until <= now => {
+            State::Waiting { until } if until <= now && self.wanted_epoch.is_none() => {
                 self.state = State::Dialling;
                 effects.push(Effect::Dial);
             }
             State::Greeting { deadline } if deadline <= now => self.hang_up("the hub did not greet", effects),
+            State::Comparing { deadline, .. } if deadline <= now => {
+                self.hang_up("what the hub has could not be compared with the spool", effects);
+            }
+            State::Comparing { next, .. } => {
+                self.read_at = self.read_at.filter(|at| *at > now);
+                if self.reading.is_none() && self.read_at.is_none() {
+                    let from = Sequence(next.0.saturating_sub(1));
+                    self.reading = Some(from);
+                    effects.push(Effect::ReadSpool { from, entries: 1 });
+                }
+            }
             State::Live { ack_deadline: Some(deadline), .. } if deadline <= now => {
                 self.hang_up("the hub stopped acknowledging", effects);
             }
@@ -353,7 +505,7 @@ impl SyncSession {
             delivered.extend(self.in_flight.pop_front());
         }
         if let Some(last) = delivered.last() {
-            self.acked = last.end;
+            self.acked = self.acked.max(last.end);
             self.read_at = None;
         }
         delivered

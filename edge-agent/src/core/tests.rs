@@ -5,6 +5,7 @@ use shared::ids::{ChannelName, ModelName};
 use shared::wire::message::{ModelOffer, ModelOutcome};
 use shared::wire::part::PackedPart;
 
+use super::spool::WhenFull;
 use super::*;
 
 fn settings() -> Settings {
@@ -27,7 +28,12 @@ fn start(acked: u64, next: u64) -> Start {
         next: Sequence(next),
         oldest: Sequence(0),
         spool_bytes: 0,
-        checkpoint: Some(Checkpoint { epoch: Epoch(5), acked: Sequence(acked), settled: BTreeMap::new() }),
+        checkpoint: Some(Checkpoint {
+            epoch: Epoch(5),
+            base: Sequence(0),
+            acked: Sequence(acked),
+            settled: BTreeMap::new(),
+        }),
         pending: BTreeMap::new(),
         gaps: Vec::new(),
         recent_ids: Vec::new(),
@@ -91,7 +97,7 @@ fn durable(end: u64) -> Event {
 }
 
 fn welcome(next: u64) -> Event {
-    Event::FromHub(HubToEdge::Welcome { next: Sequence(next), time_ms: 0 })
+    Event::FromHub(HubToEdge::Welcome { next: Sequence(next), mark: None, newest_epoch: Epoch(5), time_ms: 0 })
 }
 
 /// An agent that the hub has greeted, with one durable batch of `count` readings in its spool.
@@ -108,7 +114,7 @@ fn connected(count: u64) -> (EdgeCore, EventBatch) {
 fn spooled(batch: &EventBatch) -> Event {
     let entry = SpoolEntry::Events(batch.clone());
     let encoded = entry.encode().expect("encodes");
-    Event::SpoolRead(vec![SpooledEntry { encoded, entry }])
+    Event::SpoolRead { oldest: Sequence(0), entries: vec![SpooledEntry { encoded, entry }] }
 }
 
 fn offer(version: u32, bytes: u64) -> ModelOffer {
@@ -204,22 +210,6 @@ fn what_the_hub_has_already_is_counted_and_not_sent_again() {
     assert_eq!(core.status().ledger[0].delivered, 3);
 }
 
-#[test]
-fn a_hub_that_knows_the_future_or_forgot_the_past_is_told_apart_in_words() {
-    let greeted = |acked, next, hub| {
-        let (mut core, _) = EdgeCore::new(settings(), start(acked, next), 7);
-        handle(&mut core, 600, Event::LinkUp);
-        let effects = handle(&mut core, 601, welcome(hub));
-        let hung_up = effects.iter().any(|effect| matches!(effect, Effect::Hangup));
-        (hung_up, core.hub_problem().unwrap_or_default().to_owned())
-    };
-    let (hung_up, problem) = greeted(10, 20, 25);
-    assert!(hung_up && problem.contains("restored or copied"), "{problem}");
-    let (hung_up, problem) = greeted(10, 20, 4);
-    assert!(hung_up && problem.contains("its data was lost"), "{problem}");
-    assert_eq!(greeted(10, 20, 15), (false, String::new()));
-}
-
 fn part(bytes: usize) -> PackedPart {
     PackedPart::pack(&vec![0; bytes], &[]).expect("packs")
 }
@@ -292,6 +282,92 @@ fn a_pinned_box_refuses_other_versions_with_a_reason() {
     let [EdgeToHub::ModelReport(report)] = &messages[..] else { panic!("no report: {messages:?}") };
     let expected = ModelOutcome::Refused { reason: "the box is pinned to version 1".to_owned() };
     assert_eq!(report.outcome, expected);
+}
+
+fn welcome_with(next: u64, mark: Option<u32>, newest_epoch: u64) -> Event {
+    let newest_epoch = Epoch(newest_epoch);
+    Event::FromHub(HubToEdge::Welcome { next: Sequence(next), mark, newest_epoch, time_ms: 0 })
+}
+
+/// An agent that was hung up on because of what the hub has, until its checkpoint in another epoch is durable.
+fn raises(core: &mut EdgeCore, effects: &[Effect], epoch: u64, acked: u64) {
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Hangup)), "{effects:?}");
+    handle(core, 700, Event::LinkDown);
+    let due = core.poll_timeout().expect("it dials again").0.max(701);
+    let effects = handle(core, due, Event::Tick);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Dial)), "not before the epoch is durable");
+    let checkpoint = effects.iter().find_map(|effect| {
+        let Effect::Checkpoint(Checkpoint { epoch, base, acked, .. }) = effect else { return None };
+        Some((*epoch, *base, *acked))
+    });
+    assert_eq!(checkpoint, Some((Epoch(epoch), Sequence(acked), Sequence(acked))));
+    let effects = handle(core, due, Event::Checkpointed { epoch: Epoch(epoch), acked: Sequence(acked) });
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::UseEpoch(raised) if *raised == Epoch(epoch))));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Dial)), "{effects:?}");
+    let messages = sent(handle(core, due + 1, Event::LinkUp));
+    let [EdgeToHub::Hello(hello)] = &messages[..] else { panic!("no greeting: {messages:?}") };
+    assert_eq!((hello.epoch, hello.base), (Epoch(epoch), Sequence(acked)));
+    assert_eq!(appended(&handle(core, due + 2, Event::Received(vec![message(90, 90, false)]))), []);
+    assert_eq!(appended(&handle(core, due + 30, Event::Tick))[0].epoch, Epoch(epoch));
+}
+
+#[test]
+fn a_box_behind_its_hub_goes_on_in_an_epoch_that_nobody_used() {
+    let (mut core, _) = EdgeCore::new(settings(), start(3, 3), 7);
+    handle(&mut core, 600, Event::LinkUp);
+    let effects = handle(&mut core, 601, welcome_with(9, Some(1), 8));
+    assert!(core.hub_problem().expect("said").contains("goes on as epoch 9"), "{:?}", core.hub_problem());
+    raises(&mut core, &effects, 9, 3);
+}
+
+#[test]
+fn a_box_that_went_on_elsewhere_is_not_merged() {
+    for is_same in [true, false] {
+        let (mut core, _) = EdgeCore::new(settings(), start(0, 0), 7);
+        handle(&mut core, 0, Event::Received((1..=2).map(|n| message(n, n, false)).collect()));
+        let batch = appended(&handle(&mut core, 20, Event::Tick)).remove(0);
+        handle(&mut core, 21, durable(2));
+        let mark = SpoolEntry::Events(batch.clone()).mark().expect("events have one");
+        handle(&mut core, 600, Event::LinkUp);
+        let effects = handle(&mut core, 601, welcome_with(2, Some(if is_same { mark } else { !mark }), 5));
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::ReadSpool { from: Sequence(1), entries: 1 })));
+        assert!(!core.is_connected());
+        let effects = handle(&mut core, 602, spooled(&batch));
+        if is_same {
+            assert!(core.is_connected(), "{:?}", core.hub_problem());
+        } else {
+            raises(&mut core, &effects, 6, 0);
+        }
+    }
+}
+
+#[test]
+fn what_the_hub_lost_is_sent_again_and_what_is_gone_is_spoken_of() {
+    let (mut core, batch) = connected(3);
+    let ack = Event::FromHub(HubToEdge::Acked { epoch: Epoch(5), next: Sequence(3) });
+    handle(&mut core, 602, spooled(&batch));
+    handle(&mut core, 603, ack);
+    let delivered = |core: &EdgeCore| core.status().ledger[0].delivered;
+    assert_eq!(delivered(&core), 3);
+    handle(&mut core, 604, Event::LinkDown);
+    handle(&mut core, 5_000, Event::LinkUp);
+    let effects = handle(&mut core, 5_001, welcome(0));
+    assert!(core.is_connected() && core.hub_problem().expect("said").contains("sent again"));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::ReadSpool { from: Sequence(0), .. })), "{effects:?}");
+    // The spool has given the first event back meanwhile.
+    let mut entry = SpoolEntry::Events(batch);
+    entry.trim(Sequence(1));
+    let entries = vec![SpooledEntry { encoded: entry.encode().expect("encodes"), entry }];
+    let messages = sent(handle(&mut core, 5_002, Event::SpoolRead { oldest: Sequence(1), entries }));
+    let sent: Vec<_> = messages
+        .iter()
+        .filter_map(|message| if let EdgeToHub::Entry(packed) = message { Some(packed) } else { None })
+        .map(|packed| SpoolEntry::decode(&packed.unpack().expect("unpacks")).expect("decodes"))
+        .map(|entry| (entry.first().0, entry.end().0, entry.batch().is_some()))
+        .collect();
+    assert_eq!(sent, [(0, 1, false), (1, 3, true)]);
+    handle(&mut core, 5_003, Event::FromHub(HubToEdge::Acked { epoch: Epoch(5), next: Sequence(3) }));
+    assert_eq!(delivered(&core), 3, "nothing counts twice");
 }
 
 #[test]

@@ -199,7 +199,8 @@ mod tests {
     fn what_was_saved_is_remembered_after_reopening() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("state");
-        let checkpoint = Checkpoint { epoch: Epoch(4), acked: Sequence(9), settled: Default::default() };
+        let checkpoint =
+            Checkpoint { epoch: Epoch(4), base: Sequence(0), acked: Sequence(9), settled: Default::default() };
         {
             let (store, aside) = StateStore::open(&path).expect("opens");
             assert_eq!((store.load(), aside), (Remembered::default(), None));

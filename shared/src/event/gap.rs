@@ -18,6 +18,8 @@ pub enum GapReason {
     Damaged,
     /// The spool was full, and its rule is to drop the oldest.
     DropOldest,
+    /// The hub had them and lost them, and the box had given them back by then.
+    HubLost,
 }
 
 impl GapReason {
@@ -27,6 +29,7 @@ impl GapReason {
         match self {
             Self::Damaged => "damaged",
             Self::DropOldest => "drop_oldest",
+            Self::HubLost => "hub_lost",
         }
     }
 }

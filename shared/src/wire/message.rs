@@ -36,6 +36,11 @@ pub enum HubToEdge {
     Welcome {
         /// The first sequence of the agent's epoch that the hub does not have.
         next: Sequence,
+        /// [`crate::event::SpoolEntry::mark`] of what the hub has just before `next`. A box whose own differs was restored
+        /// or copied, and went on elsewhere.
+        mark: Option<u32>,
+        /// The newest epoch of the agent that the hub has anything of.
+        newest_epoch: Epoch,
         /// The hub's time, for boxes whose clock is wrong.
         time_ms: UnixMillis,
     },
@@ -79,8 +84,8 @@ pub struct Hello {
     pub epoch: Epoch,
     /// Random, made anew at each start: two boxes with one identity differ in it.
     pub boot_nonce: u64,
-    /// The first sequence it still holds.
-    pub oldest: Sequence,
+    /// The first sequence of the epoch: a hub that has nothing of it begins there.
+    pub base: Sequence,
     /// What it serves.
     pub serving: Option<ServedModel>,
     /// The version it is pinned to by its own configuration.

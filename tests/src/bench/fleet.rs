@@ -164,7 +164,7 @@ async fn greet(endpoint: Endpoint, config: ClientConfig, hub: SocketAddr) -> any
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         epoch: Epoch(1),
         boot_nonce: 1,
-        oldest: Sequence(0),
+        base: Sequence(0),
         serving: None,
         pinned: None,
         device: "flex".to_owned(),

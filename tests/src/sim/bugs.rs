@@ -34,11 +34,13 @@ pub enum Bug {
     SilentDrop,
     /// The hub's checkpoint runs ahead of what was compacted.
     CheckpointAhead,
+    /// A box whose disk was restored goes on in its old epoch, though the hub has other events of it.
+    RestoredDiskMerged,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AckBeforeDurable,
         Self::DeleteBeforeHubAck,
         Self::DedupeByTimeWindow,
@@ -53,6 +55,7 @@ impl Bug {
         Self::GapNotSettled,
         Self::SilentDrop,
         Self::CheckpointAhead,
+        Self::RestoredDiskMerged,
     ];
 
     /// Its name on the command line.
@@ -73,6 +76,7 @@ impl Bug {
             Self::GapNotSettled => "gap-not-settled",
             Self::SilentDrop => "silent-drop",
             Self::CheckpointAhead => "checkpoint-ahead",
+            Self::RestoredDiskMerged => "restored-disk-merged",
         }
     }
 

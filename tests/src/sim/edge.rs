@@ -45,6 +45,8 @@ pub(super) struct EdgeBox {
     inference: VecDeque<Vec<Question>>,
     settings: Settings,
     bug: Option<Bug>,
+    /// Its disk and its state store, as they once were.
+    backup: Option<(FakeDisk, Remembered)>,
     boots: u64,
     seed: u64,
     /// What it sends to the hub goes nowhere.
@@ -104,6 +106,7 @@ impl EdgeBox {
             inference: VecDeque::new(),
             settings,
             bug,
+            backup: None,
             boots: 0,
             seed,
             partitioned: false,
@@ -200,9 +203,11 @@ impl EdgeBox {
     fn perform_without_settling(&mut self, requests: Vec<Request>) -> Vec<Event> {
         let unsettled = |request| match request {
             Request::SettleGap { .. } => Request::SettleGap { through: Sequence(0) },
-            other @ (Request::Append(_) | Request::Read { .. } | Request::Release(_) | Request::DropOldest { .. }) => {
-                other
-            }
+            other @ (Request::Append(_)
+            | Request::Read { .. }
+            | Request::Release(_)
+            | Request::DropOldest { .. }
+            | Request::UseEpoch(_)) => other,
         };
         self.spool.perform(requests.into_iter().map(unsettled).collect())
     }
@@ -227,7 +232,7 @@ impl EdgeBox {
     /// The state store makes one value durable.
     pub(super) fn work_state(&mut self) {
         if let Some(checkpoint) = self.state.requests.pop_front() {
-            self.answers.push_back(Event::Checkpointed { acked: checkpoint.acked });
+            self.answers.push_back(Event::Checkpointed { epoch: checkpoint.epoch, acked: checkpoint.acked });
             self.state.durable.checkpoint = Some(checkpoint);
         }
     }
@@ -305,6 +310,20 @@ impl EdgeBox {
         }
     }
 
+    /// Its disk and its state store are copied.
+    pub(super) fn back_up(&mut self) {
+        self.backup = Some((self.disk.image(0), self.state.durable.clone()));
+    }
+
+    /// The copies take the place of what they were made of; false if there are none. The agent is to be killed then.
+    pub(super) fn restore(&mut self) -> bool {
+        let Some((disk, durable)) = self.backup.clone() else {
+            return false;
+        };
+        (self.disk, self.state.durable) = (disk.image(0), durable);
+        true
+    }
+
     /// Whether messages wait at a spool that takes nothing in.
     pub(super) fn is_blocked(&self) -> bool {
         !self.core.wants_messages()
@@ -363,6 +382,7 @@ impl EdgeBox {
             Effect::ReadSpool { from, entries } => self.requests.push(Request::Read { from, entries }),
             Effect::Release(before) => self.requests.push(Request::Release(before)),
             Effect::DropOldest { acked, full_bytes } => self.requests.push(Request::DropOldest { acked, full_bytes }),
+            Effect::UseEpoch(epoch) => self.requests.push(Request::UseEpoch(epoch)),
             Effect::SettleGap { through } => self.requests.push(Request::SettleGap { through }),
             Effect::Checkpoint(checkpoint) => self.state.requests.push_back(checkpoint),
             Effect::Dial => self.link.commands.push_back(Command::Dial),
@@ -391,10 +411,9 @@ fn boot(
     seed: u64,
 ) -> (Spool<FakeDisk>, EdgeCore, Vec<Effect>) {
     let opened = Opened::over(disk.clone(), SEGMENT_BYTES).expect("the disk is well when a box boots");
-    let remembered = state.durable.epoch;
-    let epoch = match remembered {
+    let epoch = match state.durable.epoch {
         Some(epoch) if bug == Some(Bug::EpochNotRaised) => epoch,
-        _ => start::epoch(&opened, remembered, wall_ms),
+        _ => start::epoch(&opened, &state.durable, wall_ms),
     };
     state.durable.epoch = Some(epoch);
     let (spool, mut start) = start::resume(opened, epoch, state.durable.clone(), &mut None).expect("the disk is well");
@@ -428,7 +447,11 @@ fn start_of_last_record(bytes: &[u8]) -> usize {
 fn appended(request: &Request) -> Option<SpoolEntry> {
     match request {
         Request::Append(entry) => Some(entry.clone()),
-        Request::Read { .. } | Request::Release(_) | Request::DropOldest { .. } | Request::SettleGap { .. } => None,
+        Request::Read { .. }
+        | Request::Release(_)
+        | Request::DropOldest { .. }
+        | Request::UseEpoch(_)
+        | Request::SettleGap { .. } => None,
     }
 }
 
@@ -449,7 +472,7 @@ fn trust(events: &mut Vec<Event>, last: Option<&SpoolEntry>) {
 }
 
 fn leave_out_damage(event: &mut Event) {
-    if let Event::SpoolRead(entries) = event {
+    if let Event::SpoolRead { entries, .. } = event {
         entries.retain(|spooled| !matches!(&spooled.entry, SpoolEntry::Gap(gap) if gap.reason == GapReason::Damaged));
     }
 }

@@ -39,6 +39,14 @@ pub enum Fault {
     LoseSpool,
     /// A box loses its state store.
     LoseState,
+    /// A box's disk is copied.
+    Backup,
+    /// The copy takes the place of a box's disk, if there is one, and the box is offline for so many steps.
+    Restore(u16),
+    /// The hub's disk and database are copied.
+    HubBackup,
+    /// The copies take the place of the hub's disk and database, if there are any.
+    HubRestore,
     /// A box's wall clock jumps by so many minutes.
     ClockJump(i16),
     /// Time passes: minutes.
@@ -65,13 +73,15 @@ pub struct Climate {
     pub loses_spools: bool,
     /// Whether spools are so small that events must be dropped.
     pub is_cramped: bool,
+    /// Whether disks are restored from copies.
+    pub goes_back: bool,
 }
 
 impl Climate {
-    /// One world in four has bad media, one in four small spools.
+    /// One world in four has bad media, one in four small spools, in one in four disks are restored.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        Self { rots: seed % 4 == 1, loses_spools: seed % 8 == 1, is_cramped: seed % 4 == 2 }
+        Self { rots: seed % 4 == 1, loses_spools: seed % 8 == 1, is_cramped: seed % 4 == 2, goes_back: seed % 4 == 3 }
     }
 }
 
@@ -89,7 +99,12 @@ pub fn plan(seed: u64, climate: Climate, steps: usize, boxes: usize) -> Vec<Plan
 
 fn fault(random: &mut Random, climate: Climate) -> Fault {
     let long = |random: &mut Random| 5 + random.below(60) as u16;
-    match random.below(if climate.rots { 30 } else { 24 }) {
+    let kinds = match climate {
+        Climate { rots: true, .. } => 30,
+        Climate { goes_back: true, .. } => 36,
+        Climate { .. } => 24,
+    };
+    match random.below(kinds) {
         0..3 => Fault::Kill,
         3..6 => Fault::PowerCut,
         6..9 => Fault::KillSoon(random.below(6) as u8),
@@ -105,6 +120,12 @@ fn fault(random: &mut Random, climate: Climate) -> Fault {
         21 => Fault::DiskFull(long(random)),
         22 => Fault::ClockJump(random.below(6_000) as i16 - 3_000),
         23 => Fault::LongSilence(1 + random.below(10) as u8),
+        kind @ 24.. if climate.goes_back => match kind {
+            24..27 => Fault::Backup,
+            27..31 => Fault::Restore(random.below(500) as u16),
+            31..33 => Fault::HubBackup,
+            _ => Fault::HubRestore,
+        },
         24..26 => Fault::Rot,
         26..28 => Fault::RotTailAndPowerCut,
         _ if climate.loses_spools => Fault::LoseSpool,

@@ -33,6 +33,7 @@ pub(super) struct Hub {
     live: BTreeMap<ConnectionId, AgentId>,
     pub(super) is_away: bool,
     bug: Option<Bug>,
+    backup: Option<(FakeDisk, Database)>,
     /// For the bug that dedupes by a time window: when an agent was last heard of, and what is added to its epochs.
     forgotten: BTreeMap<AgentId, (i64, u64)>,
     /// For the bug that accepts holes: what is taken from an agent's sequences.
@@ -40,7 +41,7 @@ pub(super) struct Hub {
 }
 
 /// What survives everything.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Database {
     checkpoint: Option<(u64, Vec<u8>)>,
     agents: BTreeMap<AgentId, AgentFacts>,
@@ -73,6 +74,7 @@ impl Hub {
             live: BTreeMap::new(),
             is_away: false,
             bug,
+            backup: None,
             forgotten: BTreeMap::new(),
             skipped: BTreeMap::new(),
         }
@@ -173,6 +175,20 @@ impl Hub {
         self.compacted = None;
         self.live.clear();
         (self.core, self.log) = start(&self.disk, &self.database);
+    }
+
+    /// Its disk and its database are copied.
+    pub(super) fn back_up(&mut self) {
+        self.backup = Some((self.disk.image(0), self.database.clone()));
+    }
+
+    /// The copies take the place of what they were made of; false if there are none. It is to be restarted then.
+    pub(super) fn restore(&mut self) -> bool {
+        let Some((disk, database)) = self.backup.clone() else {
+            return false;
+        };
+        (self.disk, self.database) = (disk.image(0), database);
+        true
     }
 
     /// Everything durable, in order: what was compacted, and the log after it.
@@ -285,9 +301,12 @@ impl Hub {
                 next.0 += skipped;
                 HubToEdge::Acked { epoch, next }
             }
-            HubToEdge::Welcome { mut next, time_ms } => {
+            HubToEdge::Welcome { mut next, mark, mut newest_epoch, time_ms } => {
                 next.0 += skipped;
-                HubToEdge::Welcome { next, time_ms }
+                newest_epoch.0 -= added.min(newest_epoch.0);
+                // What was moved has another mark.
+                let mark = mark.filter(|_| skipped == 0 && self.bug != Some(Bug::RestoredDiskMerged));
+                HubToEdge::Welcome { next, mark, newest_epoch, time_ms }
             }
             other @ (HubToEdge::Offer(_) | HubToEdge::Chunk { .. } | HubToEdge::Refused { .. }) => other,
         }

@@ -34,6 +34,12 @@ struct BoxTruth {
     durable: BTreeMap<Epoch, Sequence>,
     /// Media lost what was synced: what follows is not held against the agent.
     has_lost_media: bool,
+    /// Readings from before its disk was restored: what the box knew of them is gone, and the hub may have any of them.
+    excused: BTreeSet<u64>,
+    /// Its disk was restored: what is in its spool may be delivered under a newer epoch than it was made in.
+    was_restored: bool,
+    /// The hub may lack what it acknowledged, until the box has sent it again.
+    hub_went_back: bool,
     /// The agent's own count of what it accepted and delivered began anew.
     has_lost_count: bool,
 }
@@ -73,6 +79,25 @@ impl Truth {
         self.boxes[at].has_lost_count = true;
     }
 
+    /// A box's disk was restored.
+    pub(super) fn restored(&mut self, at: usize) {
+        let of = &mut self.boxes[at];
+        of.was_restored = true;
+        of.has_lost_count = true;
+        of.excuse_all();
+    }
+
+    /// The hub lost some of what it had. Boxes send it again, or say that it is gone.
+    pub(super) fn hub_restored(&mut self) {
+        for of in &mut self.boxes {
+            of.hub_went_back = true;
+            // What such a box delivered in an older epoch it does not send again.
+            if of.was_restored {
+                of.excuse_all();
+            }
+        }
+    }
+
     /// A box handed entries to its disk.
     pub(super) fn seen(&mut self, at: usize, seen: Vec<Seen>) -> Result<(), Violation> {
         let of = &mut self.boxes[at];
@@ -93,7 +118,7 @@ impl Truth {
     /// A box came back: everything promised must be on its disk, at the hub, or spoken of by a gap record.
     pub(super) fn check_boot(&self, at: usize, edge: &EdgeBox, hub: &[(u64, Entry)]) -> Result<(), Violation> {
         let of = &self.boxes[at];
-        if of.has_lost_media || of.has_lost_count {
+        if of.has_lost_media || of.has_lost_count || of.hub_went_back {
             return Ok(());
         }
         let hub = of.at_hub(&edge.name, hub)?;
@@ -116,7 +141,7 @@ impl Truth {
         for (of, edge) in self.boxes.iter().zip(boxes) {
             let hub = of.at_hub(&edge.name, entries)?;
             for (id, place) in &hub.readings {
-                if of.given.get(place) != Some(&Some(*id)) && !of.has_lost_media {
+                if !of.was_given(*place, *id) && !of.has_lost_media {
                     return Err(format!("{}: the hub has reading {id} at {place:?}, where it never was", edge.name));
                 }
             }
@@ -135,7 +160,7 @@ impl Truth {
             let hub = of.at_hub(&edge.name, entries)?;
             let missing = of.published.keys().find(|id| {
                 let at_hub = hub.readings.contains_key(id);
-                !at_hub && !of.is_in_gap(**id, &hub.gaps) && !of.has_lost_media
+                !at_hub && !of.excused.contains(id) && !of.is_in_gap(**id, &hub.gaps) && !of.has_lost_media
             });
             if let Some(id) = missing {
                 return Err(format!("{}: reading {id} is neither at the hub nor in a gap record", edge.name));
@@ -175,9 +200,24 @@ impl BoxTruth {
         Ok(())
     }
 
+    fn excuse_all(&mut self) {
+        self.excused = self.published.keys().copied().collect();
+        self.durable.clear();
+    }
+
+    fn was_given(&self, (epoch, sequence): Place, id: u64) -> bool {
+        let mut epochs = self.given.keys().filter(|(of, at)| *at == sequence && *of <= epoch);
+        match self.given.get(&(epoch, sequence)) {
+            Some(given) if *given == Some(id) => true,
+            _ if self.excused.contains(&id) => true,
+            _ => self.was_restored && epochs.any(|place| self.given[place] == Some(id)),
+        }
+    }
+
     fn is_in_gap(&self, id: u64, gaps: &[(Epoch, Sequence, Sequence)]) -> bool {
         let is_covered = |(epoch, sequence): &(Epoch, Sequence)| {
-            gaps.iter().any(|(of, first, end)| of == epoch && first <= sequence && sequence < end)
+            let is_epoch = |of: &Epoch| of == epoch || (self.was_restored && of > epoch);
+            gaps.iter().any(|(of, first, end)| is_epoch(of) && first <= sequence && sequence < end)
         };
         self.given.iter().any(|(place, given)| *given == Some(id) && is_covered(place))
     }
@@ -209,7 +249,7 @@ impl BoxTruth {
             let published =
                 self.published.values().filter(|of| stream_name(index, **of) == ledger.stream).count() as u64;
             let account = (ledger.accepted, ledger.delivered, own, ledger.pending());
-            if account != (published, at_hub, gone, 0) && !self.has_lost_count {
+            if account != (published, at_hub, gone, 0) && !self.has_lost_count && !self.hub_went_back {
                 return Err(format!(
                     "{}: {stream}: the agent counts {account:?} accepted, delivered, dropped and pending, there are \
                      {published}, {at_hub}, {gone} and 0",

@@ -397,6 +397,22 @@ impl World {
                 self.boxes[at].lose_state();
                 self.kill(at, false)?;
             }
+            Fault::Backup => self.boxes[at].back_up(),
+            Fault::Restore(steps) => {
+                if self.boxes[at].restore() {
+                    self.truth.restored(at);
+                    self.ending.push((until(steps), Ending::Partition(at)));
+                    self.boxes[at].partitioned = true;
+                    self.kill(at, false)?;
+                }
+            }
+            Fault::HubBackup => self.hub.back_up(),
+            Fault::HubRestore => {
+                if self.hub.restore() {
+                    self.truth.hub_restored();
+                    self.restart_hub(false)?;
+                }
+            }
             Fault::ClockJump(minutes) => self.boxes[at].clock_error_ms += i64::from(minutes) * 60_000,
             Fault::LongSilence(minutes) => self.pass(u64::from(minutes) * 60_000)?,
         }

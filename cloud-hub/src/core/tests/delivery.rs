@@ -3,7 +3,7 @@
 use shared::event::ModelRef;
 use shared::ids::{Digest, Epoch, ModelVersion, Sequence};
 use shared::wire::PROTOCOL_VERSION;
-use shared::wire::message::{Hello, ModelOutcome, ModelReport, ServedModel};
+use shared::wire::message::{Hello, HubToEdge, ModelOutcome, ModelReport, ServedModel};
 
 use super::hub::Hub;
 use super::shells::Outgoing;
@@ -41,6 +41,44 @@ fn an_agent_that_speaks_another_protocol_is_refused_with_words() {
     let expected = format!("the agent speaks protocol {}, the hub {PROTOCOL_VERSION}", PROTOCOL_VERSION + 1);
     assert_eq!(hub.refusal(connection), expected);
     assert!(hub.core.sessions().get(connection).is_none());
+}
+
+#[test]
+fn a_copy_of_a_box_is_turned_away_and_its_original_goes_on() {
+    let mut hub = Hub::new(vec![]);
+    let original = hub.greet("box-1", Hello { boot_nonce: 1, ..plain() });
+    hub.send(original, 0, 5);
+    // The copy finds the hub ahead of it, and comes back in an epoch of its own; so would a box that was restored.
+    let copy = hub.greet("box-1", Hello { boot_nonce: 2, epoch: Epoch(2), base: Sequence(3), ..plain() });
+    assert!(matches!(hub.heard(original).last(), Some(Outgoing::Closed)));
+    assert_eq!(hub.acked(copy), [3]);
+    let original = hub.greet("box-1", Hello { boot_nonce: 1, base: Sequence(5), ..plain() });
+    assert!(hub.facts("box-1").has_twin);
+    let copy = hub.greet("box-1", Hello { boot_nonce: 2, epoch: Epoch(2), base: Sequence(3), ..plain() });
+    let reason = hub.refusal(copy);
+    assert!(
+        reason.starts_with("this is a copy: another box is box-1 too, of epoch 1, and this one is of epoch 2"),
+        "{reason}"
+    );
+    hub.heard(original);
+    hub.send(original, 5, 9);
+    assert_eq!(hub.acked(original), [9], "its connection was left alone");
+}
+
+#[test]
+fn a_greeting_says_what_the_hub_has_last_and_under_which_epochs() {
+    let mut hub = Hub::new(vec![]);
+    let first = hub.connect("box-1", 0);
+    hub.send(first, 0, 5);
+    let mark = hub.shells.log[0].1.clone();
+    let mark = shared::event::SpoolEntry::Events(mark).mark();
+    hub.restart();
+    let second = hub.connect("box-1", 0);
+    let welcome = HubToEdge::Welcome { next: Sequence(5), mark, newest_epoch: Epoch(1), time_ms: hub.now };
+    assert!(matches!(&hub.heard(second)[..], [Outgoing::Message(message)] if *message == welcome));
+    let raised = hub.greet("box-1", Hello { epoch: Epoch(4), base: Sequence(2), ..plain() });
+    let welcome = HubToEdge::Welcome { next: Sequence(2), mark: None, newest_epoch: Epoch(4), time_ms: hub.now };
+    assert!(matches!(&hub.heard(raised)[..], [Outgoing::Message(message)] if *message == welcome));
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub(super) struct Hub {
     pub(super) slow_disk: bool,
     /// Whether compactions end only with [`Hub::compact`].
     pub(super) slow_compaction: bool,
-    now: UnixMillis,
+    pub(super) now: UnixMillis,
     connections: u64,
     /// Per connection its epoch, and the sequence and time of its next event.
     sources: BTreeMap<ConnectionId, (u64, UnixMillis)>,
@@ -98,8 +98,8 @@ impl Hub {
     pub(super) fn greet(&mut self, name: &str, hello: Hello) -> ConnectionId {
         self.connections += 1;
         let connection = ConnectionId(self.connections);
-        self.shells.connections.insert(connection, (agent(name), hello.oldest));
-        self.sources.insert(connection, (hello.oldest.0, 1_000_000));
+        self.shells.connections.insert(connection, (agent(name), hello.base));
+        self.sources.insert(connection, (hello.base.0, 1_000_000));
         self.tell(Event::Connected { connection, agent: agent(name) });
         self.tell(Event::Hello { connection, hello });
         connection

@@ -48,13 +48,13 @@ pub(super) fn specs() -> Vec<ModelSpec> {
         .into()
 }
 
-pub(super) fn hello(epoch: Epoch, oldest: Sequence) -> Hello {
+pub(super) fn hello(epoch: Epoch, base: Sequence) -> Hello {
     Hello {
         protocol: PROTOCOL_VERSION,
         agent_version: "0.1.0".to_owned(),
         epoch,
         boot_nonce: 7,
-        oldest,
+        base,
         serving: None,
         pinned: None,
         device: "flex".to_owned(),
