@@ -2,22 +2,27 @@
 //! nothing of the hub's.
 
 mod error;
+mod rollouts;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::ids::ModelName;
+use shared::ids::{ModelName, ModelVersion};
+use shared::limits::MAX_PACKAGE_BYTES;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::core::registry::Release;
+use crate::core::rollout::Wish;
+use crate::intake::Intake;
 use crate::telemetry::Telemetry;
 use crate::view::View;
 use error::Problem;
@@ -37,6 +42,26 @@ pub enum Command {
         /// Who or what asks.
         by: String,
     },
+    /// Do something with a rollout.
+    Wish {
+        /// The rollout.
+        id: i64,
+        /// What.
+        wish: Wish,
+        /// Who asks.
+        by: String,
+    },
+    /// Roll a version out.
+    RollOut {
+        /// The model.
+        model: ModelName,
+        /// The version.
+        version: ModelVersion,
+        /// Who asks.
+        by: String,
+    },
+    /// A package was brought, checked and kept.
+    Uploaded(Box<Release>),
 }
 
 /// What the handlers share.
@@ -45,6 +70,7 @@ struct Context {
     view: watch::Receiver<Arc<View>>,
     commands: mpsc::Sender<Command>,
     telemetry: Telemetry,
+    intake: Intake,
 }
 
 /// Serves the interface on a listener until `shutdown` is cancelled.
@@ -53,9 +79,10 @@ pub async fn serve(
     view: watch::Receiver<Arc<View>>,
     commands: mpsc::Sender<Command>,
     telemetry: Telemetry,
+    intake: Intake,
     shutdown: CancellationToken,
 ) {
-    let context = Context { view, commands, telemetry };
+    let context = Context { view, commands, telemetry, intake };
     let served = axum::serve(listener, router(context)).with_graceful_shutdown(shutdown.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!("failed to serve HTTP: {error}");
@@ -80,7 +107,14 @@ fn router(context: Context) -> Router {
         .route("/api/v1/streams", get(|State(context): State<Context>| async move { items(&context.now().streams) }))
         .route("/api/v1/models", get(models))
         .route("/api/v1/models/{model}", get(model))
-        .route("/api/v1/models/{model}/versions", get(versions))
+        .route(
+            "/api/v1/models/{model}/versions",
+            get(versions).post(rollouts::upload).layer(DefaultBodyLimit::max(MAX_PACKAGE_BYTES as usize)),
+        )
+        .route("/api/v1/models/{model}/rollouts", post(rollouts::begin))
+        .route("/api/v1/rollouts", get(rollouts::list))
+        .route("/api/v1/rollouts/{rollout}", get(rollouts::one))
+        .route("/api/v1/rollouts/{rollout}/{wish}", post(rollouts::wish))
         .route("/api/v1/models/{model}/retraining", post(retrain))
         .route("/api/v1/drift", get(|State(context): State<Context>| async move { Json(context.now().drift.clone()) }))
         .route(
@@ -94,7 +128,7 @@ fn router(context: Context) -> Router {
         )
         .fallback(|| async { Problem::not_found("path", "there is nothing at this path; the API is under /api/v1") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
-        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(context)
 }
 
@@ -164,12 +198,17 @@ async fn retrain(
 ) -> Result<Response, Problem> {
     let (model, _) = known_model(&context, &name)?;
     let Json(RetrainRequest { by }) = body.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
-    if by.is_empty() || by.len() > MAX_BY_BYTES || by.chars().any(char::is_control) {
-        return Err(Problem::bad_body(format!("by must be 1 to {MAX_BY_BYTES} bytes of plain text")));
-    }
+    check_by(&by)?;
     context.commands.send(Command::Retrain { model, by }).await.map_err(|_| Problem::stopping())?;
     let location = [(header::LOCATION, "/api/v1/retraining-runs")];
     Ok((StatusCode::ACCEPTED, location, Json(json!({ "status": "accepted" }))).into_response())
+}
+
+fn check_by(by: &str) -> Result<(), Problem> {
+    if by.is_empty() || by.len() > MAX_BY_BYTES || by.chars().any(char::is_control) {
+        return Err(Problem::bad_body(format!("by must be 1 to {MAX_BY_BYTES} bytes of plain text")));
+    }
+    Ok(())
 }
 
 fn known_model(context: &Context, name: &str) -> Result<(ModelName, Value), Problem> {

@@ -1,5 +1,7 @@
 //! The hub's configuration: raw TOML into checked values.
 
+mod rollout;
+
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,7 @@ use serde::Deserialize;
 use shared::config::{ConfigError, Problems, Source};
 use shared::device::DeviceKind;
 use shared::ids::ModelName;
+use shared::package::signature::PublicKey;
 use toml::Spanned;
 
 use crate::core::ModelSpec;
@@ -23,6 +26,8 @@ const DEFAULT_COMPACT_INTERVAL_MS: i64 = 5_000;
 pub struct Config {
     /// Where everything is kept.
     pub data_directory: PathBuf,
+    /// Whose packages may be brought by hand, beside the hub's own.
+    pub trust: Vec<PublicKey>,
     /// The link to agents.
     pub link: LinkSection,
     /// The HTTP interface.
@@ -90,6 +95,8 @@ struct RawConfig {
 #[serde(deny_unknown_fields)]
 struct RawHub {
     data_directory: PathBuf,
+    #[serde(default)]
+    trust: Vec<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -123,6 +130,8 @@ struct RawModel {
     recipe: PathBuf,
     #[serde(default)]
     device: DeviceKind,
+    #[serde(default)]
+    rollout: rollout::RawRollout,
 }
 
 fn default_link_listen() -> SocketAddr {
@@ -157,6 +166,13 @@ impl Config {
                 *value.get_ref()
             }
         };
+        let mut trust = Vec::new();
+        for key in &raw.hub.trust {
+            match key.get_ref().parse() {
+                Ok(key) => trust.push(key),
+                Err(error) => problems.at(key.span(), error),
+            }
+        }
         let mut models = Vec::new();
         for raw in &raw.model {
             models.extend(model(raw, &base, &mut problems)?);
@@ -168,6 +184,7 @@ impl Config {
         }
         problems.finish(Some(Self {
             data_directory: base.join(raw.hub.data_directory),
+            trust,
             link: LinkSection {
                 listen: raw.link.listen,
                 tcp_listen: raw.link.tcp_listen,
@@ -194,6 +211,7 @@ fn model(raw: &RawModel, base: &Path, problems: &mut Problems<'_>) -> Result<Opt
             format!("{file} has labels or a forecast to learn, which the hub does not; it must be an anomaly recipe (`cloud-hub train` takes all)"),
         );
     }
+    let rollout = raw.rollout.check(problems);
     match ModelName::new(raw.name.get_ref()) {
         Err(error) => {
             problems.at(raw.name.span(), error);
@@ -205,6 +223,7 @@ fn model(raw: &RawModel, base: &Path, problems: &mut Problems<'_>) -> Result<Opt
                 streams: raw.streams.get_ref().clone(),
                 drift: recipe.drift.alarm,
                 retrain: recipe.retrain,
+                rollout,
             };
             Ok(Some(ModelSection { spec, recipe, device: raw.device }))
         }

@@ -3,13 +3,16 @@
 //!
 //! [`session`] takes batches from agents exactly once, [`observe`] draws everything the hub knows of its streams from
 //! durable batches (and from nothing else, so that a snapshot and the log's tail restore it), [`drift`] and
-//! [`segments`] watch, [`retrain`] decides when to train on what, [`registry`] keeps versions and offers them.
+//! [`segments`] watch, [`retrain`] decides when to train on what, [`registry`] keeps versions, and [`rollout`] decides which box
+//! gets which.
 
 pub mod drift;
 pub mod limits;
 pub mod observe;
 pub mod registry;
+mod releases;
 pub mod retrain;
+pub mod rollout;
 pub mod segments;
 pub mod session;
 mod twins;
@@ -17,8 +20,8 @@ mod twins;
 use std::collections::{BTreeMap, VecDeque};
 
 use shared::event::{SpoolEntry, UnixMillis};
-use shared::ids::{AgentId, Digest, Epoch, ModelName, StreamId};
-use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelOutcome, ModelReport};
+use shared::ids::{AgentId, Digest, Epoch, ModelName, ModelVersion, StreamId};
+use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelReport};
 
 use observe::Observed;
 use registry::{Registry, Release};
@@ -43,6 +46,8 @@ pub struct ModelSpec {
     pub drift: drift::DriftRules,
     /// When to train.
     pub retrain: retrain::RetrainRules,
+    /// How versions reach boxes.
+    pub rollout: rollout::RolloutRules,
 }
 
 impl ModelSpec {
@@ -135,6 +140,26 @@ pub enum Event {
         /// How.
         outcome: RunOutcome,
     },
+    /// A package was brought by hand, and is in the artifact store.
+    Uploaded(Box<Release>),
+    /// A person wants something of a rollout.
+    RolloutWished {
+        /// The rollout.
+        id: i64,
+        /// What.
+        wish: rollout::Wish,
+        /// Who.
+        by: String,
+    },
+    /// A person wants a version to be rolled out, perhaps one from before.
+    RolloutRequested {
+        /// The model.
+        model: ModelName,
+        /// The version.
+        version: ModelVersion,
+        /// Who.
+        by: String,
+    },
     /// A person asks for training.
     RetrainRequested {
         /// The model.
@@ -193,8 +218,10 @@ pub enum Effect {
     Train(TrainingJob),
     /// Remember how a run stands.
     RecordRun(retrain::Run),
-    /// Remember a new version, which is its model's champion from now on, and the run that made it.
+    /// Remember a new version, and the run that made it. A model's first one is its champion.
     RecordRelease(Box<Release>, retrain::Run),
+    /// Remember how a rollout stands. One that released its version makes it champion.
+    RecordRollout(Box<rollout::Rollout>),
     /// Remember what an agent said of itself.
     RecordAgent(session::AgentFacts),
     /// Remember what became of a model on a box.
@@ -227,6 +254,8 @@ pub struct HubCore {
     compacting: bool,
     compact_at: Now,
     rules: CompactionRules,
+    /// When rollouts are looked at again.
+    rollouts_at: Now,
     /// The gate said something of a regime that no snapshot holds.
     unsaved_verdict: bool,
     /// What the start has to record; performed with the first event.
@@ -254,6 +283,10 @@ pub struct Start {
     pub snapshot: Option<(u64, Vec<u8>)>,
     /// Every version, in order.
     pub releases: Vec<Release>,
+    /// The champion of each model that has one.
+    pub champions: Vec<(ModelName, ModelVersion)>,
+    /// Every rollout.
+    pub rollouts: Vec<rollout::Rollout>,
     /// The number of the newest run.
     pub last_run: i64,
 }
@@ -275,7 +308,8 @@ impl HubCore {
         };
         let mut core = Self {
             sessions: Sessions::default(),
-            registry: Registry::new(start.releases),
+            registry: Registry::new(start.releases, start.champions, start.rollouts),
+            rollouts_at: 0,
             retraining: Retraining::new(&specs, start.last_run),
             observed,
             specs,
@@ -347,6 +381,9 @@ impl HubCore {
             }
             Event::Trained { run, outcome } => self.trained(now, run, outcome, effects),
             Event::RetrainRequested { model, by } => self.retraining.request(&model, &by),
+            Event::Uploaded(release) => self.uploaded(now, *release, effects),
+            Event::RolloutWished { id, wish, by } => self.wished(now, id, wish, &by, effects),
+            Event::RolloutRequested { model, version, by } => self.roll_out(now, &model, version, &by, effects),
             Event::Tick => {}
         }
         self.settle(now, effects);
@@ -464,68 +501,6 @@ impl HubCore {
         }
     }
 
-    fn model_report(&mut self, now: Now, connection: ConnectionId, report: ModelReport, effects: &mut Vec<Effect>) {
-        let Some(agent) = self.sessions.agent(connection).cloned() else {
-            return;
-        };
-        if report.outcome == ModelOutcome::Serving
-            && let Some(facts) = self.sessions.serving(connection, &report)
-        {
-            effects.push(Effect::RecordAgent(facts));
-        }
-        effects.push(Effect::RecordDeployment { agent, report, at_ms: now });
-    }
-
-    fn trained(&mut self, now: Now, run: i64, outcome: RunOutcome, effects: &mut Vec<Effect>) {
-        let (blind_since, settled) = (outcome.blind_since.clone(), outcome.released.as_ref().map(|(_, since)| *since));
-        let Some((run, release)) = self.retraining.finished(now, run, outcome) else {
-            return;
-        };
-        self.unsaved_verdict |= settled.is_some() || !blind_since.is_empty();
-        self.observed.mark_blind(&run.model, &blind_since);
-        if let Some(since) = settled {
-            self.observed.settle_regime(&run.model, since);
-        }
-        match release {
-            None => effects.push(Effect::RecordRun(run)),
-            Some(release) => {
-                effects.push(Effect::RecordRelease(Box::new(release.clone()), run));
-                self.registry.add(release);
-                effects.append(&mut self.watch_champions());
-                for connection in self.sessions.connections() {
-                    self.offer(connection, effects);
-                }
-            }
-        }
-    }
-
-    /// Offers an agent the version it should serve, unless it serves it.
-    fn offer(&self, connection: ConnectionId, effects: &mut Vec<Effect>) {
-        let Some(session) = self.sessions.get(connection) else {
-            return;
-        };
-        for spec in &self.specs {
-            let wanted = match session.pinned {
-                Some(version) => self.registry.version(&spec.name, version),
-                None => self.registry.champion(&spec.name),
-            };
-            if let Some(release) = wanted
-                && session.serving.as_ref().map(|serving| serving.digest) != Some(release.digest)
-            {
-                effects.push(Effect::Send { connection, message: HubToEdge::Offer(release.offer()) });
-            }
-        }
-    }
-
-    /// Watches each model's streams for drift from what its champion was trained on.
-    fn watch_champions(&mut self) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        for champion in self.specs.iter().filter_map(|spec| self.registry.champion(&spec.name)) {
-            self.observed.watch(champion, &self.specs, &mut effects);
-        }
-        effects
-    }
-
     fn refuse(&mut self, connection: ConnectionId, reason: String, effects: &mut Vec<Effect>) {
         let message = HubToEdge::Refused { reason, retry_after_ms: limits::RETRY_AFTER_MS };
         effects.push(Effect::Send { connection, message });
@@ -535,6 +510,7 @@ impl HubCore {
 
     /// What follows from the state, whatever the event was.
     fn settle(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.advance_rollouts(now, effects);
         let wanted = self.retraining.decide(now, &self.specs, &self.observed, &self.registry, self.compacted);
         effects.extend(wanted.effects);
         let full = self.observed.position() >= self.compacted + limits::COMPACT_BATCHES;

@@ -10,6 +10,9 @@ mod records;
 mod start;
 mod work;
 
+pub use records::release as release_of;
+pub(crate) use work::known_normal;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use std::time::Duration;
 
 use shared::event::{Event as StoredEvent, SpoolEntry};
 use shared::ids::ModelName;
-use shared::package::signature::ReleaseKey;
+use shared::package::signature::{PublicKey, ReleaseKey};
 use shared::wire::message::HubToEdge;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -29,10 +32,12 @@ use tracing::{error, info, warn};
 use self::parts::Parts;
 use crate::api::{self, Command};
 use crate::artifacts::{ArtifactError, Artifacts, Part};
+use crate::audit::AuditHead;
 use crate::clock;
 use crate::config::{Config, ModelSection};
 use crate::core::{ConnectionId, Effect, Event, HubCore, SnapshotError};
 use crate::ingest_log::{self, Entry, IngestLogError, Report};
+use crate::intake::Intake;
 use crate::link::{Link, LinkError, LinkEvent};
 use crate::release_key::ReleaseKeyError;
 use crate::samples::{SampleStore, SamplesError};
@@ -90,6 +95,7 @@ pub enum HubError {
 /// A hub that is ready to run.
 pub struct Hub {
     core: HubCore,
+    audit: AuditHead,
     models: BTreeMap<ModelName, ModelSection>,
     link: Option<Link>,
     link_address: SocketAddr,
@@ -108,6 +114,8 @@ pub struct Hub {
     progress: watch::Sender<Option<(i64, Progress)>>,
     telemetry: Telemetry,
     release_key: Arc<ReleaseKey>,
+    /// Whose packages may be brought by hand.
+    trusted: Vec<PublicKey>,
 }
 
 impl Hub {
@@ -146,7 +154,14 @@ impl Hub {
         }
         if let Some(listener) = self.api.take() {
             let telemetry = self.telemetry.clone();
-            services.spawn(api::serve(listener, picture_reader, command_sender, telemetry, stop.clone()));
+            let recipes = self.models.values().map(|model| (model.spec.name.clone(), model.recipe.clone()));
+            let intake = Intake {
+                artifacts: self.artifacts.clone(),
+                samples: self.samples.clone(),
+                recipes: Arc::new(recipes.collect()),
+                trusted: self.trusted.clone(),
+            };
+            services.spawn(api::serve(listener, picture_reader, command_sender, telemetry, intake, stop.clone()));
         }
         info!(link = %self.link_address, api = %self.api_address, "started");
 
@@ -243,6 +258,11 @@ impl Hub {
     async fn command(&mut self, command: Command) {
         match command {
             Command::Retrain { model, by } => self.handle(Event::RetrainRequested { model, by }).await,
+            Command::Wish { id, wish, by } => self.handle(Event::RolloutWished { id, wish, by }).await,
+            Command::RollOut { model, version, by } => {
+                self.handle(Event::RolloutRequested { model, version, by }).await;
+            }
+            Command::Uploaded(release) => self.handle(Event::Uploaded(release)).await,
         }
     }
 
@@ -285,13 +305,18 @@ impl Hub {
                 Effect::Train(job) => self.train(job),
                 recorded @ (Effect::RecordRun(_)
                 | Effect::RecordRelease(..)
+                | Effect::RecordRollout(_)
                 | Effect::RecordAgent(_)
                 | Effect::RecordDeployment { .. }
-                | Effect::RecordDrift(_)) => {
-                    if let Err(error) = records::record(&self.store, recorded).await {
-                        error!("failed to {error}");
+                | Effect::RecordDrift(_)) => match records::record(&self.store, clock::unix_ms(), recorded).await {
+                    Ok(None) => {}
+                    Ok(Some(head)) => {
+                        if let Err(error) = self.audit.sign(&self.release_key, head) {
+                            error!("failed to {error}");
+                        }
                     }
-                }
+                    Err(error) => error!("failed to {error}"),
+                },
             }
         }
     }

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod artifacts;
+pub mod audit;
 pub mod authority;
 pub mod clock;
 pub mod config;
@@ -17,6 +18,7 @@ pub mod identity;
 pub mod import;
 pub mod ingest_log;
 pub mod inspect;
+pub mod intake;
 pub mod link;
 pub mod recipe;
 pub mod release_key;

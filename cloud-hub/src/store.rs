@@ -5,6 +5,7 @@
 //! rest: [`Store::plan_compaction`], then the caller writes the Parquet files of the planned range, then
 //! [`Store::finish_compaction`].
 
+pub mod history;
 mod rows;
 mod sql;
 
@@ -12,11 +13,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
+use shared::event::UnixMillis;
 use shared::ids::AgentId;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
-pub use rows::{AgentRow, Checkpoint, CompactionPlan, DeploymentRow, DriftRow, RunRow, RunState, Stored, VersionRow};
+use history::{HistoryHead, HistoryRow};
+pub use rows::{
+    AgentRow, Checkpoint, CompactionPlan, DeploymentRow, DriftRow, RolloutRow, RunRow, RunState, Stored, VersionRow,
+};
 
 /// Runs that are loaded, the newest: a run a minute for a week.
 pub const MAX_LOADED_RUNS: u32 = 10_000;
@@ -211,18 +217,55 @@ impl Store {
         transaction.commit().await.map_err(self.failed(action))
     }
 
-    /// Adds a version to the registry, together with the run that made it, and makes it its model's champion, in one
-    /// step.
+    /// Adds a version to the registry, together with the run that made it, and makes it its model's champion if there is
+    /// none, in one step.
     ///
     /// # Errors
     /// If the version is there already: the registry is only ever added to.
-    pub async fn insert_version(&self, row: &VersionRow, run: &RunRow) -> Result<(), StoreError> {
+    pub async fn insert_version(&self, row: &VersionRow, run: &RunRow) -> Result<HistoryHead, StoreError> {
         let action = "add a version";
         let mut transaction = self.pool.begin().await.map_err(self.failed(action))?;
         sql::upsert_run(&mut transaction, run).await.map_err(self.failed(action))?;
         sql::insert_version(&mut transaction, row).await.map_err(self.failed(action))?;
-        sql::set_champion(&mut transaction, &row.model, row.version).await.map_err(self.failed(action))?;
-        transaction.commit().await.map_err(self.failed(action))
+        let added = history::append(&mut transaction, row.created_ms, "version", &history::version_body(row)).await;
+        let mut head = added.map_err(self.failed(action))?;
+        let first = sql::set_first_champion(&mut transaction, &row.model, row.version).await;
+        if first.map_err(self.failed(action))? {
+            let body = json!({ "model": row.model.as_str(), "version": row.version.0, "rollout": null });
+            let added = history::append(&mut transaction, row.created_ms, "champion", &body).await;
+            head = added.map_err(self.failed(action))?;
+        }
+        transaction.commit().await.map_err(self.failed(action))?;
+        Ok(head)
+    }
+
+    /// Adds a rollout, or replaces what is known of it; one that released its version makes it champion, in one step.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub async fn upsert_rollout(&self, row: &RolloutRow, at_ms: UnixMillis) -> Result<HistoryHead, StoreError> {
+        let action = "store a rollout";
+        let mut transaction = self.pool.begin().await.map_err(self.failed(action))?;
+        sql::upsert_rollout(&mut transaction, row).await.map_err(self.failed(action))?;
+        let added = history::append(&mut transaction, at_ms, "rollout", &history::rollout_body(row)).await;
+        let mut head = added.map_err(self.failed(action))?;
+        if row.released {
+            sql::set_champion(&mut transaction, &row.model, row.version).await.map_err(self.failed(action))?;
+            let body = json!({ "model": row.model.as_str(), "version": row.version.0, "rollout": row.id });
+            let added = history::append(&mut transaction, at_ms, "champion", &body).await;
+            head = added.map_err(self.failed(action))?;
+        }
+        transaction.commit().await.map_err(self.failed(action))?;
+        Ok(head)
+    }
+
+    /// Everything that happened to versions, in order.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn history(&self) -> Result<Vec<HistoryRow>, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(self.failed("read the history"))?;
+        history::read(&mut connection).await.map_err(|error| self.row_error(error))
     }
 
     /// Adds a run, or replaces what is known of it.
@@ -256,9 +299,17 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be written.
-    pub async fn insert_deployment(&self, row: &DeploymentRow) -> Result<(), StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(self.failed("store a deployment"))?;
-        sql::insert_deployment(&mut connection, row).await.map_err(self.failed("store a deployment"))
+    pub async fn insert_deployment(&self, row: &DeploymentRow) -> Result<Option<HistoryHead>, StoreError> {
+        let action = "store a deployment";
+        let mut transaction = self.pool.begin().await.map_err(self.failed(action))?;
+        if !sql::insert_deployment(&mut transaction, row).await.map_err(self.failed(action))? {
+            return Ok(None);
+        }
+        let body = history::deployment_body(row);
+        let added = history::append(&mut transaction, row.at_ms, "deployment", &body).await;
+        let head = added.map_err(self.failed(action))?;
+        transaction.commit().await.map_err(self.failed(action))?;
+        Ok(Some(head))
     }
 
     /// An agent's deployments, the newest first, at most `limit`.
@@ -393,6 +444,19 @@ mod tests {
         }
     }
 
+    fn rollout(id: i64, number: u32, state: &str) -> RolloutRow {
+        RolloutRow {
+            id,
+            model: model("pump"),
+            version: ModelVersion(number),
+            state: state.into(),
+            started_ms: 5,
+            ended_ms: (state == "released").then_some(70),
+            record: json!({"log": [[5, "it began"]]}),
+            released: state == "released",
+        }
+    }
+
     fn plan(from: u64, to: u64) -> CompactionPlan {
         CompactionPlan { from, to, snapshot: vec![0, 1, 255, u8::try_from(to % 256).expect("fits")] }
     }
@@ -437,6 +501,8 @@ mod tests {
         store.insert_version(&version("pump", 2, 1), &runs[0]).await.expect("stores");
         store.insert_version(&version("pump", 10, 1), &runs[0]).await.expect("stores");
         store.insert_version(&version("fan", 1, 1), &runs[0]).await.expect("stores");
+        store.upsert_rollout(&rollout(1, 10, "running"), 60).await.expect("stores");
+        store.upsert_rollout(&rollout(1, 10, "released"), 70).await.expect("stores");
         let idle = AgentRow { serving: None, pinned: None, ..agent_row("a") };
         store.upsert_agent(&agent_row("b")).await.expect("stores");
         store.upsert_agent(&idle).await.expect("stores");
@@ -446,7 +512,8 @@ mod tests {
         store.finish_compaction().await.expect("finishes");
         store.plan_compaction(&plan(5, 9)).await.expect("plans");
 
-        let stored = reopened(&store).await.load().await.expect("loads");
+        let store = reopened(&store).await;
+        let stored = store.load().await.expect("loads");
         let expected = Stored {
             checkpoint: Some(Checkpoint { position: 5, snapshot: plan(0, 5).snapshot }),
             plan: Some(plan(5, 9)),
@@ -455,8 +522,18 @@ mod tests {
             drift: vec![drift("x/y", -10, None), drift("x/y", 20, Some(30))],
             agents: vec![idle, agent_row("b")],
             champions: vec![(model("fan"), ModelVersion(1)), (model("pump"), ModelVersion(10))],
+            rollouts: vec![rollout(1, 10, "released")],
         };
         assert_eq!(stored, expected);
+        let history = store.history().await.expect("reads");
+        history::check(&history, None).expect("it is as it was written");
+        history::check_tables(&history, &stored.versions, &stored.champions).expect("the tables agree");
+        let kinds: Vec<&str> = history.iter().map(|row| row.kind.as_str()).collect();
+        let expected = ["version", "champion", "version", "version", "champion", "rollout", "rollout", "champion"];
+        assert_eq!(kinds, expected);
+        let other = VersionRow { bytes: 1, ..version("fan", 1, 1) };
+        let fault = history::check_tables(&history, &[other], &[]).expect_err("it was changed").to_string();
+        assert_eq!(fault, "fan version 1 is not what the history says");
     }
 
     #[tokio::test]
@@ -592,7 +669,7 @@ mod tests {
         sqlx::query(newer).execute(&store.pool).await.expect("pretends");
         store.close().await;
         let error = Store::open(&store.path).await.expect_err("is newer");
-        assert!(matches!(error, StoreError::Newer { found: 9999, known: 1, .. }), "{error}");
+        assert!(matches!(error, StoreError::Newer { found: 9999, known: 2, .. }), "{error}");
     }
 
     #[tokio::test]

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 use shared::event::UnixMillis;
-use shared::ids::{ModelName, ModelVersion};
+use shared::ids::{AgentId, ModelName, ModelVersion};
 use shared::package::DataRange;
 
 use crate::core::HubCore;
 use crate::core::registry::Release;
 use crate::core::retrain::{Run, RunState};
+use crate::core::rollout::Rollout;
 use crate::train::Progress;
 
 /// A picture of the hub.
@@ -23,6 +24,8 @@ pub struct View {
     pub drift: Value,
     /// Training runs, oldest first.
     pub runs: Vec<Value>,
+    /// Rollouts, oldest first.
+    pub rollouts: Vec<Value>,
     /// The ledger.
     pub ledger: Value,
     /// Whether agents can deliver.
@@ -39,6 +42,7 @@ pub fn picture(core: &HubCore, progress: Option<&(i64, Progress)>) -> View {
         models: core.specs().iter().map(|spec| (spec.name.clone(), model(core, &spec.name))).collect(),
         drift: drift(core),
         runs: core.retraining().runs().map(|run| show_run(run, progress)).collect(),
+        rollouts: core.registry().rollouts().map(|rollout| show_rollout(core, rollout)).collect(),
         ledger: ledger(core, [appended, observed, compacted]),
         ready: true,
     }
@@ -129,6 +133,30 @@ fn show_release(release: &Release) -> Value {
         "trigger": release.trigger,
         "trained_on": release.trained_on.iter().map(show_range).collect::<Vec<_>>(),
         "details": release.details,
+    })
+}
+
+fn show_rollout(core: &HubCore, rollout: &Rollout) -> Value {
+    let serves = |agent: &AgentId| {
+        let facts = core.sessions().facts(agent);
+        facts.and_then(|facts| facts.hello.serving.as_ref()).is_some_and(|serving| serving.digest == rollout.digest)
+    };
+    json!({
+        "rollout": rollout.id,
+        "model": rollout.model.as_str(),
+        "version": rollout.version.0,
+        "from": rollout.from.0,
+        "state": rollout.state,
+        "stage": rollout.stage + 1,
+        "stages": rollout.rules.stages,
+        "started": time(rollout.started_ms),
+        "ended": rollout.ended_ms.map(time),
+        "boxes": rollout.boxes.iter().map(|agent| json!({
+            "agent": agent.as_str(),
+            "serving": serves(agent),
+            "failed": rollout.failed.get(agent),
+        })).collect::<Vec<_>>(),
+        "log": rollout.log.iter().map(|(at, said)| json!({ "at": time(*at), "said": said })).collect::<Vec<_>>(),
     })
 }
 

@@ -165,7 +165,7 @@ impl Play<'_> {
     fn first_version(&mut self) -> anyhow::Result<()> {
         self.story.tell(Tone::Plain, "the operator asks the hub for a first version");
         self.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the operator of the demo" }))?;
-        self.wait("version 1", |play| play.champion().is_some())?;
+        self.wait("version 1", |play| play.newest_version().is_some())?;
         self.agents_serve()?;
         self.story.tell(Tone::Plain, "version 1 is on every box");
         Ok(())
@@ -252,17 +252,17 @@ impl Play<'_> {
     /// Waits until every following box serves the newest version.
     fn settle(&mut self) -> anyhow::Result<()> {
         self.agents_serve()?;
-        let champion = self.champion().unwrap_or(0);
-        self.story.tell(Tone::Good, &format!("version {champion} is on every box that follows the hub"));
+        let newest = self.newest_version().unwrap_or(0);
+        self.story.tell(Tone::Good, &format!("version {newest} is on every box that follows the hub"));
         Ok(())
     }
 
     fn agents_serve(&self) -> anyhow::Result<()> {
         self.wait("the agents to take the version", |play| {
-            let champion = play.champion().unwrap_or(0);
+            let newest = play.newest_version().unwrap_or(0);
             play.observer.look(|seen| {
                 play.published.iter().all(|agent| {
-                    let wanted = if agent.pinned { 1 } else { champion };
+                    let wanted = if agent.pinned { 1 } else { newest };
                     seen.number(agent.agent.as_str(), "/model/version") == wanted
                 })
             })
@@ -277,8 +277,8 @@ impl Play<'_> {
         self.published.iter().map(|agent| agent.rows.len() as u64).sum()
     }
 
-    fn champion(&self) -> Option<u64> {
-        self.api.get(&format!("models/{MODEL}")).ok()?["champion"].as_u64()
+    fn newest_version(&self) -> Option<u64> {
+        self.api.items(&format!("models/{MODEL}/versions")).ok()?.last()?["version"].as_u64()
     }
 
     fn is_idle(&self) -> bool {

@@ -147,7 +147,8 @@ pub fn write_hub(plan: &Plan<'_>) -> anyhow::Result<PathBuf> {
          [link]\nlisten = \"{link}\"\nca_file = {ca}\ncertificate_file = {certificate}\nkey_file = {key}\n\n\
          [api]\nlisten = \"{api}\"\n\n\
          [samples]\ncompact_interval_ms = 1000\n\n\
-         [[model]]\nname = \"{MODEL}\"\nstreams = [{stream}]\nrecipe = \"recipe.toml\"\ndevice = \"{TRAINING_DEVICE}\"\n",
+         [[model]]\nname = \"{MODEL}\"\nstreams = [{stream}]\nrecipe = \"recipe.toml\"\ndevice = \"{TRAINING_DEVICE}\"\n\
+         [[model.rollout.stage]]\npercent = 100\n",
         link = plan.hub.0,
         api = plan.hub.1,
         ca = quoted(&certificates.join("ca.pem")),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use shared::ids::Digest;
 use shared::limits::MAX_PACKAGE_BYTES;
+use shared::wire::message::ServedModel;
 use shared::wire::part::{PackedPart, dictionary_range, read_range};
 
 /// The folder of model files.
@@ -111,19 +112,14 @@ impl Artifacts {
         read().map_err(|source| ArtifactError { action: "read", path: whole.clone(), source })
     }
 
-    /// Deletes every package but the one that serves and the newest of the others, to which a box can go back.
-    pub fn prune(&self, serving: Digest) {
-        let mut others: Vec<(std::time::SystemTime, PathBuf)> = fs::read_dir(&self.directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|end| end == "tide") && *path != self.path(serving))
-            .filter_map(|path| Some((path.metadata().and_then(|found| found.modified()).ok()?, path)))
-            .collect();
-        others.sort();
-        others.pop();
-        for (_, path) in others {
+    /// Deletes every package but these: the one that serves, and the one a box can go back to.
+    pub fn prune(&self, kept: [&Option<ServedModel>; 2]) {
+        let kept = kept.map(|model| model.as_ref().map(|model| self.path(model.digest)));
+        let others =
+            fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| {
+                path.extension().is_some_and(|end| end == "tide") && !kept.contains(&Some(path.clone()))
+            });
+        for path in others {
             // What cannot be deleted now will be after the next model.
             drop(fs::remove_file(path));
         }
@@ -149,6 +145,8 @@ impl Artifacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shared::event::ModelRef;
+    use shared::ids::{ModelName, ModelVersion};
     use shared::limits::CHUNK_BYTES;
 
     #[test]
@@ -170,18 +168,18 @@ mod tests {
     fn old_packages_go_and_the_previous_one_stays() {
         let dir = tempfile::tempdir().expect("dir");
         let artifacts = Artifacts::open(dir.path()).expect("opens");
-        let versions = [b"one", b"two", b"six"].map(|bytes| (Digest::of(bytes), bytes));
-        for (age_s, (digest, bytes)) in [30, 20, 10].into_iter().zip(versions) {
+        let [one, two, three] = [b"one", b"two", b"six"].map(|bytes| {
+            let digest = Digest::of(bytes);
             artifacts.store_chunk(digest, 0, bytes).expect("writes");
             artifacts.complete(digest).expect("is whole");
-            let written = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000 - age_s);
-            File::open(artifacts.path(digest)).and_then(|file| file.set_modified(written)).expect("has a time");
-        }
-        artifacts.prune(versions[2].0);
-        let there = versions.map(|(digest, _)| artifacts.path(digest).exists());
-        assert_eq!(there, [false, true, true]);
-        artifacts.prune(versions[1].0);
-        assert!(artifacts.path(versions[2].0).exists(), "the newest of the others, also when an older one serves");
+            let model = ModelRef { name: ModelName::new("pump").expect("valid"), version: ModelVersion(1) };
+            Some(ServedModel { model, digest })
+        });
+        let there = || [&one, &two, &three].map(|model| artifacts.path(model.as_ref().expect("one").digest).exists());
+        artifacts.prune([&three, &two]);
+        assert_eq!(there(), [false, true, true]);
+        artifacts.prune([&two, &None]);
+        assert_eq!(there(), [false, true, false]);
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub const COMMIT_DELAY_MS: RangeInclusive<i64> = 1..=1000;
 pub const STATUS_INTERVAL_MS: RangeInclusive<i64> = 100..=60_000;
 /// Milliseconds between two publications of the status, if the file does not say.
 pub const DEFAULT_STATUS_INTERVAL_MS: u64 = 1000;
+/// Milliseconds that an answer may take in the mean, if the file does not say: a box keeps up with ten readings a second.
+pub const DEFAULT_MAX_ANSWER_MS: u64 = 100;
 /// Bytes of the MQTT client id: brokers' session stores take this much, and an agent's name and a prefix fit.
 pub const MAX_CLIENT_ID_BYTES: usize = 128;
 /// Bytes of a unit's name: the longest UCUM codes in use are shorter.
@@ -244,6 +246,8 @@ pub struct Model {
     pub device: DeviceChoice,
     /// Serve this version only, whatever the hub offers. From 1.
     pub pin: Option<ModelVersion>,
+    /// Milliseconds that an answer may take in the mean. A new model that needs more is gone back from.
+    pub max_answer_ms: u64,
     /// The release keys whose signature a package must have, one of them. None: what the hub sends is taken.
     pub trust: Vec<PublicKey>,
 }
@@ -342,7 +346,10 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(config.hub, None);
         assert_eq!(config.mqtt.client_id, "tideline-box");
         assert_eq!((config.mqtt.receive_maximum, config.mqtt.max_packet_bytes), (1000, 262_144));
-        assert_eq!(config.model, Model { device: DeviceChoice::default(), pin: None, trust: Vec::new() });
+        assert_eq!(
+            config.model,
+            Model { device: DeviceChoice::default(), pin: None, max_answer_ms: 100, trust: Vec::new() }
+        );
         assert_eq!(config.spool, Spool { max_bytes: 1 << 30, commit_delay_ms: 20, when_full: WhenFull::DropOldest });
         assert_eq!(config.status, Status { interval_ms: 1000 });
         let flow = &config.inputs[0].features[0];

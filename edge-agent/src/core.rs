@@ -14,6 +14,7 @@ pub mod recent;
 pub mod spool;
 pub mod start;
 pub mod sync;
+pub mod trial;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel};
 use shared::wire::part::PackedPart;
 
 pub use received::{NewReading, Receipt, Received, Rejection};
-pub use start::{Checkpoint, Settings, Start};
+pub use start::{Checkpoint, Settings, SlotState, Start};
 
 use ledger::Ledger;
 use limits::{ANSWERS_IN_FLIGHT, INFER_BATCH, INFER_QUEUE};
@@ -123,6 +124,8 @@ pub enum Event {
         model: ModelRef,
         /// The answers, in the order of the questions.
         answers: Vec<Answered>,
+        /// Microseconds that they took.
+        busy_us: u64,
     },
     /// A checkpoint is durable.
     Checkpointed {
@@ -146,6 +149,8 @@ pub enum Event {
     },
     /// What the pipeline in service remembers after its newest answers, which were handed in before.
     PipelineMemory(PipelineMemory),
+    /// What is remembered of models is durable, or the store failed.
+    Remembered,
     /// A package will not be served.
     ModelRefused {
         /// The package.
@@ -224,8 +229,8 @@ pub enum Effect {
     Load(ServedModel),
     /// Delete a package that proved to be of no use.
     Discard(Digest),
-    /// Remember durably that this model serves.
-    Remember(ServedModel),
+    /// Remember this of models durably, and delete other packages; answered by `Remembered`.
+    Remember(SlotState),
     /// Remember durably that no version of the model below this one is served any more.
     RememberFloor(ModelRef),
     /// Write down durably what the pipeline remembers.
@@ -261,7 +266,7 @@ impl EdgeCore {
         let mut core = Self {
             spool,
             sync,
-            slot: ModelSlot::new(settings.pinned, start.floor, start.partial),
+            slot: ModelSlot::new(&settings, start.floor, start.partial),
             memory: HeldMemory::default(),
             questions: start.unfinished.into(),
             questions_in_flight: 0,
@@ -273,9 +278,7 @@ impl EdgeCore {
             settings,
         };
         let mut effects = Vec::new();
-        if let Some(serving) = start.serving {
-            core.slot.resume(serving, &mut effects);
-        }
+        core.slot.resume(start.slot, &mut effects);
         core.settle(Millis(0), &mut effects);
         (core, effects)
     }
@@ -302,7 +305,8 @@ impl EdgeCore {
                 self.ledger.settle_fates(through);
                 self.sync.gap_settled();
             }
-            Event::Answered { model, answers } => self.answered(now, &model, answers, effects),
+            Event::Answered { model, answers, busy_us } => self.answered(now, &model, answers, busy_us, effects),
+            Event::Remembered => self.slot.remembered(effects),
             Event::Checkpointed { epoch, acked } => {
                 if epoch > self.spool.epoch() {
                     self.spool.use_epoch(epoch);
@@ -376,6 +380,12 @@ impl EdgeCore {
         self.sync.problem()
     }
 
+    /// Whether the model in service is on trial.
+    #[must_use]
+    pub fn is_on_trial(&self) -> bool {
+        self.slot.is_on_trial()
+    }
+
     /// The model in service.
     #[must_use]
     pub fn serving(&self) -> Option<&ServedModel> {
@@ -425,8 +435,16 @@ impl EdgeCore {
         self.spool.accept(now, message.receipt, reading, effects);
     }
 
-    fn answered(&mut self, now: Millis, model: &ModelRef, answers: Vec<Answered>, effects: &mut Vec<Effect>) {
+    fn answered(
+        &mut self,
+        now: Millis,
+        model: &ModelRef,
+        answers: Vec<Answered>,
+        busy_us: u64,
+        effects: &mut Vec<Effect>,
+    ) {
         self.questions_in_flight -= 1;
+        self.slot.judge(now, model, &answers, busy_us, effects);
         let mut published = Vec::with_capacity(answers.len());
         for Answered { question, outcome } in answers.into_iter().filter(|answer| !answer.question.warm_up) {
             match outcome {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use shared::device::{DeviceChoice, DeviceError};
 use shared::ids::{Epoch, Sequence};
@@ -10,11 +11,12 @@ use shared::package::signature::{self, PublicKey};
 use shared::pipeline::runner::{Runner, RunnerInput};
 use shared::wire::message::ServedModel;
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::core::limits::{MEMORY_READINGS, WARM_UP_READINGS};
 use crate::core::memory::PipelineMemory;
+use crate::core::trial::MODEL_BROKE;
 use crate::core::{Answered, Event, Question};
 use crate::telemetry::Telemetry;
 
@@ -109,19 +111,28 @@ impl Worker {
 
     fn answer(&mut self, questions: Vec<Question>) -> Option<Event> {
         let (model, runner) = self.serving.as_mut()?;
+        let model = model.model.clone();
         let started = self.clock.monotonic_us();
-        let answers = runner.run(&inputs(questions.iter()));
-        self.telemetry.inference(questions.len(), self.clock.monotonic_us() - started);
+        // A pipeline that breaks off must not take the agent with it; the core goes back to the one before.
+        let answers = catch_unwind(AssertUnwindSafe(|| runner.run(&inputs(questions.iter()))));
+        let busy_us = self.clock.monotonic_us() - started;
+        self.telemetry.inference(questions.len(), busy_us);
         self.unwritten += questions.len();
         self.recent.extend(questions.iter().cloned());
         let excess = self.recent.len().saturating_sub(WARM_UP_READINGS);
         self.recent.drain(..excess);
-        let answers = questions
-            .into_iter()
-            .zip(answers)
-            .map(|(question, answer)| Answered { question, outcome: answer.into_outcome() })
-            .collect();
-        Some(Event::Answered { model: model.model.clone(), answers })
+        let answers = match answers {
+            Ok(answers) => questions
+                .into_iter()
+                .zip(answers)
+                .map(|(question, answer)| Answered { question, outcome: answer.into_outcome() })
+                .collect(),
+            Err(_) => {
+                error!(model = %model.name, version = model.version.0, "the pipeline broke off in a reading");
+                questions.into_iter().map(|question| Answered { question, outcome: Err(MODEL_BROKE) }).collect()
+            }
+        };
+        Some(Event::Answered { model, answers, busy_us })
     }
 
     /// What the pipeline remembers after reading `through`, if it is time to write it down.
@@ -146,7 +157,9 @@ impl Worker {
                     ));
                 }
                 let clock_us = || self.clock.monotonic_us();
-                let chosen = package.load_on(self.settings.device, &clock_us).map_err(|error| error.to_string())?;
+                let load = || package.load_on(self.settings.device, &clock_us).map_err(|error| error.to_string());
+                let chosen = catch_unwind(AssertUnwindSafe(load))
+                    .unwrap_or_else(|_| Err("it broke off as it was loaded".to_owned()))?;
                 if !chosen.reason.is_empty() {
                     info!("{}", chosen.reason);
                 }

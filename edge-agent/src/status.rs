@@ -64,6 +64,7 @@ pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Teleme
             "name": serving.model.name.as_str(),
             "version": serving.model.version.0,
             "digest": serving.digest.to_string(),
+            "on_trial": core.is_on_trial(),
         })),
         "hub": {
             "connected": core.is_connected(),

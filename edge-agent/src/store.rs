@@ -6,9 +6,8 @@ pub mod sled;
 use serde::{Deserialize, Serialize};
 use shared::event::ModelRef;
 use shared::ids::Epoch;
-use shared::wire::message::ServedModel;
 
-use crate::core::Checkpoint;
+use crate::core::{Checkpoint, SlotState};
 
 pub use self::sled::{StateStore, StoreError};
 
@@ -19,8 +18,8 @@ pub struct Remembered {
     pub epoch: Option<Epoch>,
     /// How far the hub had acknowledged.
     pub checkpoint: Option<Checkpoint>,
-    /// The model in service.
-    pub serving: Option<ServedModel>,
+    /// The model in service, and the one before.
+    pub slot: SlotState,
     /// No version of a model below this one is served any more.
     pub floor: Option<ModelRef>,
 }

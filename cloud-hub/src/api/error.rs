@@ -33,6 +33,24 @@ impl Problem {
         }
     }
 
+    pub(super) fn conflict(code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::CONFLICT,
+            code: code.to_owned(),
+            title: "Not as things stand",
+            detail: detail.into(),
+        }
+    }
+
+    pub(super) fn refused(code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            code: code.to_owned(),
+            title: "Refused",
+            detail: detail.into(),
+        }
+    }
+
     pub(super) fn method_not_allowed() -> Self {
         Self {
             status: StatusCode::METHOD_NOT_ALLOWED,

@@ -10,6 +10,8 @@ pub const TWIN_RETRY_AFTER_MS: u64 = 60_000;
 pub const TWIN_FORGOTTEN_MS: i64 = 60 * 60 * 1_000;
 /// Starts of one agent remembered: both of two boxes, and a restart of each.
 pub const TWINS_KEPT: usize = 4;
+/// Between two looks at rollouts, if nothing calls for one: each walks over all streams.
+pub const ROLLOUT_INTERVAL_MS: i64 = 500;
 /// Closed known-normal segments remembered per stream; older ones are only in the sample store.
 pub const SEGMENTS_KEPT: usize = 256;
 /// Times of the newest readings remembered per stream, to cut a segment where a drift began.

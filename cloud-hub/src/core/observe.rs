@@ -68,6 +68,19 @@ pub struct PredictionCounts {
     pub anomalous: u64,
 }
 
+impl PredictionCounts {
+    /// The share of anomalous ones, from 0 to 1.
+    #[must_use]
+    pub fn share(self) -> f64 {
+        if self.total == 0 { 0.0 } else { self.anomalous as f64 / self.total as f64 }
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.total += other.total;
+        self.anomalous += other.anomalous;
+    }
+}
+
 /// The way a model's machines run, since some point in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Regime {

@@ -280,6 +280,23 @@ impl Retraining {
         Some((run.clone(), release))
     }
 
+    /// A version came from elsewhere: a run that nothing was trained in stands for it.
+    pub(super) fn brought(&mut self, now: Now, release: &Release) -> Run {
+        self.last_run += 1;
+        let run = Run {
+            id: self.last_run,
+            model: release.model.clone(),
+            trigger: release.trigger.clone(),
+            requested_ms: now,
+            finished_ms: Some(now),
+            state: RunState::Released,
+            version: Some(release.version),
+            candidates: Vec::new(),
+        };
+        self.keep(run.clone());
+        run
+    }
+
     fn keep(&mut self, run: Run) {
         if self.runs.len() == RUNS_KEPT {
             self.runs.pop_front();
@@ -315,7 +332,9 @@ fn propose(
         (Some(by), _) => format!("requested by {by}"),
         (None, None) => return None,
         (None, Some(champion)) => {
-            let trained = total_rows(&champion.trained_on);
+            // A version that is on its way to boxes knows what it was trained on, too.
+            let newest_version = registry.versions(&spec.name).last().unwrap_or(champion);
+            let trained = total_rows(&newest_version.trained_on);
             let tried = |selection: &(u64, Selection)| state.tried.get(&selection.1.name).copied();
             let served = regimes.last().is_some_and(|regime| regime.served);
             let newest_before = match state.last_seen.filter(|seen| seen.newest.0 == newest_since) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use shared::event::{SpoolEntry, UnixMillis};
-use shared::ids::{AgentId, Epoch, ModelVersion, Sequence};
+use shared::ids::{AgentId, Digest, Epoch, ModelVersion, Sequence};
 use shared::wire::PROTOCOL_VERSION;
 use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelReport, ServedModel};
 
@@ -28,6 +28,8 @@ pub struct Session {
     pub pinned: Option<ModelVersion>,
     /// What it serves.
     pub serving: Option<ServedModel>,
+    /// What it was offered last over this connection.
+    offered: Option<Digest>,
     /// The nonce it introduced itself with.
     boot_nonce: Option<u64>,
     /// How far the delivery is, once it introduced itself.
@@ -93,6 +95,12 @@ impl Sessions {
         self.agents.values()
     }
 
+    /// What is known of one agent.
+    #[must_use]
+    pub fn facts(&self, agent: &AgentId) -> Option<&AgentFacts> {
+        self.agents.get(agent)
+    }
+
     /// The live session of a connection.
     #[must_use]
     pub fn get(&self, connection: ConnectionId) -> Option<&Session> {
@@ -104,8 +112,28 @@ impl Sessions {
         self.agents.insert(facts.agent.clone(), facts);
     }
 
+    /// Whether a package has to be offered: it is not what the box serves, nor what it was offered last.
+    pub(super) fn is_news(&mut self, connection: ConnectionId, digest: Digest) -> bool {
+        let Some(session) = self.live.get_mut(&connection) else {
+            return false;
+        };
+        let serves = session.serving.as_ref().is_some_and(|serving| serving.digest == digest);
+        // A box that serves it again after something else may be on its way to that, and has to hear of it.
+        let is_settled = serves && session.offered.is_none_or(|offered| offered == digest);
+        let is_news = !is_settled && session.offered != Some(digest);
+        if is_news {
+            session.offered = Some(digest);
+        }
+        is_news
+    }
+
     pub(super) fn agent(&self, connection: ConnectionId) -> Option<&AgentId> {
         self.live.get(&connection).map(|session| &session.agent)
+    }
+
+    /// Connections that were greeted.
+    pub(super) fn greeted(&self) -> Vec<ConnectionId> {
+        self.live.iter().filter(|(_, session)| session.delivery.is_some()).map(|(id, _)| *id).collect()
     }
 
     pub(super) fn connections(&self) -> Vec<ConnectionId> {
@@ -113,7 +141,7 @@ impl Sessions {
     }
 
     pub(super) fn connected(&mut self, connection: ConnectionId, agent: AgentId) {
-        let session = Session { agent, pinned: None, serving: None, boot_nonce: None, delivery: None };
+        let session = Session { agent, pinned: None, serving: None, offered: None, boot_nonce: None, delivery: None };
         self.live.insert(connection, session);
     }
 

@@ -1,7 +1,7 @@
 //! Between what the core knows and what the database keeps.
 
 use serde_json::{Value, json};
-use shared::event::ModelRef;
+use shared::event::{ModelRef, UnixMillis};
 use shared::ids::Digest;
 use shared::package::Package;
 use shared::wire::PROTOCOL_VERSION;
@@ -13,25 +13,34 @@ use crate::core::Effect;
 use crate::core::drift::DriftAlarm;
 use crate::core::registry::Release;
 use crate::core::retrain::{CandidateReport, Run, RunState};
+use crate::core::rollout::{Rollout, RolloutState};
 use crate::core::session::AgentFacts;
+use crate::store::history::HistoryHead;
 use crate::store::{
-    AgentRow, DeploymentRow, DriftRow, RunRow, RunState as StoredState, Store, StoreError, Stored, VersionRow,
+    AgentRow, DeploymentRow, DriftRow, RolloutRow, RunRow, RunState as StoredState, Store, StoreError, Stored,
+    VersionRow,
 };
 use crate::view::show_range;
 
-/// Carries out an effect that records something.
-pub(super) async fn record(store: &Store, effect: Effect) -> Result<(), StoreError> {
+/// Carries out an effect that records something. Returns the newest row of the history, if there is a new one.
+pub(super) async fn record(
+    store: &Store,
+    now_ms: UnixMillis,
+    effect: Effect,
+) -> Result<Option<HistoryHead>, StoreError> {
     match effect {
-        Effect::RecordRun(run) => store.upsert_run(&run_row(&run)).await,
+        Effect::RecordRun(run) => store.upsert_run(&run_row(&run)).await.map(|()| None),
         Effect::RecordRelease(release, run) => {
-            store.insert_version(&version_row(&release, run.id), &run_row(&run)).await
+            store.insert_version(&version_row(&release, run.id), &run_row(&run)).await.map(Some)
         }
-        Effect::RecordAgent(facts) => store.upsert_agent(&agent_row(&facts)).await,
-        Effect::RecordDrift(alarm) => store.upsert_drift(&drift_row(&alarm)).await,
+        Effect::RecordRollout(rollout) => store.upsert_rollout(&rollout_row(&rollout), now_ms).await.map(Some),
+        Effect::RecordAgent(facts) => store.upsert_agent(&agent_row(&facts)).await.map(|()| None),
+        Effect::RecordDrift(alarm) => store.upsert_drift(&drift_row(&alarm)).await.map(|()| None),
         Effect::RecordDeployment { agent, report, at_ms } => {
             let (outcome, reason) = match report.outcome {
                 ModelOutcome::Serving => ("serving", None),
                 ModelOutcome::Refused { reason } => ("refused", Some(reason)),
+                ModelOutcome::RolledBack { reason } => ("rolled_back", Some(reason)),
             };
             store
                 .insert_deployment(&DeploymentRow {
@@ -50,12 +59,13 @@ pub(super) async fn record(store: &Store, effect: Effect) -> Result<(), StoreErr
         | Effect::SendPart { .. }
         | Effect::Close { .. }
         | Effect::Compact { .. }
-        | Effect::Train(_) => Ok(()),
+        | Effect::Train(_) => Ok(None),
     }
 }
 
 /// A release from its package.
-pub(super) fn release(package: &Package, digest: Digest, bytes: u64) -> Release {
+#[must_use]
+pub fn release(package: &Package, digest: Digest, bytes: u64) -> Release {
     let manifest = &package.manifest;
     let lineage = &manifest.lineage;
     let metrics: serde_json::Map<String, Value> =
@@ -94,6 +104,15 @@ pub(super) fn releases(stored: &Stored, artifacts: &Artifacts) -> Result<Vec<Rel
             Ok(release(&package, digest, bytes.len() as u64))
         })
         .collect()
+}
+
+/// The rollouts the database knows.
+pub(super) fn rollouts(stored: &Stored) -> Result<Vec<Rollout>, HubError> {
+    let read = |row: &RolloutRow| {
+        serde_json::from_value(row.record.clone())
+            .map_err(|error| HubError::Record(format!("rollout {}: {error}", row.id)))
+    };
+    stored.rollouts.iter().map(read).collect()
 }
 
 /// The runs the database knows. One that was running when the hub stopped has failed.
@@ -195,6 +214,21 @@ fn run_row(run: &Run) -> RunRow {
         state,
         version: run.version,
         report: json!({ "candidates": run.candidates, "reason": reason }),
+    }
+}
+
+fn rollout_row(rollout: &Rollout) -> RolloutRow {
+    // A rollout always has a JSON form.
+    let record = serde_json::to_value(rollout).unwrap_or_default();
+    RolloutRow {
+        id: rollout.id,
+        model: rollout.model.clone(),
+        version: rollout.version,
+        state: record["state"].as_str().unwrap_or_default().to_owned(),
+        started_ms: rollout.started_ms,
+        ended_ms: rollout.ended_ms,
+        released: rollout.state == RolloutState::Released,
+        record,
     }
 }
 

@@ -12,6 +12,7 @@ use super::parts::Parts;
 use super::{Hub, HubError, records, work};
 use crate::api;
 use crate::artifacts::Artifacts;
+use crate::audit::AuditHead;
 use crate::config::Config;
 use crate::core::{CompactionRules, HubCore, Start};
 use crate::ingest_log::IngestLog;
@@ -36,12 +37,13 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
 
     let stored = store.load().await?;
     let releases = records::releases(&stored, &artifacts)?;
+    let (champions, rollouts) = (stored.champions.clone(), records::rollouts(&stored)?);
     let last_run = stored.runs.iter().map(|run| run.id).max().unwrap_or(0);
     let specs = config.models.iter().map(|model| model.spec.clone()).collect();
     let rules = CompactionRules { interval_ms: config.samples.compact_interval_ms };
     let snapshot = stored.checkpoint.as_ref().map(|checkpoint| (checkpoint.position, checkpoint.snapshot.clone()));
     let from = snapshot.as_ref().map_or(0, |(position, _)| *position);
-    let mut core = HubCore::new(specs, rules, Start { snapshot, releases, last_run })?;
+    let mut core = HubCore::new(specs, rules, Start { snapshot, releases, champions, rollouts, last_run })?;
     let replayed = log.read(from..log.end())?;
     info!(from, batches = replayed.len(), "replaying the ingest log");
     replayed.iter().for_each(|(position, entry)| core.replay(*position, &entry.agent, &entry.entry));
@@ -66,6 +68,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         .map_err(|source| HubError::Io { what: "start the ingest log's thread".to_owned(), source })?;
     Ok(Hub {
         core,
+        audit: AuditHead::new(directory),
         models: config.models.into_iter().map(|model| (model.spec.name.clone(), model)).collect::<BTreeMap<_, _>>(),
         link_address: address(link.local_address())?,
         link: Some(link),
@@ -83,6 +86,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         training_cancelled: Arc::new(AtomicBool::new(false)),
         progress: watch::Sender::new(None),
         telemetry: Telemetry::default(),
+        trusted: config.trust.into_iter().chain([release_key.public()]).collect(),
         release_key,
     })
 }

@@ -188,7 +188,7 @@ impl TrainingTask {
 
 /// The readings of a range that an operator vouched for. Others can lie between them only if a stream's times
 /// overlap; they are no material.
-fn known_normal(range: &DataRange, series: Series) -> SegmentData {
+pub(crate) fn known_normal(range: &DataRange, series: Series) -> SegmentData {
     let width = series.schema.channels.len();
     let mut segment = SegmentData {
         range: range.clone(),

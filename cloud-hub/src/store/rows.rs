@@ -24,6 +24,29 @@ pub struct Stored {
     pub agents: Vec<AgentRow>,
     /// Each model's champion, by model.
     pub champions: Vec<(ModelName, ModelVersion)>,
+    /// Every rollout, by number.
+    pub rollouts: Vec<RolloutRow>,
+}
+
+/// How a version was brought to boxes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RolloutRow {
+    /// Its number.
+    pub id: i64,
+    /// The model.
+    pub model: ModelName,
+    /// The version.
+    pub version: ModelVersion,
+    /// How it stands, in a word.
+    pub state: String,
+    /// When it began.
+    pub started_ms: UnixMillis,
+    /// When it ended.
+    pub ended_ms: Option<UnixMillis>,
+    /// All of it.
+    pub record: Value,
+    /// Whether its version is champion from now on.
+    pub released: bool,
 }
 
 /// The hub's derived state at a position of the ingest log.
@@ -297,6 +320,20 @@ impl Columns<'_> {
             at_ms: self.get("at_ms")?,
             outcome: self.get("outcome")?,
             reason: self.get("reason")?,
+        })
+    }
+
+    pub(super) fn rollout(&self) -> Result<RolloutRow, ReadError> {
+        let state: String = self.get("state")?;
+        Ok(RolloutRow {
+            id: self.get("id")?,
+            model: self.name("model")?,
+            version: self.version("version")?,
+            released: state == "released",
+            state,
+            started_ms: self.get("started_ms")?,
+            ended_ms: self.get("ended_ms")?,
+            record: self.json("record")?,
         })
     }
 

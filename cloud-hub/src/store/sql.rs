@@ -4,8 +4,8 @@ use shared::ids::{AgentId, ModelName, ModelVersion};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::rows::{
-    AgentRow, Checkpoint, Columns, CompactionPlan, DeploymentRow, DriftRow, ReadError, RunRow, Stored, VersionRow,
-    to_sql,
+    AgentRow, Checkpoint, Columns, CompactionPlan, DeploymentRow, DriftRow, ReadError, RolloutRow, RunRow, Stored,
+    VersionRow, to_sql,
 };
 use super::{MAX_LOADED_DRIFT, MAX_LOADED_RUNS};
 
@@ -24,6 +24,7 @@ pub(super) async fn load(connection: &mut SqliteConnection) -> Result<Stored, Re
     .fetch_all(&mut *connection)
     .await?;
     let agents = sqlx::query("SELECT * FROM agents ORDER BY agent").fetch_all(&mut *connection).await?;
+    let rollouts = sqlx::query("SELECT * FROM rollouts ORDER BY id").fetch_all(&mut *connection).await?;
     let champions = sqlx::query("SELECT * FROM champions ORDER BY model").fetch_all(&mut *connection).await?;
     let mut runs = rows("runs", &runs, Columns::run)?;
     runs.reverse();
@@ -39,6 +40,7 @@ pub(super) async fn load(connection: &mut SqliteConnection) -> Result<Stored, Re
         drift,
         agents: rows("agents", &agents, Columns::agent)?,
         champions: rows("champions", &champions, Columns::champion)?,
+        rollouts: rows("rollouts", &rollouts, Columns::rollout)?,
     })
 }
 
@@ -109,6 +111,35 @@ pub(super) async fn set_champion(
     Ok(())
 }
 
+/// Whether the model had no champion.
+pub(super) async fn set_first_champion(
+    connection: &mut SqliteConnection,
+    model: &ModelName,
+    version: ModelVersion,
+) -> Result<bool, sqlx::Error> {
+    let statement = "INSERT INTO champions (model, version) VALUES ($1, $2) ON CONFLICT (model) DO NOTHING";
+    let done = sqlx::query(statement).bind(model.as_str()).bind(number(version)).execute(connection).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+pub(super) async fn upsert_rollout(connection: &mut SqliteConnection, row: &RolloutRow) -> Result<(), sqlx::Error> {
+    let statement = "INSERT INTO rollouts (id, model, version, state, started_ms, ended_ms, record) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7) \
+                     ON CONFLICT (id) DO UPDATE SET state = excluded.state, ended_ms = excluded.ended_ms, \
+                     record = excluded.record";
+    sqlx::query(statement)
+        .bind(row.id)
+        .bind(row.model.as_str())
+        .bind(number(row.version))
+        .bind(&row.state)
+        .bind(row.started_ms)
+        .bind(row.ended_ms)
+        .bind(row.record.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 pub(super) async fn upsert_run(connection: &mut SqliteConnection, row: &RunRow) -> Result<(), sqlx::Error> {
     let statement = "INSERT INTO runs \
                      (id, model, triggered_by, requested_ms, finished_ms, state, version, report) \
@@ -176,13 +207,14 @@ pub(super) async fn upsert_drift(connection: &mut SqliteConnection, row: &DriftR
     Ok(())
 }
 
+/// Whether it was not there.
 pub(super) async fn insert_deployment(
     connection: &mut SqliteConnection,
     row: &DeploymentRow,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let statement = "INSERT INTO deployments (agent, at_ms, model, version, digest, outcome, reason) \
                      VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
-    sqlx::query(statement)
+    let done = sqlx::query(statement)
         .bind(row.agent.as_str())
         .bind(row.at_ms)
         .bind(row.model.as_str())
@@ -192,7 +224,7 @@ pub(super) async fn insert_deployment(
         .bind(row.reason.as_deref())
         .execute(connection)
         .await?;
-    Ok(())
+    Ok(done.rows_affected() > 0)
 }
 
 pub(super) async fn deployments(

@@ -5,6 +5,8 @@
 //! And does it see? Faults of a known size are planted in one channel at a time; a model of two operating points mixed
 //! stays perfectly quiet and fails here.
 
+use std::collections::BTreeMap;
+
 use shared::device::DeviceKind;
 use shared::ids::{ChannelName, ModelVersion};
 use shared::package::Package;
@@ -26,6 +28,8 @@ const SETTLE_ROWS: usize = 30;
 const PLANTED_ROWS: usize = 400;
 /// Below this share of a planted fault's rows a model is blind in a channel.
 const BLIND: f64 = 0.5;
+/// False alarms that one stream may have, as a multiple of what all may have together.
+const SLICE_SHARE: f64 = 2.0;
 
 /// A verdict: the reason to go on, or the reason to refuse.
 pub type Verdict = Result<String, String>;
@@ -241,6 +245,33 @@ impl Against {
             ]
         })
     }
+}
+
+/// What a package that was made elsewhere shows on known-normal segments of this hub: it must see planted faults, and be quiet,
+/// overall and on each stream.
+///
+/// # Errors
+/// If it does not run.
+pub fn of_brought(package: &Package, dataset: &Dataset, recipe: &Recipe) -> Result<Vec<Verdict>, TrainError> {
+    let device = DeviceKind::Flex.open()?;
+    let mut runner = || Ok(package.rebuild(&device)?);
+    let sight = measure_sight(dataset, recipe, &names(&package.manifest.pipeline), &mut runner)?;
+    let mut of_stream: BTreeMap<String, Vec<(usize, usize)>> = BTreeMap::new();
+    for segment in &dataset.segments {
+        let stream = format!("{} at {}", segment.range.stream, segment.range.agent);
+        of_stream.entry(stream).or_default().push(alarms(&mut runner()?, segment, recipe));
+    }
+    let limit = recipe.gate.max_held_out_far;
+    let verdict = |name: String, far: f64, limit: f64| {
+        let text = format!("{} false alarms on {name}, at most {} are allowed", percent(far), percent(limit));
+        if far > limit { Err(text) } else { Ok(text) }
+    };
+    let whole = rate(of_stream.values().flatten().copied());
+    let mut verdicts = vec![sight.judge(&recipe.gate), verdict(segments(dataset.segments.len()), whole, limit)];
+    for (stream, counts) in of_stream {
+        verdicts.push(verdict(stream, rate(counts.into_iter()), SLICE_SHARE * limit));
+    }
+    Ok(verdicts)
 }
 
 /// Counts, per channel, the rows of planted faults that alarm.

@@ -8,7 +8,6 @@ use rand::RngExt;
 use shared::event::{Event as StoredEvent, EventBatch, Gap, ModelRef, SpoolEntry, StreamSchema, UnixMillis};
 use shared::ids::{Epoch, Sequence};
 use shared::seglog::{LogError, Storage};
-use shared::wire::message::ServedModel;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -19,7 +18,7 @@ use crate::config::Config;
 use crate::core::ledger::{Readings, readings_of_batch};
 use crate::core::limits::{RECENT_EVENTS, RECENT_IDS, REPLAYED_READINGS, WARM_UP_READINGS};
 use crate::core::memory::PipelineMemory;
-use crate::core::{Checkpoint, EdgeCore, Effect, Event, Question, Settings, Start};
+use crate::core::{Checkpoint, EdgeCore, Effect, Event, Question, Settings, SlotState, Start};
 use crate::spool::{Opened, Spool, SpoolError};
 use crate::store::memory::MemoryFile;
 use crate::store::{Remembered, StateStore};
@@ -40,7 +39,7 @@ pub(super) struct Recovered {
 #[derive(Debug)]
 pub(super) enum StoreRequest {
     Checkpoint(Checkpoint),
-    Serving(ServedModel),
+    Slot(SlotState),
     Floor(ModelRef),
     Memory(PipelineMemory),
 }
@@ -57,7 +56,7 @@ pub(super) fn recover(
     let remembered = state.load();
     let epoch = epoch(&opened, &remembered, clock.unix_ms());
     state.save_epoch(epoch)?;
-    let digest = remembered.serving.as_ref().map(|serving| serving.digest);
+    let digest = remembered.slot.serving.as_ref().map(|serving| serving.digest);
     let memory = MemoryFile::in_directory(&config.agent.state_directory).load();
     let mut memory = memory.filter(|memory| (memory.epoch, Some(memory.digest)) == (epoch, digest));
     let (spool, mut start) = resume(opened, epoch, remembered, &mut memory)
@@ -70,6 +69,7 @@ pub(super) fn recover(
         boot_nonce: random.random(),
         device: config.model.device.to_string(),
         pinned: config.model.pin,
+        max_answer_us: config.model.max_answer_ms * 1_000,
         has_hub: config.hub.is_some(),
         commit_delay_ms: config.spool.commit_delay_ms,
         spool_max_bytes: config.spool.max_bytes,
@@ -123,19 +123,19 @@ pub fn resume<S: Storage>(
         *memory = None;
         scan.newest.drain(..scan.newest.len() - WARM_UP_READINGS);
     }
-    let Remembered { serving, floor, .. } = remembered;
+    let Remembered { slot, floor, .. } = remembered;
     let start = Start {
         epoch,
         next: spool.next(),
         checkpoint,
         oldest: spool.oldest(),
-        unfinished: if serving.is_some() { scan.unfinished() } else { Vec::new() },
+        unfinished: if slot.serving.is_some() { scan.unfinished() } else { Vec::new() },
         pending: scan.pending,
         gaps: scan.gaps,
         recent_ids: scan.recent_ids.into(),
         recent_entries: scan.recent_entries.into(),
         spool_bytes: spool.bytes(),
-        serving,
+        slot,
         floor,
         partial: None,
     };
@@ -153,7 +153,7 @@ pub(super) fn store_thread(
         while let Some(request) = requests.blocking_recv() {
             let saved = match &request {
                 StoreRequest::Checkpoint(checkpoint) => state.save_checkpoint(checkpoint),
-                StoreRequest::Serving(model) => state.save_serving(model),
+                StoreRequest::Slot(slot) => state.save_slot(slot),
                 StoreRequest::Floor(floor) => state.save_floor(floor),
                 StoreRequest::Memory(memory) => {
                     if let Err(error) = memory_file.save(memory) {
@@ -162,17 +162,19 @@ pub(super) fn store_thread(
                     Ok(())
                 }
             };
-            match (saved, request) {
-                (Ok(()), StoreRequest::Checkpoint(checkpoint)) => {
-                    if events
-                        .blocking_send(Event::Checkpointed { epoch: checkpoint.epoch, acked: checkpoint.acked })
-                        .is_err()
-                    {
-                        return;
-                    }
+            if let Err(error) = &saved {
+                error!("failed to {error}; a restart will go back to the last state saved");
+            }
+            let answer = match request {
+                StoreRequest::Checkpoint(Checkpoint { epoch, acked, .. }) if saved.is_ok() => {
+                    Some(Event::Checkpointed { epoch, acked })
                 }
-                (Ok(()), StoreRequest::Serving(_) | StoreRequest::Floor(_) | StoreRequest::Memory(_)) => {}
-                (Err(error), _) => error!("failed to {error}; a restart will go back to the last state saved"),
+                // A box whose store fails must still be able to change its model.
+                StoreRequest::Slot(_) => Some(Event::Remembered),
+                StoreRequest::Checkpoint(_) | StoreRequest::Floor(_) | StoreRequest::Memory(_) => None,
+            };
+            if answer.is_some_and(|answer| events.blocking_send(answer).is_err()) {
+                return;
             }
         }
     };

@@ -20,9 +20,10 @@ use super::address::HostPort;
 use super::path::JsonPath;
 use super::topic::{StreamKey, TopicPattern};
 use super::{
-    AgentSection, COMMIT_DELAY_MS, Config, DEFAULT_MAX_PACKET_BYTES, DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES,
-    DEFAULT_STATUS_INTERVAL_MS, Feature, Hub, Input, MAX_CLIENT_ID_BYTES, MAX_UNIT_BYTES, Model, Mqtt, PACKET_BYTES,
-    RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status, TimeSource, TimeUnit, Transport, raw,
+    AgentSection, COMMIT_DELAY_MS, Config, DEFAULT_MAX_ANSWER_MS, DEFAULT_MAX_PACKET_BYTES, DEFAULT_RECEIVE_MAXIMUM,
+    DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, Feature, Hub, Input, MAX_CLIENT_ID_BYTES, MAX_UNIT_BYTES, Model,
+    Mqtt, PACKET_BYTES, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status, TimeSource, TimeUnit,
+    Transport, raw,
 };
 
 pub(super) fn check(source: &Source, raw: &raw::Root) -> Result<Config, ConfigError> {
@@ -200,7 +201,13 @@ impl Checker<'_> {
             checker.number(Some(pin), 1..=i64::from(u32::MAX), 1).map(ModelVersion)
         });
         let trust: Vec<Option<PublicKey>> = raw.trust.iter().map(|key| self.text(key, PublicKey::from_str)).collect();
-        Some(Model { device: device?, pin: pin?, trust: trust.into_iter().collect::<Option<_>>()? })
+        let max_answer_ms = self.number(raw.max_answer_ms.as_ref(), 1..=60_000, DEFAULT_MAX_ANSWER_MS);
+        Some(Model {
+            device: device?,
+            pin: pin?,
+            max_answer_ms: max_answer_ms?,
+            trust: trust.into_iter().collect::<Option<_>>()?,
+        })
     }
 
     fn spool(&mut self, raw: &raw::Spool) -> Option<Spool> {

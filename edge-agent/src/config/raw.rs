@@ -90,6 +90,7 @@ pub(super) struct Hub {
 pub(super) struct Model {
     pub(super) device: Option<Spanned<String>>,
     pub(super) pin: Option<Spanned<i64>>,
+    pub(super) max_answer_ms: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) trust: Vec<Spanned<String>>,
 }

@@ -56,3 +56,22 @@ pub const READ_RETRY_MS: u64 = 500;
 /// Below the spool's limit by so much it counts as full, so that the limit holds for what is on its way as well: the
 /// commits under way, the answers to what was taken in, and the reserve.
 pub const SPOOL_MARGIN_BYTES: u64 = (COMMITS_IN_FLIGHT * MAX_BATCH_BYTES) as u64 + 2 * 1024 * 1024 + RESERVE_BYTES;
+
+/// Answers after which a new model's trial is over: enough to tell one alarm in five from one in twenty.
+pub const TRIAL_ANSWERS: u64 = 200;
+/// A trial is over after this time also where readings are seldom, if there was an answer.
+pub const TRIAL_LONGEST_MS: u64 = 10 * 60_000;
+/// Answers on end that are no numbers, after which a model is given up: a single one may be a broken sensor's.
+pub const TRIAL_NO_NUMBERS: u64 = 3;
+/// Readings without an answer, after which a model that mostly has none is given up.
+pub const TRIAL_FAULTS: u64 = 20;
+/// Answers before their time and their share of alarms are judged.
+pub const TRIAL_TIMED_ANSWERS: u64 = 50;
+/// By how much the share of anomalous answers may exceed that of the model before.
+pub const TRIAL_ALARM_MARGIN: f64 = 0.25;
+/// Starts of the agent within one trial, after which the model is taken for what ends it.
+pub const TRIAL_STARTS: u32 = 3;
+/// Packages that a box remembers to have gone back from.
+pub const RULED_OUT_KEPT: usize = 32;
+/// Words on models that wait for the hub: what a box can go through in one outage, and still matters.
+pub const REPORTS_KEPT: usize = 8;

@@ -1,4 +1,9 @@
-//! From an offer to a model in service.
+//! From an offer to a model in service, and back to the one before if its trial fails.
+//!
+//! What is to be loaded is made durable first, with how often it was tried: a model that ends the agent is found out by
+//! its starts.
+
+use std::collections::VecDeque;
 
 use shared::event::ModelRef;
 use shared::ids::{Digest, ModelVersion};
@@ -6,20 +11,35 @@ use shared::limits::MAX_PACKAGE_BYTES;
 use shared::wire::message::{EdgeToHub, ModelOffer, ModelOutcome, ModelReport, ServedModel};
 use shared::wire::part::PackedPart;
 
-use super::Effect;
+use super::limits::{REPORTS_KEPT, RULED_OUT_KEPT, TRIAL_STARTS};
+use super::trial::{AlarmShare, Trial, Verdict};
+use super::{Answered, Effect, Millis, Settings, SlotState};
 
 /// The one model a box serves, and the one on its way.
 #[derive(Debug)]
 pub struct ModelSlot {
     pinned: Option<ModelVersion>,
     serving: Option<ServedModel>,
-    /// The model that served before the restart, while it is being loaded.
+    /// What is remembered of models.
+    state: SlotState,
+    /// How the model in service does.
+    trial: Trial,
+    /// What the model before it did.
+    before: AlarmShare,
+    /// The floor of the model on trial: it counts when the trial is over.
+    floor_on_trial: Option<ModelRef>,
+    max_answer_us: u64,
+    /// A model that served before the restart, or that the box goes back to, while it is being loaded.
     resuming: Option<Digest>,
+    /// What is to be loaded once it is remembered.
+    to_load: Option<ServedModel>,
+    /// States on their way to the disk.
+    unremembered: u32,
     incoming: Option<Incoming>,
     /// Whether the hub listens.
     connected: bool,
-    /// What became of the newest offer, until the hub was told.
-    report: Option<ModelReport>,
+    /// What became of models, oldest first, until the hub was told.
+    reports: VecDeque<ModelReport>,
     /// The serving model has not answered since it was loaded.
     unproven: bool,
     /// No version of a model below this one is served any more.
@@ -47,26 +67,74 @@ impl Incoming {
 }
 
 impl ModelSlot {
-    pub(super) fn new(pinned: Option<ModelVersion>, floor: Option<ModelRef>, partial: Option<(Digest, u64)>) -> Self {
+    pub(super) fn new(settings: &Settings, floor: Option<ModelRef>, partial: Option<(Digest, u64)>) -> Self {
         Self {
-            pinned,
+            pinned: settings.pinned,
             serving: None,
+            state: SlotState::default(),
+            trial: Trial::passed(),
+            before: AlarmShare::default(),
+            floor_on_trial: None,
+            max_answer_us: settings.max_answer_us,
             resuming: None,
+            to_load: None,
+            unremembered: 0,
             incoming: None,
             connected: false,
-            report: None,
+            reports: VecDeque::new(),
             unproven: false,
             floor,
             partial,
         }
     }
 
-    /// Loads the model that served before the restart.
-    pub(super) fn resume(&mut self, model: ServedModel, effects: &mut Vec<Effect>) {
-        if self.pinned.is_none_or(|pinned| pinned == model.model.version) {
-            self.resuming = Some(model.digest);
-            effects.push(Effect::Load(model));
+    /// Loads the model that served before the restart; one that the agent did not survive too often is gone back from.
+    pub(super) fn resume(&mut self, state: SlotState, effects: &mut Vec<Effect>) {
+        self.state = state;
+        let Some(model) = self.state.serving.clone() else {
+            return;
+        };
+        if self.pinned.is_some_and(|pinned| pinned != model.model.version) {
+            return;
         }
+        match self.state.trial_starts {
+            None => {
+                self.resuming = Some(model.digest);
+                effects.push(Effect::Load(model));
+            }
+            Some(starts) if starts >= TRIAL_STARTS => {
+                let reason = format!("the agent ended {starts} times before its trial was over");
+                self.go_back(&model, reason, effects);
+            }
+            Some(starts) => {
+                self.state.trial_starts = Some(starts + 1);
+                self.resuming = Some(model.digest);
+                self.remember_and_load(model, effects);
+            }
+        }
+    }
+
+    fn remember_and_load(&mut self, model: ServedModel, effects: &mut Vec<Effect>) {
+        self.to_load = Some(model);
+        self.remember(effects);
+    }
+
+    fn remember(&mut self, effects: &mut Vec<Effect>) {
+        self.unremembered += 1;
+        effects.push(Effect::Remember(self.state.clone()));
+    }
+
+    /// Something that was to be remembered is.
+    pub(super) fn remembered(&mut self, effects: &mut Vec<Effect>) {
+        self.unremembered = self.unremembered.saturating_sub(1);
+        if self.unremembered == 0 {
+            effects.extend(self.to_load.take().map(Effect::Load));
+        }
+    }
+
+    /// Whether the model in service is on trial.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.serving.is_some() && !self.trial.is_over()
     }
 
     pub(super) fn serving(&self) -> Option<&ServedModel> {
@@ -88,7 +156,7 @@ impl ModelSlot {
         let is_new = is_live && !self.connected;
         self.connected = is_live;
         if is_new {
-            self.send_report(effects);
+            self.send_reports(effects);
             self.fetch_next(effects);
         }
     }
@@ -104,6 +172,11 @@ impl ModelSlot {
         {
             let reason =
                 format!("version {} is older than {}, the oldest this box still takes", offer.version, floor.version);
+            self.report(&offer.served(), ModelOutcome::Refused { reason }, effects);
+            return;
+        }
+        if self.state.ruled_out.contains(&offer.digest) {
+            let reason = format!("this box went back from version {} before", offer.version);
             self.report(&offer.served(), ModelOutcome::Refused { reason }, effects);
             return;
         }
@@ -124,7 +197,22 @@ impl ModelSlot {
             Some(incoming) if incoming.offer.digest == offer.digest => {}
             Some(_) | None => self.begin(offer, effects),
         }
+        self.load_if_here(effects);
         self.fetch_next(effects);
+    }
+
+    /// The version before is still on the disk: going back to it costs no transfer.
+    fn load_if_here(&mut self, effects: &mut Vec<Effect>) {
+        let previous = self.state.previous.as_ref().map(|previous| previous.digest);
+        let Some(incoming) = self.incoming.as_mut().filter(|incoming| !incoming.loading && !incoming.is_plain) else {
+            return;
+        };
+        if Some(incoming.offer.digest) == previous && self.to_load.is_none() {
+            incoming.loading = true;
+            // If the file does not hold, the package is fetched.
+            incoming.is_built_on = true;
+            effects.push(Effect::Load(incoming.offer.served()));
+        }
     }
 
     /// Makes ready for a package: what lies on the disk of it is kept, what lies there of another is not.
@@ -166,7 +254,11 @@ impl ModelSlot {
         effects.push(Effect::StorePart { digest, offset, base, part });
         if incoming.received == incoming.offer.bytes {
             incoming.loading = true;
-            effects.push(Effect::Load(incoming.offer.served()));
+            let model = incoming.offer.served();
+            self.state.previous = self.serving.clone().or(self.state.previous.take());
+            self.state.serving = Some(model.clone());
+            self.state.trial_starts = Some(1);
+            self.remember_and_load(model, effects);
         } else {
             self.fetch_next(effects);
         }
@@ -174,37 +266,117 @@ impl ModelSlot {
 
     pub(super) fn loaded(&mut self, model: ServedModel, floor: ModelVersion, effects: &mut Vec<Effect>) {
         self.resuming = self.resuming.filter(|resuming| *resuming != model.digest);
-        if self.incoming.as_ref().is_some_and(|incoming| incoming.offer.digest == model.digest) {
+        let is_new = self.incoming.as_ref().is_some_and(|incoming| incoming.offer.digest == model.digest);
+        if is_new {
             self.incoming = None;
         }
         self.unproven = true;
-        // The floor first: a box that remembers a model must never forget what it ruled out.
-        let is_known = |known: &ModelRef| known.name == model.model.name && known.version >= floor;
-        if !self.floor.as_ref().is_some_and(is_known) {
-            let floor = ModelRef { name: model.model.name.clone(), version: floor };
+        self.before = self.trial.alarm_share();
+        let is_on_trial = self.state.trial_starts.is_some() && self.state.serving.as_ref() == Some(&model);
+        let floor = ModelRef { name: model.model.name.clone(), version: floor };
+        if is_on_trial {
+            self.trial = Trial::default();
+            self.floor_on_trial = Some(floor);
+        } else {
+            self.trial = Trial::passed();
+            if is_new {
+                // The version before, which is known: what replaced it is not gone back to.
+                self.state.serving = Some(model.clone());
+                (self.state.previous, self.state.trial_starts) = (None, None);
+                self.remember(effects);
+            }
+            self.raise_floor(floor, effects);
+        }
+        self.serving = Some(model);
+    }
+
+    fn raise_floor(&mut self, floor: ModelRef, effects: &mut Vec<Effect>) {
+        if self.floor.as_ref().is_none_or(|known| known.name != floor.name || known.version < floor.version) {
             self.floor = Some(floor.clone());
             effects.push(Effect::RememberFloor(floor));
         }
-        effects.push(Effect::Remember(model.clone()));
-        self.serving = Some(model);
+    }
+
+    /// Looks at what a model answered.
+    pub(super) fn judge(
+        &mut self,
+        now: Millis,
+        model: &ModelRef,
+        answers: &[Answered],
+        busy_us: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(serving) = self.serving.clone().filter(|serving| serving.model == *model) else {
+            return;
+        };
+        match self.trial.take(now, answers, busy_us, self.before, self.max_answer_us) {
+            Verdict::Unchanged => {}
+            Verdict::Passed => {
+                // The floor first: a box that remembers a model must never forget what it ruled out.
+                if let Some(floor) = self.floor_on_trial.take() {
+                    self.raise_floor(floor, effects);
+                }
+                self.state.trial_starts = None;
+                self.remember(effects);
+            }
+            Verdict::Failed(reason) => self.go_back(&serving, reason, effects),
+        }
+    }
+
+    /// Gives a model up for good.
+    fn go_back(&mut self, model: &ServedModel, reason: String, effects: &mut Vec<Effect>) {
+        if self.state.ruled_out.len() == RULED_OUT_KEPT {
+            self.state.ruled_out.remove(0);
+        }
+        self.state.ruled_out.push(model.digest);
+        effects.push(Effect::Discard(model.digest));
+        self.fall_back(effects);
+        self.report(model, ModelOutcome::RolledBack { reason }, effects);
+    }
+
+    /// The model before serves again, if there is one.
+    fn fall_back(&mut self, effects: &mut Vec<Effect>) {
+        self.serving = None;
+        self.floor_on_trial = None;
+        self.trial = Trial::passed();
+        let may_serve = |model: &ServedModel| self.pinned.is_none_or(|pinned| pinned == model.model.version);
+        self.state.serving = self.state.previous.take().filter(may_serve);
+        self.state.trial_starts = None;
+        self.to_load.clone_from(&self.state.serving);
+        self.resuming = self.state.serving.as_ref().map(|previous| previous.digest);
+        self.remember(effects);
     }
 
     pub(super) fn refused(&mut self, model: &ServedModel, reason: String, effects: &mut Vec<Effect>) {
         let was_resuming = self.resuming.take_if(|resuming| *resuming == model.digest).is_some();
-        if let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.offer.digest == model.digest) {
-            if was_resuming {
-                // The file is lost or damaged, which says nothing of the one the hub has.
+        let is_wanted = self.state.serving.as_ref() == Some(model);
+        let incoming = self.incoming.as_mut().filter(|incoming| incoming.offer.digest == model.digest);
+        if is_wanted && !was_resuming {
+            // It was never loaded: what serves goes on, also after a restart.
+            self.state.serving.clone_from(&self.serving);
+            self.state.trial_starts = None;
+            effects.push(Effect::Remember(self.state.clone()));
+            self.unremembered += 1;
+        }
+        match incoming {
+            // The file is lost or damaged, which says nothing of the one the hub has.
+            Some(incoming) if was_resuming => {
                 incoming.loading = false;
                 self.fetch_next(effects);
                 return;
             }
-            effects.push(Effect::Discard(model.digest));
-            if incoming.is_built_on {
+            Some(incoming) if incoming.is_built_on => {
+                effects.push(Effect::Discard(model.digest));
                 *incoming = Incoming { is_plain: true, ..Incoming::new(incoming.offer.clone()) };
                 self.fetch_next(effects);
                 return;
             }
-            self.incoming = None;
+            Some(_) => {
+                effects.push(Effect::Discard(model.digest));
+                self.incoming = None;
+            }
+            None if is_wanted && was_resuming => self.fall_back(effects),
+            None => {}
         }
         self.report(model, ModelOutcome::Refused { reason }, effects);
     }
@@ -221,13 +393,17 @@ impl ModelSlot {
     }
 
     fn report(&mut self, model: &ServedModel, outcome: ModelOutcome, effects: &mut Vec<Effect>) {
-        self.report = Some(ModelReport { model: model.model.clone(), digest: model.digest, outcome });
-        self.send_report(effects);
+        if self.reports.len() == REPORTS_KEPT {
+            self.reports.pop_front();
+        }
+        self.reports.push_back(ModelReport { model: model.model.clone(), digest: model.digest, outcome });
+        self.send_reports(effects);
     }
 
-    fn send_report(&mut self, effects: &mut Vec<Effect>) {
+    fn send_reports(&mut self, effects: &mut Vec<Effect>) {
         if self.connected {
-            effects.extend(self.report.take().map(|report| Effect::Send(EdgeToHub::ModelReport(report))));
+            let reports = self.reports.drain(..);
+            effects.extend(reports.map(|report| Effect::Send(EdgeToHub::ModelReport(report))));
         }
     }
 

@@ -47,12 +47,26 @@ pub struct Start {
     pub recent_entries: Vec<(Sequence, u32)>,
     /// The newest readings in the spool: those answered before are marked as warm-up.
     pub unfinished: Vec<Question>,
-    /// The model that served before, if it is still there.
-    pub serving: Option<ServedModel>,
+    /// What served before, and what it is on trial for.
+    pub slot: SlotState,
     /// No version of a model below this one is served any more.
     pub floor: Option<ModelRef>,
     /// A package of which a part is on the disk, and how many bytes.
     pub partial: Option<(Digest, u64)>,
+}
+
+/// What a box remembers of its models: written before anything is loaded, so that a model that ends the agent is found
+/// out by the starts it takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotState {
+    /// What is loaded at a start.
+    pub serving: Option<ServedModel>,
+    /// What the box goes back to.
+    pub previous: Option<ServedModel>,
+    /// How often the agent was started while `serving` was on trial; nothing after its trial.
+    pub trial_starts: Option<u32>,
+    /// Packages that the box went back from, oldest first.
+    pub ruled_out: Vec<Digest>,
 }
 
 impl Start {
@@ -73,6 +87,8 @@ pub struct Settings {
     pub device: String,
     /// The only version to serve, if pinned.
     pub pinned: Option<ModelVersion>,
+    /// How long an answer may take in the mean before a new model is given up.
+    pub max_answer_us: u64,
     /// Whether there is a hub.
     pub has_hub: bool,
     /// How long an event may wait for its group commit.

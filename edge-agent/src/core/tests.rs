@@ -14,6 +14,7 @@ fn settings() -> Settings {
         boot_nonce: 1,
         device: "flex".to_owned(),
         pinned: None,
+        max_answer_us: 50_000,
         has_hub: true,
         commit_delay_ms: 20,
         spool_max_bytes: 1 << 30,
@@ -39,7 +40,7 @@ fn start(acked: u64, next: u64) -> Start {
         recent_ids: Vec::new(),
         recent_entries: Vec::new(),
         unfinished: Vec::new(),
-        serving: None,
+        slot: SlotState::default(),
         floor: None,
         partial: None,
     }
@@ -115,6 +116,11 @@ fn spooled(batch: &EventBatch) -> Event {
     let entry = SpoolEntry::Events(batch.clone());
     let encoded = entry.encode().expect("encodes");
     Event::SpoolRead { oldest: Sequence(0), entries: vec![SpooledEntry { encoded, entry }] }
+}
+
+/// The box served this model before it was started, and had proven it.
+fn serves(served: &ServedModel) -> SlotState {
+    SlotState { serving: Some(served.clone()), ..SlotState::default() }
 }
 
 fn offer(version: u32, bytes: u64) -> ModelOffer {
@@ -217,7 +223,7 @@ fn part(bytes: usize) -> PackedPart {
 #[test]
 fn a_package_that_was_built_on_what_was_here_is_fetched_plain_before_it_is_refused() {
     let (served, offer) = (offer(2, 10).served(), offer(3, 100));
-    let start = Start { serving: Some(served.clone()), partial: Some((offer.digest, 60)), ..start(0, 0) };
+    let start = Start { slot: serves(&served), partial: Some((offer.digest, 60)), ..start(0, 0) };
     let (mut core, _) = EdgeCore::new(settings(), start, 7);
     handle(&mut core, 600, Event::LinkUp);
     handle(&mut core, 601, welcome(0));
@@ -227,7 +233,8 @@ fn a_package_that_was_built_on_what_was_here_is_fetched_plain_before_it_is_refus
     let expected = EdgeToHub::Fetch { digest: offer.digest, offset: 60, base };
     assert_eq!(fetched, [expected], "on from what lies on the disk");
     let chunk = HubToEdge::Chunk { digest: offer.digest, offset: 60, base, part: part(40) };
-    let effects = handle(&mut core, 604, Event::FromHub(chunk));
+    handle(&mut core, 604, Event::FromHub(chunk));
+    let effects = handle(&mut core, 604, Event::Remembered);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
     let refuse = || Event::ModelRefused { model: offer.served(), reason: "a hash does not hold".to_owned() };
     let effects = handle(&mut core, 605, refuse());
@@ -256,9 +263,11 @@ fn an_offered_model_is_fetched_loaded_remembered_and_reported_once_it_answered()
     let resumed = sent(handle(&mut core, 9_002, welcome(0)));
     assert!(resumed.iter().any(|message| matches!(message, EdgeToHub::Fetch { offset: 60, .. })), "{resumed:?}");
     let effects = handle(&mut core, 9_003, chunk(60, 40));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "not before it is remembered");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Remember(_))), "{effects:?}");
+    let effects = handle(&mut core, 9_004, Event::Remembered);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
     let effects = handle(&mut core, 9_010, Event::ModelLoaded { model: offer.served(), floor: ModelVersion(1) });
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Remember(_))), "{effects:?}");
     assert!(sent(effects).is_empty(), "loaded is not serving");
     let mut effects = handle(&mut core, 9_011, Event::Received(vec![message(9, 9, false)]));
     let question = effects
@@ -266,7 +275,7 @@ fn an_offered_model_is_fetched_loaded_remembered_and_reported_once_it_answered()
         .find_map(|effect| if let Effect::Infer(mut questions) = effect { questions.pop() } else { None });
     let verdict = Outcome::Anomaly(shared::event::Verdict { score: 0.5, threshold: 1.0, anomaly: false });
     let answers = vec![Answered { question: question.expect("asked"), outcome: Ok(verdict) }];
-    let effects = handle(&mut core, 9_012, Event::Answered { model: offer.served().model, answers });
+    let effects = handle(&mut core, 9_012, Event::Answered { model: offer.served().model, answers, busy_us: 9 });
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Publish(_))), "{effects:?}");
     let reports = sent(effects);
     assert!(matches!(&reports[..], [EdgeToHub::ModelReport(report)] if report.outcome == ModelOutcome::Serving));
@@ -377,7 +386,7 @@ fn a_version_that_was_ruled_out_is_refused_also_after_a_restart() {
     let effects = handle(&mut core, 700, Event::ModelLoaded { model: served.clone(), floor: ModelVersion(4) });
     let floor =
         effects.iter().find_map(|effect| if let Effect::RememberFloor(floor) = effect { Some(floor) } else { None });
-    let start = Start { serving: Some(served), floor: floor.cloned(), ..start(0, 0) };
+    let start = Start { slot: serves(&served), floor: floor.cloned(), ..start(0, 0) };
     let (mut restarted, _) = EdgeCore::new(settings(), start, 7);
     handle(&mut restarted, 600, Event::LinkUp);
     handle(&mut restarted, 601, welcome(0));
@@ -390,10 +399,148 @@ fn a_version_that_was_ruled_out_is_refused_also_after_a_restart() {
     assert!(matches!(&messages[..], [EdgeToHub::Fetch { .. }]), "{messages:?}");
 }
 
+/// A box that serves version 2 and has just loaded version 3, which is on trial.
+fn on_trial() -> (EdgeCore, ServedModel, ServedModel) {
+    let (served, offer) = (offer(2, 10).served(), offer(3, 10));
+    let (mut core, _) = EdgeCore::new(settings(), Start { slot: serves(&served), ..start(0, 0) }, 7);
+    handle(&mut core, 1, Event::ModelLoaded { model: served.clone(), floor: ModelVersion(2) });
+    handle(&mut core, 600, Event::LinkUp);
+    handle(&mut core, 601, welcome(0));
+    handle(&mut core, 602, Event::FromHub(HubToEdge::Offer(offer.clone())));
+    let chunk = HubToEdge::Chunk { digest: offer.digest, offset: 0, base: None, part: part(10) };
+    let effects = handle(&mut core, 603, Event::FromHub(chunk));
+    let slot = remembered(&effects).expect("before it is loaded");
+    assert_eq!((slot.previous, slot.trial_starts), (Some(served.clone()), Some(1)));
+    handle(&mut core, 604, Event::Remembered);
+    handle(&mut core, 605, Event::ModelLoaded { model: offer.served(), floor: ModelVersion(3) });
+    assert!(core.is_on_trial());
+    (core, served, offer.served())
+}
+
+fn remembered(effects: &[Effect]) -> Option<SlotState> {
+    effects.iter().find_map(|effect| if let Effect::Remember(slot) = effect { Some(slot.clone()) } else { None })
+}
+
+/// Readings come in, and the model answers each with this score.
+fn answer(core: &mut EdgeCore, now: u64, model: &ServedModel, count: u64, score: f32) -> Vec<Effect> {
+    let messages = (0..count).map(|n| message(now + n, now + n, false)).collect();
+    let mut effects = handle(core, now, Event::Received(messages));
+    let mut all = Vec::new();
+    loop {
+        let asked =
+            effects.drain(..).find_map(|effect| if let Effect::Infer(asked) = effect { Some(asked) } else { None });
+        let Some(questions) = asked else {
+            return all;
+        };
+        let outcome = Outcome::Anomaly(shared::event::Verdict { score, threshold: 1.0, anomaly: false });
+        let answers =
+            questions.into_iter().map(|question| Answered { question, outcome: Ok(outcome.clone()) }).collect();
+        effects = handle(core, now, Event::Answered { model: model.model.clone(), answers, busy_us: 100 });
+        all.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Remember(slot) => Some(Effect::Remember(slot.clone())),
+            Effect::RememberFloor(floor) => Some(Effect::RememberFloor(floor.clone())),
+            Effect::Send(message) => Some(Effect::Send(message.clone())),
+            Effect::Discard(digest) => Some(Effect::Discard(*digest)),
+            Effect::Append(_)
+            | Effect::Acknowledge(_)
+            | Effect::Infer(_)
+            | Effect::Publish(_)
+            | Effect::ReadSpool { .. }
+            | Effect::Release(_)
+            | Effect::DropOldest { .. }
+            | Effect::SettleGap { .. }
+            | Effect::Checkpoint(_)
+            | Effect::UseEpoch(_)
+            | Effect::Dial
+            | Effect::Hangup
+            | Effect::StorePart { .. }
+            | Effect::Load(_)
+            | Effect::SaveMemory(_) => None,
+        }));
+        effects.retain(|effect| matches!(effect, Effect::Infer(_)));
+    }
+}
+
+fn outcomes(effects: &[Effect]) -> Vec<(u32, ModelOutcome)> {
+    let reports = effects.iter().filter_map(|effect| {
+        let Effect::Send(EdgeToHub::ModelReport(report)) = effect else { return None };
+        Some((report.model.version.0, report.outcome.clone()))
+    });
+    reports.collect()
+}
+
+#[test]
+fn a_trial_that_goes_well_keeps_the_model_and_only_then_rules_older_ones_out() {
+    let (mut core, _, new) = on_trial();
+    let effects = answer(&mut core, 1_000, &new, 100, 0.5);
+    assert_eq!(outcomes(&effects), [(3, ModelOutcome::Serving)]);
+    assert!(remembered(&effects).is_none() && core.is_on_trial());
+    let effects = answer(&mut core, 2_000, &new, 100, 0.5);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::RememberFloor(floor) if floor.version.0 == 3)));
+    assert_eq!(remembered(&effects).expect("kept").trial_starts, None);
+    assert!(!core.is_on_trial());
+}
+
+#[test]
+fn a_trial_that_goes_wrong_ends_with_the_model_before_without_any_network() {
+    let (mut core, old, new) = on_trial();
+    handle(&mut core, 700, Event::LinkDown);
+    let effects = answer(&mut core, 1_000, &new, 3, f32::NAN);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Discard(digest) if *digest == new.digest)));
+    let slot = remembered(&effects).expect("durable before the other is loaded");
+    assert_eq!((slot.serving, slot.ruled_out), (Some(old.clone()), vec![new.digest]));
+    let effects = handle(&mut core, 1_001, Event::Remembered);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(model) if *model == old)), "{effects:?}");
+    handle(&mut core, 1_002, Event::ModelLoaded { model: old.clone(), floor: ModelVersion(2) });
+    answer(&mut core, 2_000, &old, 1, 0.5);
+    assert!(core.serving() == Some(&old) && !core.is_on_trial());
+    // The hub hears of all of it, in order, and is refused when it offers the same again.
+    handle(&mut core, 90_000, Event::LinkUp);
+    let effects = handle(&mut core, 90_001, welcome(0));
+    let reason = "3 answers on end were no numbers".to_owned();
+    assert_eq!(outcomes(&effects), [(3, ModelOutcome::RolledBack { reason }), (2, ModelOutcome::Serving)]);
+    let effects = handle(&mut core, 90_002, Event::FromHub(HubToEdge::Offer(offer(3, 10))));
+    let reason = "this box went back from version 3 before".to_owned();
+    assert_eq!(outcomes(&effects), [(3, ModelOutcome::Refused { reason })]);
+}
+
+#[test]
+fn a_model_that_ends_the_agent_is_found_out_by_its_starts() {
+    let (old, new) = (offer(2, 10).served(), offer(3, 10).served());
+    let mut slot =
+        SlotState { serving: Some(new.clone()), previous: Some(old.clone()), trial_starts: Some(1), ruled_out: vec![] };
+    for starts in [2, 3] {
+        let (mut core, effects) = EdgeCore::new(settings(), Start { slot: slot.clone(), ..start(0, 0) }, 7);
+        slot = remembered(&effects).expect("counted before it is loaded");
+        assert_eq!(slot.trial_starts, Some(starts));
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
+        let effects = handle(&mut core, 1, Event::Remembered);
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(model) if *model == new)));
+    }
+    let (mut core, effects) = EdgeCore::new(settings(), Start { slot, ..start(0, 0) }, 7);
+    let slot = remembered(&effects).expect("it goes back");
+    assert_eq!((slot.serving, slot.trial_starts, slot.ruled_out), (Some(old.clone()), None, vec![new.digest]));
+    let effects = handle(&mut core, 1, Event::Remembered);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(model) if *model == old)));
+}
+
+#[test]
+fn a_hub_that_takes_a_version_back_costs_no_transfer() {
+    let (mut core, old, new) = on_trial();
+    answer(&mut core, 1_000, &new, 10, 0.5);
+    let effects = handle(&mut core, 1_500, Event::FromHub(HubToEdge::Offer(offer(2, 10))));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(model) if *model == old)), "{effects:?}");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Send(EdgeToHub::Fetch { .. }))), "{effects:?}");
+    let effects = handle(&mut core, 1_501, Event::ModelLoaded { model: old.clone(), floor: ModelVersion(2) });
+    let slot = remembered(&effects).expect("durable");
+    assert_eq!((slot.serving, slot.previous, slot.trial_starts), (Some(old), None, None));
+    assert!(!core.is_on_trial());
+}
+
 #[test]
 fn readings_wait_for_the_model_that_served_before_the_restart() {
     let served = offer(2, 10).served();
-    let (mut core, _) = EdgeCore::new(settings(), Start { serving: Some(served.clone()), ..start(0, 0) }, 7);
+    let (mut core, _) = EdgeCore::new(settings(), Start { slot: serves(&served), ..start(0, 0) }, 7);
     let effects = handle(&mut core, 1, Event::Received(vec![message(1, 1, false)]));
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Infer(_))), "{effects:?}");
     let effects = handle(&mut core, 2, Event::ModelLoaded { model: served, floor: ModelVersion(1) });

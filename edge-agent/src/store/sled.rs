@@ -1,6 +1,6 @@
 //! The store on sled.
 //!
-//! Keys are `epoch`, `checkpoint`, `serving` and `floor`; values are postcard. sled's own flush does not reach the disk, so
+//! Keys are `epoch`, `checkpoint`, `slot` and `floor`; values are postcard. sled's own flush does not reach the disk, so
 //! every write is followed by a sync of its file; and sled panics on some kinds of damage, so opening is done where a
 //! panic can be caught. A store that cannot be opened is put aside and begun anew: everything in it can be found out
 //! again from the spool, the hub and the model files.
@@ -14,11 +14,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::event::ModelRef;
 use shared::ids::Epoch;
-use shared::wire::message::ServedModel;
 use tracing::error;
 
 use super::Remembered;
-use crate::core::Checkpoint;
+use crate::core::{Checkpoint, SlotState};
 
 /// sled takes about ten times this in memory; the store holds four keys.
 const CACHE_BYTES: u64 = 1024 * 1024;
@@ -96,7 +95,7 @@ impl StateStore {
         Remembered {
             epoch: self.get("epoch"),
             checkpoint: self.get("checkpoint"),
-            serving: self.get("serving"),
+            slot: self.get("slot").unwrap_or_default(),
             floor: self.get("floor"),
         }
     }
@@ -117,12 +116,12 @@ impl StateStore {
         self.put("checkpoint", checkpoint)
     }
 
-    /// Remembers durably which model serves.
+    /// Remembers durably which model serves, and which one did before.
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn save_serving(&self, serving: &ServedModel) -> Result<(), StoreError> {
-        self.put("serving", serving)
+    pub fn save_slot(&self, slot: &SlotState) -> Result<(), StoreError> {
+        self.put("slot", slot)
     }
 
     /// Remembers durably below which version no model is served any more.
@@ -187,11 +186,18 @@ mod tests {
     use super::*;
     use shared::event::ModelRef;
     use shared::ids::{Digest, ModelName, ModelVersion, Sequence};
+    use shared::wire::message::ServedModel;
 
-    fn serving() -> ServedModel {
-        ServedModel {
-            model: ModelRef { name: ModelName::new("pump").expect("valid"), version: ModelVersion(3) },
-            digest: Digest::of(b"package"),
+    fn slot() -> SlotState {
+        let served = |version: u32| ServedModel {
+            model: ModelRef { name: ModelName::new("pump").expect("valid"), version: ModelVersion(version) },
+            digest: Digest::of(&version.to_le_bytes()),
+        };
+        SlotState {
+            serving: Some(served(3)),
+            previous: Some(served(2)),
+            trial_starts: Some(1),
+            ruled_out: vec![Digest::of(b"bad")],
         }
     }
 
@@ -206,14 +212,14 @@ mod tests {
             assert_eq!((store.load(), aside), (Remembered::default(), None));
             store.save_epoch(Epoch(4)).expect("saves");
             store.save_checkpoint(&checkpoint).expect("saves");
-            store.save_serving(&serving()).expect("saves");
+            store.save_slot(&slot()).expect("saves");
         }
         let (store, _) = StateStore::open(&path).expect("opens");
-        let floor = serving().model;
+        let floor = slot().serving.expect("one").model;
         let expected = Remembered {
             epoch: Some(Epoch(4)),
             checkpoint: Some(checkpoint),
-            serving: Some(serving()),
+            slot: slot(),
             floor: Some(floor.clone()),
         };
         store.save_floor(&floor).expect("saves");

@@ -15,6 +15,8 @@ use crate::ids::Digest;
 pub(super) const SIGNATURE_BYTES: usize = 32 + 64;
 /// What is signed begins with this, so that a signature is of a package and of nothing else.
 const DOMAIN: &[u8] = b"tideline package\n";
+/// The same for statements.
+const STATEMENT_DOMAIN: &[u8] = b"tideline statement\n";
 const PREFIX: &str = "ed25519:";
 
 /// A key that vouches for packages.
@@ -120,10 +122,26 @@ impl ReleaseKey {
         PublicKey(key)
     }
 
+    /// Signs words that are no package.
+    #[must_use]
+    pub fn sign_statement(&self, statement: &[u8]) -> [u8; 64] {
+        let mut signed = [0; 64];
+        signed.copy_from_slice(self.0.sign(&[STATEMENT_DOMAIN, statement].concat()).as_ref());
+        signed
+    }
+
     pub(super) fn sign(&self, digest: Digest) -> Signature {
         let mut signed = [0; 64];
         signed.copy_from_slice(self.0.sign(&message(digest)).as_ref());
         Signature { key: self.public(), signed }
+    }
+}
+
+impl PublicKey {
+    /// Whether this key signed these words.
+    #[must_use]
+    pub fn has_signed(&self, statement: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, &self.0).verify(&[STATEMENT_DOMAIN, statement].concat(), signature).is_ok()
     }
 }
 

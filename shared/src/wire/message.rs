@@ -152,6 +152,11 @@ pub enum ModelOutcome {
         /// Why, in words.
         reason: String,
     },
+    /// The box served it, and went back to the one before.
+    RolledBack {
+        /// Why, in words.
+        reason: String,
+    },
 }
 
 /// How an agent is.

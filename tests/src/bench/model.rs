@@ -9,6 +9,7 @@ use cloud_hub::train::dataset::{Dataset, SegmentData};
 use cloud_hub::train::{self, Material, Order, Watch};
 use demo::plant;
 use edge_agent::artifacts::Artifacts;
+use edge_agent::core::SlotState;
 use edge_agent::store::sled::StateStore;
 use shared::device::DeviceKind;
 use shared::event::{ModelRef, StreamSchema};
@@ -72,7 +73,8 @@ impl Model {
         let (store, _) = StateStore::open(&state_directory.join("state"))?;
         let Package { manifest, .. } = &self.package;
         let model = ModelRef { name: manifest.model.clone(), version: manifest.version };
-        store.save_serving(&ServedModel { model, digest: self.sealed.digest })?;
+        let serving = Some(ServedModel { model, digest: self.sealed.digest });
+        store.save_slot(&SlotState { serving, ..SlotState::default() })?;
         Ok(())
     }
 

@@ -77,12 +77,13 @@ impl EdgeBox {
         let model = ModelRef { name: ModelName::new("pump").expect("valid"), version: ModelVersion(1) };
         let serving = ServedModel { model, digest: Digest::of(b"package") };
         let mut state = State::default();
-        state.durable.serving = Some(serving);
+        state.durable.slot.serving = Some(serving);
         let settings = Settings {
             agent_version: "simulated".to_owned(),
             boot_nonce: seed,
             device: "flex".to_owned(),
             pinned: None,
+            max_answer_us: 1_000_000,
             has_hub: true,
             commit_delay_ms: 20,
             spool_max_bytes: if is_cramped { CRAMPED_BYTES } else { ROOMY_BYTES },
@@ -257,7 +258,7 @@ impl EdgeBox {
             question,
         };
         let answers = questions.into_iter().map(answer).collect();
-        self.answers.push_back(Event::Answered { model: serving.model, answers });
+        self.answers.push_back(Event::Answered { model: serving.model, answers, busy_us: 1 });
     }
 
     /// Hands the core at most `most` of its shells' reports.
@@ -331,8 +332,8 @@ impl EdgeBox {
 
     /// The state store is gone.
     pub(super) fn lose_state(&mut self) {
-        let serving = self.state.durable.serving.take();
-        self.state.durable = Remembered { serving, ..Remembered::default() };
+        let slot = std::mem::take(&mut self.state.durable.slot);
+        self.state.durable = Remembered { slot, ..Remembered::default() };
     }
 
     /// Starts the agent again.

@@ -250,6 +250,7 @@ impl Hub {
             | Effect::Train(_)
             | Effect::RecordRun(_)
             | Effect::RecordRelease(..)
+            | Effect::RecordRollout(_)
             | Effect::RecordDeployment { .. }
             | Effect::RecordDrift(_) => {}
         }

@@ -7,7 +7,8 @@ use shared::wire::message::{Hello, HubToEdge, ModelOutcome, ModelReport, ServedM
 
 use super::hub::Hub;
 use super::shells::Outgoing;
-use super::support::{NORMAL, agent, hello, release};
+use super::support::{NORMAL, agent, hello, model, release};
+use crate::core::rollout::{RolloutRules, RolloutState, Stage};
 use crate::core::{ConnectionId, Event};
 
 fn plain() -> Hello {
@@ -147,8 +148,52 @@ fn a_pinned_agent_is_offered_its_version_only_and_others_the_newest() {
     assert_eq!(offered(&mut hub, impossible), [] as [u32; 0]);
     hub.request("pump");
     hub.release("pump", 0, NORMAL, vec![]);
-    assert_eq!(offered(&mut hub, pinned), [1], "it does not serve it, so it is offered again");
+    assert_eq!(offered(&mut hub, pinned), [] as [u32; 0], "it was offered over this connection");
     assert_eq!(offered(&mut hub, free), [3]);
+}
+
+#[test]
+fn a_rollout_goes_on_after_a_restart_and_a_failure_takes_it_back() {
+    let stage = |percent| Stage { percent, boxes: vec![], soak_ms: 1_000, approval: false };
+    let mut hub = Hub::new(vec![release("pump", 1, NORMAL, vec![])]);
+    hub.shells.rules = Some(RolloutRules { stages: vec![stage(10), stage(100)], ..RolloutRules::default() });
+    hub.restart();
+    let names = ["box-1", "box-2", "box-3", "box-4"];
+    let greet = |hub: &mut Hub| names.map(|name| hub.connect(name, 0));
+    let offered = |hub: &mut Hub, all: [ConnectionId; 4]| {
+        all.map(|connection| hub.offers(connection).last().map(|offer| offer.version.0))
+    };
+    let all = greet(&mut hub);
+    all.iter().for_each(|connection| hub.adopt(*connection, "pump"));
+    offered(&mut hub, all);
+    hub.request("pump");
+    hub.release("pump", 0, NORMAL, vec![]);
+    hub.tell(Event::Tick);
+    let first = offered(&mut hub, all);
+    assert_eq!(first.iter().filter(|offer| **offer == Some(2)).count(), 1, "{first:?}");
+    let canary = first.iter().position(Option::is_some).expect("one");
+    // Another hub process offers the same box the same version, and no other.
+    hub.restart();
+    let all = greet(&mut hub);
+    hub.tell(Event::Tick);
+    let again = offered(&mut hub, all);
+    let wanted: Vec<_> = (0..4).map(|index| if index == canary { Some(2) } else { Some(1) }).collect();
+    assert_eq!(again.to_vec(), wanted);
+    hub.adopt(all[canary], "pump");
+    hub.now += 2_000;
+    hub.tell(Event::Tick);
+    assert_eq!(offered(&mut hub, all).iter().filter(|offer| **offer == Some(2)).count(), 3, "the rest of them");
+    let served = hub.core.registry().versions(&model("pump")).last().expect("two").offer().served();
+    let reason = "3 answers were no numbers".to_owned();
+    let report =
+        ModelReport { model: served.model, digest: served.digest, outcome: ModelOutcome::RolledBack { reason } };
+    hub.tell(Event::ModelReport { connection: all[canary], report });
+    let back = offered(&mut hub, all);
+    assert_eq!(back, [Some(1); 4]);
+    assert_eq!(hub.champion("pump").map(|version| version.0), Some(1));
+    hub.restart();
+    let states: Vec<_> = hub.core.registry().rollouts().map(|rollout| rollout.state).collect();
+    assert_eq!(states, [RolloutState::RolledBack], "it is not tried again");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shared::event::{SpoolEntry, UnixMillis};
 use shared::ids::{Epoch, ModelVersion, Sequence, StreamId};
-use shared::wire::message::{Hello, HubToEdge, ModelOffer};
+use shared::wire::message::{Hello, HubToEdge, ModelOffer, ModelOutcome, ModelReport};
 
 use super::shells::{Outgoing, Shells};
 use super::support::{COMPACTION, agent, batch, hello, model, reading, stream};
@@ -220,6 +220,15 @@ impl Hub {
         let release = super::support::release(name, job.version.0, value, selection.segments.clone());
         let outcome = RunOutcome { candidates: vec![], blind_since, released: Some((release, since)), failure: None };
         self.end(name, outcome);
+    }
+
+    /// A box answers with the newest version of a model.
+    pub(super) fn adopt(&mut self, connection: ConnectionId, name: &str) {
+        let newest = self.core.registry().versions(&model(name)).last().expect("there is one").offer().served();
+        let outcome = ModelOutcome::Serving;
+        let report = ModelReport { model: newest.model, digest: newest.digest, outcome };
+        self.tell(Event::ModelReport { connection, report });
+        self.tell(Event::Tick);
     }
 
     /// The run of a model ends without a release.

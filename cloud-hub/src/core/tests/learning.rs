@@ -82,6 +82,8 @@ fn a_released_version_ends_the_alarms_against_older_ones_and_watches_its_own_str
     assert_eq!(hub.alarms().iter().filter(|(_, up)| *up).count(), 2);
     hub.segments(connection, "pump/1", 3, 60, MOVED);
     hub.release("pump", since, MOVED, vec![0]);
+    assert_eq!(hub.alarms().iter().filter(|(_, up)| *up).count(), 2, "no box answers with it yet");
+    hub.adopt(connection, "pump");
     let up: Vec<_> = hub.alarms().iter().filter(|(_, up)| *up).map(|(a, _)| a.stream.as_str().to_owned()).collect();
     assert_eq!(up, ["fan/1"], "the fan still is where its model does not know it");
     let watched: Vec<_> =
@@ -184,6 +186,7 @@ fn a_regime_that_is_served_is_no_drift_any_more_also_after_a_restart() {
     assert!(hub.job("pump").is_none());
     hub.restart();
     let connection = hub.reconnect("box-1", connection);
+    assert_eq!(hub.champion("pump").map(|version| version.0), Some(1), "it is still being rolled out");
     assert!(hub.job("pump").is_none(), "a restart is no reason");
     hub.segments(connection, "pump/1", 1, 100, MOVED);
     let job = hub.job("pump").expect("a run");

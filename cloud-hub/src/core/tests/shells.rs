@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use shared::event::{Event as StoredEvent, EventBatch, SpoolEntry};
-use shared::ids::{AgentId, Epoch, ModelName, Sequence};
+use shared::ids::{AgentId, Epoch, ModelName, ModelVersion, Sequence};
 use shared::package::DataRange;
 use shared::wire::message::HubToEdge;
 
@@ -12,6 +12,7 @@ use super::support::{COMPACTION, specs};
 use crate::core::drift::DriftAlarm;
 use crate::core::registry::Release;
 use crate::core::retrain::{Run, RunOutcome, RunState, TrainingJob};
+use crate::core::rollout::{Rollout, RolloutRules, RolloutState};
 use crate::core::session::AgentFacts;
 use crate::core::{ConnectionId, Effect, Event, HubCore, Start};
 
@@ -61,6 +62,10 @@ pub(super) struct Shells {
     /// Those the checkpoint holds.
     saved_verdicts: usize,
     pub(super) releases: Vec<Release>,
+    pub(super) champions: BTreeMap<ModelName, ModelVersion>,
+    pub(super) rollouts: BTreeMap<i64, Rollout>,
+    /// How models are rolled out, if not at once.
+    pub(super) rules: Option<RolloutRules>,
     pub(super) runs: BTreeMap<i64, Run>,
     pub(super) alarms: Vec<DriftAlarm>,
     agents: BTreeMap<AgentId, AgentFacts>,
@@ -72,7 +77,9 @@ pub(super) struct Shells {
 impl Shells {
     /// Nothing happened yet, but there are releases.
     pub(super) fn with(releases: Vec<Release>) -> Self {
-        Self { releases, ..Self::default() }
+        // The newest serves.
+        let champions = releases.iter().map(|release| (release.model.clone(), release.version)).collect();
+        Self { releases, champions, ..Self::default() }
     }
 
     /// Starts the hub from what is durable, as `hub/start.rs` does.
@@ -89,9 +96,15 @@ impl Shells {
         let start = Start {
             snapshot: self.checkpoint.clone(),
             releases: self.releases.clone(),
+            champions: self.champions.clone().into_iter().collect(),
+            rollouts: self.rollouts.values().cloned().collect(),
             last_run: self.runs.keys().next_back().copied().unwrap_or(0),
         };
-        let mut core = HubCore::new(specs(), COMPACTION, start).expect("a snapshot of this release");
+        let mut specs = specs();
+        for (spec, rules) in specs.iter_mut().zip(self.rules.iter().cycle()) {
+            spec.rollout = rules.clone();
+        }
+        let mut core = HubCore::new(specs, COMPACTION, start).expect("a snapshot of this release");
         for (position, (agent, batch)) in self.log.iter().enumerate().skip(self.compacted() as usize) {
             core.replay(position as u64, agent, &SpoolEntry::Events(batch.clone()));
         }
@@ -217,8 +230,15 @@ impl Shells {
             Effect::RecordRelease(release, run) => {
                 let newest = self.releases.iter().filter(|other| other.model == release.model).map(|r| r.version).max();
                 assert!(newest.is_none_or(|newest| newest < release.version), "{newest:?}, {}", release.version);
+                self.champions.entry(release.model.clone()).or_insert(release.version);
                 self.releases.push(*release);
                 self.runs.insert(run.id, run);
+            }
+            Effect::RecordRollout(rollout) => {
+                if rollout.state == RolloutState::Released {
+                    self.champions.insert(rollout.model.clone(), rollout.version);
+                }
+                self.rollouts.insert(rollout.id, *rollout);
             }
             Effect::RecordAgent(facts) => drop(self.agents.insert(facts.agent.clone(), facts)),
             Effect::RecordDeployment { .. } => {}

@@ -12,6 +12,7 @@ use shared::wire::message::Hello;
 use crate::core::drift::DriftRules;
 use crate::core::registry::Release;
 use crate::core::retrain::RetrainRules;
+use crate::core::rollout::{RolloutRules, Stage};
 use crate::core::{CompactionRules, ModelSpec};
 
 /// What a machine shows before anything changed.
@@ -44,8 +45,15 @@ pub(super) fn specs() -> Vec<ModelSpec> {
             streams: vec![format!("{name}/*")],
             drift: DriftRules { known_normal_rows: DRIFT_ROWS, rows: 100 },
             retrain: RetrainRules { growth: 0.1, min_segment_rows: SEGMENT_ROWS },
+            rollout: at_once(),
         })
         .into()
+}
+
+/// Every box gets a version at once.
+pub(super) fn at_once() -> RolloutRules {
+    let stage = Stage { percent: 100, boxes: Vec::new(), soak_ms: 0, approval: false };
+    RolloutRules { stages: vec![stage], ..RolloutRules::default() }
 }
 
 pub(super) fn hello(epoch: Epoch, base: Sequence) -> Hello {

@@ -1,0 +1,133 @@
+//! Rollouts over HTTP: how they stand, what a person wants of them, and packages that are brought by hand.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::ids::{Digest, ModelVersion};
+
+use super::error::Problem;
+use super::{Command, Context, check_by, find, items, known_model};
+use crate::core::rollout::Wish;
+use crate::intake::Brought;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct By {
+    by: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RollOut {
+    version: u32,
+    by: String,
+}
+
+pub(super) async fn list(State(context): State<Context>) -> Json<Value> {
+    items(&context.now().rollouts)
+}
+
+pub(super) async fn one(State(context): State<Context>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+    find(&context.now().rollouts, "rollout", &id, "rollout")
+}
+
+/// `POST /api/v1/rollouts/{id}/{pause|resume|approve|abort}`.
+pub(super) async fn wish(
+    State(context): State<Context>,
+    Path((id, wish)): Path<(String, String)>,
+    body: Result<Json<By>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Json(rollout) = find(&context.now().rollouts, "rollout", &id, "rollout")?;
+    let wish = match wish.as_str() {
+        "pause" => Wish::Pause,
+        "resume" => Wish::Resume,
+        "approve" => Wish::Approve,
+        "abort" => Wish::Abort,
+        other => {
+            let detail = format!("a rollout can be told to pause, resume, approve or abort, not {other:?}");
+            return Err(Problem::not_found("path", detail));
+        }
+    };
+    let Json(By { by }) = body.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
+    check_by(&by)?;
+    let state = rollout["state"].as_str().unwrap_or_default();
+    let makes_sense = match wish {
+        Wish::Pause => state == "running",
+        Wish::Resume => state == "paused",
+        Wish::Approve => state == "awaiting_approval",
+        Wish::Abort => rollout["ended"].is_null(),
+    };
+    if !makes_sense {
+        return Err(Problem::conflict("rollout_state", format!("rollout {id} is {}", state.replace('_', " "))));
+    }
+    let id = rollout["rollout"].as_i64().unwrap_or_default();
+    context.commands.send(Command::Wish { id, wish, by }).await.map_err(|_| Problem::stopping())?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "status": "accepted" }))).into_response())
+}
+
+/// `POST /api/v1/models/{model}/rollouts`: rolls a version out that is there, for example the one before.
+pub(super) async fn begin(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    body: Result<Json<RollOut>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let (model, shown) = known_model(&context, &name)?;
+    let Json(RollOut { version, by }) = body.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
+    check_by(&by)?;
+    let is_there = shown["versions"].as_array().is_some_and(|all| all.iter().any(|one| one["version"] == version));
+    if !is_there {
+        return Err(Problem::not_found("version", format!("{name} has no version {version}")));
+    }
+    if shown["champion"] == version {
+        return Err(Problem::conflict(
+            "version_serves",
+            format!("version {version} of {name} is its champion already"),
+        ));
+    }
+    let version = ModelVersion(version);
+    context.commands.send(Command::RollOut { model, version, by }).await.map_err(|_| Problem::stopping())?;
+    let location = [(header::LOCATION, "/api/v1/rollouts")];
+    Ok((StatusCode::ACCEPTED, location, Json(json!({ "status": "accepted" }))).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upload {
+    by: String,
+    #[serde(default)]
+    skip_proof: bool,
+}
+
+/// `POST /api/v1/models/{model}/versions?by=NAME`: a package, as it lies in its file. It must prove itself on the readings that
+/// the version in service was trained on, unless `skip_proof=true`; which is noted.
+pub(super) async fn upload(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    query: Result<Query<Upload>, QueryRejection>,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let (model, shown) = known_model(&context, &name)?;
+    let Query(Upload { by, skip_proof }) = query.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
+    check_by(&by)?;
+    let versions = shown["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let newest = versions.iter().filter_map(|one| one["version"].as_u64()).max();
+    let newest = newest.and_then(|newest| u32::try_from(newest).ok()).map(ModelVersion);
+    let champion = versions.iter().find(|one| one["version"] == shown["champion"]);
+    let champion = champion.and_then(|champion| Digest::from_hex(champion["digest"].as_str()?));
+    let brought = Brought { model, newest, champion, by, skip_proof };
+    let release = context
+        .intake
+        .clone()
+        .take(brought, body.to_vec())
+        .await
+        .map_err(|reason| Problem::refused("package_refused", format!("the package is refused: {reason}")))?;
+    let (version, digest) = (release.version.0, release.digest.to_string());
+    context.commands.send(Command::Uploaded(Box::new(release))).await.map_err(|_| Problem::stopping())?;
+    let location = [(header::LOCATION, format!("/api/v1/models/{name}/versions"))];
+    Ok((StatusCode::ACCEPTED, location, Json(json!({ "version": version, "digest": digest }))).into_response())
+}

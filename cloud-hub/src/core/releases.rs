@@ -1,0 +1,217 @@
+//! From a version that was made to boxes that serve it.
+
+use std::collections::BTreeSet;
+
+use shared::ids::{AgentId, ModelName, ModelVersion};
+use shared::wire::message::{HubToEdge, ModelOutcome, ModelReport};
+
+use super::limits::ROLLOUT_INTERVAL_MS;
+use super::observe::PredictionCounts;
+use super::registry::Release;
+use super::retrain::{Run, RunOutcome};
+use super::rollout::{Answers, Member, Rollout, Wish};
+use super::{ConnectionId, Effect, HubCore, ModelSpec, Now};
+
+impl HubCore {
+    pub(super) fn model_report(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        report: ModelReport,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(agent) = self.sessions.agent(connection).cloned() else {
+            return;
+        };
+        if report.outcome == ModelOutcome::Serving
+            && let Some(facts) = self.sessions.serving(connection, &report)
+        {
+            effects.push(Effect::RecordAgent(facts));
+        }
+        if let Some(mut rollout) = self.registry.rollout_of(&report.model.name).cloned()
+            && rollout.digest == report.digest
+            && rollout.reported(now, &agent, &report.outcome)
+        {
+            self.keep_rollout(rollout, effects);
+        }
+        self.rollouts_at = now;
+        effects.push(Effect::RecordDeployment { agent, report, at_ms: now });
+    }
+
+    pub(super) fn trained(&mut self, now: Now, run: i64, outcome: RunOutcome, effects: &mut Vec<Effect>) {
+        let (blind_since, settled) = (outcome.blind_since.clone(), outcome.released.as_ref().map(|(_, since)| *since));
+        let Some((run, release)) = self.retraining.finished(now, run, outcome) else {
+            return;
+        };
+        self.unsaved_verdict |= settled.is_some() || !blind_since.is_empty();
+        self.observed.mark_blind(&run.model, &blind_since);
+        if let Some(since) = settled {
+            self.observed.settle_regime(&run.model, since);
+        }
+        match release {
+            None => effects.push(Effect::RecordRun(run)),
+            Some(release) => self.add_release(release, run, effects),
+        }
+    }
+
+    /// Offers an agent the version it should serve, unless it serves it.
+    pub(super) fn offer(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get(connection).cloned() else {
+            return;
+        };
+        for spec in &self.specs {
+            let wanted = match session.pinned {
+                Some(version) => self.registry.version(&spec.name, version),
+                None => self.registry.wanted(&spec.name, &session.agent),
+            };
+            if let Some(release) = wanted
+                && self.sessions.is_news(connection, release.digest)
+            {
+                effects.push(Effect::Send { connection, message: HubToEdge::Offer(release.offer()) });
+            }
+        }
+    }
+
+    /// Watches each model's streams for drift from what its champion was trained on.
+    pub(super) fn watch_champions(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for champion in self.specs.iter().filter_map(|spec| self.registry.champion(&spec.name)) {
+            self.observed.watch(champion, &self.specs, &mut effects);
+        }
+        effects
+    }
+
+    pub(super) fn uploaded(&mut self, now: Now, release: Release, effects: &mut Vec<Effect>) {
+        // Two uploads of one version may have been under way; the first one counts.
+        if self.registry.version(&release.model, release.version).is_none() {
+            let run = self.retraining.brought(now, &release);
+            self.add_release(release, run, effects);
+        }
+    }
+
+    fn add_release(&mut self, release: Release, run: Run, effects: &mut Vec<Effect>) {
+        effects.push(Effect::RecordRelease(Box::new(release.clone()), run));
+        let is_first = self.registry.champion(&release.model).is_none();
+        self.registry.add(release);
+        self.rollouts_at = 0;
+        if is_first {
+            effects.append(&mut self.watch_champions());
+            self.offer_to_all(effects);
+        }
+    }
+
+    /// Begins, moves on and ends rollouts.
+    pub(super) fn advance_rollouts(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if now < self.rollouts_at {
+            return;
+        }
+        self.rollouts_at = now + ROLLOUT_INTERVAL_MS;
+        let models: Vec<ModelName> = self.specs.iter().map(|spec| spec.name.clone()).collect();
+        for model in models {
+            if let Some(release) = self.registry.unreleased(&model) {
+                let (version, because) = (release.version, release.trigger.clone());
+                self.roll_out(now, &model, version, &because, effects);
+            }
+            let Some(mut rollout) = self.registry.rollout_of(&model).cloned() else {
+                continue;
+            };
+            let (members, answers) = (self.members(&model), self.answers(&rollout));
+            if rollout.advance(now, &members, answers) {
+                self.keep_rollout(rollout, effects);
+            }
+        }
+    }
+
+    pub(super) fn roll_out(
+        &mut self,
+        now: Now,
+        model: &ModelName,
+        version: ModelVersion,
+        because: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        let spec = self.specs.iter().find(|spec| spec.name == *model);
+        let found = spec.zip(self.registry.version(model, version)).zip(self.registry.champion(model));
+        let Some(((spec, release), champion)) =
+            found.filter(|((_, release), champion)| release.version != champion.version)
+        else {
+            return;
+        };
+        let what = (model.clone(), version, release.digest);
+        let (from, rules) = (champion.version, spec.rollout.clone());
+        let before = self.counts_of(model, from, |_| true);
+        if let Some(mut older) = self.registry.rollout_of(model).cloned() {
+            older.supersede(now, version);
+            self.keep_rollout(older, effects);
+        }
+        let mut rollout = Rollout::begin(self.registry.next_rollout(), what, from, rules, before, now);
+        rollout.log.insert(0, (now, format!("version {version} after version {from}: {because}")));
+        self.rollouts_at = now;
+        self.keep_rollout(rollout, effects);
+    }
+
+    pub(super) fn wished(&mut self, now: Now, id: i64, wish: Wish, by: &str, effects: &mut Vec<Effect>) {
+        // Whoever asked was told what it stood at then; if that has changed, nothing is done.
+        if let Some(mut rollout) = self.registry.rollout(id).cloned()
+            && rollout.wish(now, wish, by).is_ok()
+        {
+            self.rollouts_at = now;
+            self.keep_rollout(rollout, effects);
+        }
+    }
+
+    fn keep_rollout(&mut self, rollout: Rollout, effects: &mut Vec<Effect>) {
+        effects.push(Effect::RecordRollout(Box::new(rollout.clone())));
+        self.registry.keep(rollout);
+        effects.append(&mut self.watch_champions());
+        self.offer_to_all(effects);
+    }
+
+    fn offer_to_all(&mut self, effects: &mut Vec<Effect>) {
+        for connection in self.sessions.greeted() {
+            self.offer(connection, effects);
+        }
+    }
+
+    /// The boxes that a version of a model could go to: those with a stream of it, and those with none at all yet. What is
+    /// pinned is left alone.
+    fn members(&self, model: &ModelName) -> Vec<Member> {
+        let (mut ours, mut others) = (BTreeSet::new(), BTreeSet::new());
+        for ((agent, stream), _) in self.observed.streams() {
+            let is_ours = ModelSpec::of(&self.specs, stream).is_some_and(|spec| spec.name == *model);
+            if is_ours {
+                ours.insert(agent)
+            } else {
+                others.insert(agent)
+            };
+        }
+        self.sessions
+            .agents()
+            .filter(|facts| facts.hello.pinned.is_none())
+            .filter(|facts| ours.contains(&facts.agent) || !others.contains(&facts.agent))
+            .map(|facts| Member {
+                agent: facts.agent.clone(),
+                connected: facts.connected,
+                serving: facts.hello.serving.as_ref().map(|serving| serving.digest),
+            })
+            .collect()
+    }
+
+    fn answers(&self, rollout: &Rollout) -> Answers {
+        Answers {
+            new: self.counts_of(&rollout.model, rollout.version, |agent| rollout.boxes.contains(agent)),
+            old: self.counts_of(&rollout.model, rollout.from, |_| true),
+        }
+    }
+
+    fn counts_of(&self, model: &ModelName, version: ModelVersion, who: impl Fn(&AgentId) -> bool) -> PredictionCounts {
+        let mut counts = PredictionCounts::default();
+        for ((agent, stream), facts) in self.observed.streams() {
+            let is_ours = ModelSpec::of(&self.specs, stream).is_some_and(|spec| spec.name == *model);
+            if let Some(of_stream) = facts.predictions.get(&version.0).filter(|_| is_ours && who(agent)) {
+                counts.add(*of_stream);
+            }
+        }
+        counts
+    }
+}

@@ -1,0 +1,110 @@
+//! Packages that are brought by hand: what they must prove before they are a version.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use shared::device::DeviceKind;
+use shared::ids::{Digest, ModelName, ModelVersion};
+use shared::package::Package;
+use shared::package::signature::{self, PublicKey};
+
+use crate::artifacts::Artifacts;
+use crate::core::registry::Release;
+use crate::hub::{known_normal, release_of};
+use crate::recipe::Recipe;
+use crate::samples::SampleStore;
+use crate::train::dataset::Dataset;
+use crate::train::gate;
+
+/// Segments that a package is proven on: enough to tell, and done in seconds.
+const MAX_SEGMENTS: usize = 16;
+
+/// Takes packages in.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    /// Where they are kept.
+    pub artifacts: Artifacts,
+    /// Readings to prove them on.
+    pub samples: SampleStore,
+    /// What a model must prove.
+    pub recipes: Arc<BTreeMap<ModelName, Recipe>>,
+    /// Whose signature they must have.
+    pub trusted: Vec<PublicKey>,
+}
+
+/// A package that is brought.
+#[derive(Debug)]
+pub struct Brought {
+    /// The model it is for.
+    pub model: ModelName,
+    /// The newest version there is.
+    pub newest: Option<ModelVersion>,
+    /// The package of the version in service.
+    pub champion: Option<Digest>,
+    /// Who brings it.
+    pub by: String,
+    /// Whether it need not prove itself on this hub's readings.
+    pub skip_proof: bool,
+}
+
+impl Intake {
+    /// Checks a package and keeps it: signature, hashes, shapes, its own golden answers on this machine's CPU, the model's name,
+    /// that it is newer than the newest, and what it does on the readings that the version in service was trained on.
+    ///
+    /// # Errors
+    /// Says in words what does not hold.
+    pub async fn take(self, brought: Brought, bytes: Vec<u8>) -> Result<Release, String> {
+        let dataset = match brought.champion.filter(|_| !brought.skip_proof) {
+            Some(champion) => self.proving_ground(champion).await?,
+            None => None,
+        };
+        let checked = tokio::task::spawn_blocking(move || {
+            catch_unwind(AssertUnwindSafe(|| self.check(&brought, dataset.as_ref(), &bytes)))
+                .unwrap_or_else(|_| Err("it breaks off as it is checked".to_owned()))
+        });
+        checked.await.map_err(|error| error.to_string())?
+    }
+
+    fn check(&self, brought: &Brought, dataset: Option<&Dataset>, bytes: &[u8]) -> Result<Release, String> {
+        signature::verify(bytes, &self.trusted).map_err(|error| error.to_string())?;
+        let (package, digest) = Package::open(bytes, None).map_err(|error| error.to_string())?;
+        let (name, version) = (&package.manifest.model, package.manifest.version);
+        if *name != brought.model {
+            return Err(format!("it is a package of {name}, not of {}", brought.model));
+        }
+        if let Some(newest) = brought.newest.filter(|newest| version <= *newest) {
+            return Err(format!("it is version {version}, and there is a version {newest}: a new one must be newer"));
+        }
+        let device = DeviceKind::Flex.open().map_err(|error| error.to_string())?;
+        package.load(&device).map_err(|error| error.to_string())?;
+        let mut proof =
+            if brought.skip_proof { "without proof".to_owned() } else { "with nothing to prove it on".to_owned() };
+        if let (Some(dataset), Some(recipe)) = (dataset, self.recipes.get(name)) {
+            let verdicts = gate::of_brought(&package, dataset, recipe).map_err(|error| error.to_string())?;
+            let refusals: Vec<String> = verdicts.iter().filter_map(|verdict| verdict.clone().err()).collect();
+            if !refusals.is_empty() {
+                return Err(refusals.join("; "));
+            }
+            proof = verdicts.into_iter().filter_map(Result::ok).take(2).collect::<Vec<_>>().join("; ");
+        }
+        self.artifacts.store(digest, bytes).map_err(|error| error.to_string())?;
+        let mut release = release_of(&package, digest, bytes.len() as u64);
+        release.trigger = format!("brought by {}: {proof}", brought.by);
+        Ok(release)
+    }
+
+    /// What the version in service was trained on, as far as the hub has it.
+    async fn proving_ground(&self, champion: Digest) -> Result<Option<Dataset>, String> {
+        let bytes = self.artifacts.load(champion).map_err(|error| error.to_string())?;
+        let (package, _) = Package::open(&bytes, Some(champion)).map_err(|error| error.to_string())?;
+        let ranges = &package.manifest.lineage.trained_on;
+        let mut segments = Vec::new();
+        for range in ranges.iter().rev().take(MAX_SEGMENTS) {
+            let series = self.samples.read(range).await.map_err(|error| error.to_string())?;
+            segments.push(known_normal(range, series));
+        }
+        segments.retain(|segment| !segment.is_empty());
+        Ok((!segments.is_empty()).then_some(Dataset { segments }))
+    }
+}
