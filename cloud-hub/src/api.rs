@@ -14,15 +14,13 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::ids::{ModelName, ModelVersion};
+use shared::ids::{Digest, ModelName, ModelVersion};
 use shared::limits::MAX_PACKAGE_BYTES;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::core::registry::Release;
 use crate::core::rollout::Wish;
-use crate::intake::Intake;
 use crate::telemetry::Telemetry;
 use crate::view::View;
 use error::Problem;
@@ -60,29 +58,41 @@ pub enum Command {
         /// Who asks.
         by: String,
     },
-    /// A package was brought, checked and kept.
-    Uploaded(Box<Release>),
+    /// Check a package, keep it and roll it out.
+    Bring {
+        /// The model it is for.
+        model: ModelName,
+        /// Its file.
+        bytes: Vec<u8>,
+        /// Who brings it.
+        by: String,
+        /// Whether it need not prove itself on the hub's readings.
+        skip_proof: bool,
+        /// Version and digest, or why it is refused.
+        answer: oneshot::Sender<Result<(ModelVersion, Digest), String>>,
+    },
 }
+
+/// A command, and where to say that it is done, durably where it has to be.
+pub type Order = (Command, oneshot::Sender<()>);
 
 /// What the handlers share.
 #[derive(Clone)]
 struct Context {
     view: watch::Receiver<Arc<View>>,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<Order>,
     telemetry: Telemetry,
-    intake: Intake,
 }
 
 /// Serves the interface on a listener until `shutdown` is cancelled.
 pub async fn serve(
     listener: TcpListener,
     view: watch::Receiver<Arc<View>>,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<Order>,
     telemetry: Telemetry,
-    intake: Intake,
     shutdown: CancellationToken,
 ) {
-    let context = Context { view, commands, telemetry, intake };
+    let context = Context { view, commands, telemetry };
     let served = axum::serve(listener, router(context)).with_graceful_shutdown(shutdown.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!("failed to serve HTTP: {error}");
@@ -135,6 +145,13 @@ fn router(context: Context) -> Router {
 impl Context {
     fn now(&self) -> Arc<View> {
         Arc::clone(&self.view.borrow())
+    }
+
+    /// Has a command carried out. A hub that stops meanwhile has not promised anything.
+    async fn order(&self, command: Command) -> Result<(), Problem> {
+        let (done, is_done) = oneshot::channel();
+        self.commands.send((command, done)).await.map_err(|_| Problem::stopping())?;
+        is_done.await.map_err(|_| Problem::stopping())
     }
 }
 
@@ -199,7 +216,7 @@ async fn retrain(
     let (model, _) = known_model(&context, &name)?;
     let Json(RetrainRequest { by }) = body.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
     check_by(&by)?;
-    context.commands.send(Command::Retrain { model, by }).await.map_err(|_| Problem::stopping())?;
+    context.order(Command::Retrain { model, by }).await?;
     let location = [(header::LOCATION, "/api/v1/retraining-runs")];
     Ok((StatusCode::ACCEPTED, location, Json(json!({ "status": "accepted" }))).into_response())
 }

@@ -4,14 +4,12 @@
 //! and training are tasks beside it, one at a time each. Shutdown closes the link, lets the log finish what it has,
 //! compacts it, and then lets go of the shells.
 
+mod intake;
 pub mod offline;
 mod parts;
 mod records;
 mod start;
 mod work;
-
-pub use records::release as release_of;
-pub(crate) use work::known_normal;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::intake::Brought;
 use self::parts::Parts;
 use crate::api::{self, Command};
 use crate::artifacts::{ArtifactError, Artifacts, Part};
@@ -37,7 +36,6 @@ use crate::clock;
 use crate::config::{Config, ModelSection};
 use crate::core::{ConnectionId, Effect, Event, HubCore, SnapshotError};
 use crate::ingest_log::{self, Entry, IngestLogError, Report};
-use crate::intake::Intake;
 use crate::link::{Link, LinkError, LinkEvent};
 use crate::release_key::ReleaseKeyError;
 use crate::samples::{SampleStore, SamplesError};
@@ -154,14 +152,7 @@ impl Hub {
         }
         if let Some(listener) = self.api.take() {
             let telemetry = self.telemetry.clone();
-            let recipes = self.models.values().map(|model| (model.spec.name.clone(), model.recipe.clone()));
-            let intake = Intake {
-                artifacts: self.artifacts.clone(),
-                samples: self.samples.clone(),
-                recipes: Arc::new(recipes.collect()),
-                trusted: self.trusted.clone(),
-            };
-            services.spawn(api::serve(listener, picture_reader, command_sender, telemetry, intake, stop.clone()));
+            services.spawn(api::serve(listener, picture_reader, command_sender, telemetry, stop.clone()));
         }
         info!(link = %self.link_address, api = %self.api_address, "started");
 
@@ -174,7 +165,11 @@ impl Hub {
                 Some(report) = self.reports.recv() => self.report(report).await,
                 Some(event) = link_events.recv() => self.link_event(event).await,
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => self.done(done).await,
-                Some(command) = commands.recv() => self.command(command).await,
+                Some((command, done)) = commands.recv() => {
+                    self.command(command).await;
+                    // Whoever asked may have gone.
+                    done.send(()).ok();
+                }
                 _ = tick.tick() => self.handle(Event::Tick).await,
                 _ = pictures.tick() => self.publish(&picture),
             }
@@ -262,7 +257,12 @@ impl Hub {
             Command::RollOut { model, version, by } => {
                 self.handle(Event::RolloutRequested { model, version, by }).await;
             }
-            Command::Uploaded(release) => self.handle(Event::Uploaded(release)).await,
+            Command::Bring { model, bytes, by, skip_proof, answer } => {
+                let registry = self.core.registry();
+                let newest = registry.versions(&model).last().map(|release| release.version);
+                let champion = registry.champion(&model).map(|release| release.digest);
+                self.take_in(Brought { model, newest, champion, by, skip_proof }, bytes, answer);
+            }
         }
     }
 
@@ -276,6 +276,18 @@ impl Hub {
             Ok(work::Done::Trained { run, outcome }) => {
                 self.progress.send_replace(None);
                 self.handle(Event::Trained { run, outcome: *outcome }).await;
+            }
+            Ok(work::Done::Brought { release, answer }) => {
+                let answered = match release {
+                    Err(reason) => Err(reason),
+                    Ok(release) => {
+                        let known = (release.version, release.digest);
+                        self.handle(Event::Uploaded(release)).await;
+                        Ok(known)
+                    }
+                };
+                // Whoever asked may have gone.
+                answer.send(answered).ok();
             }
             Ok(work::Done::GaveUp) => {}
             Err(error) => error!("a task failed: {error}"),

@@ -18,7 +18,6 @@ pub mod identity;
 pub mod import;
 pub mod ingest_log;
 pub mod inspect;
-pub mod intake;
 pub mod link;
 pub mod recipe;
 pub mod release_key;

@@ -9,8 +9,8 @@ use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
 /// Readings the broker keeps for a client that lags, in segments; the publisher never runs that far ahead.
 const SEGMENT_BYTES: usize = 100 * 1024 * 1024;
 const SEGMENTS: usize = 10;
-/// Clients: agents, the plant, the observer, and a few to look on.
-const MAX_CONNECTIONS: usize = 100;
+/// Clients: a fleet's agents, the plant, the observer, and a few to look on.
+const MAX_CONNECTIONS: usize = 600;
 /// Messages one client may have unacknowledged.
 const MAX_IN_FLIGHT: usize = 1_000;
 const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
@@ -57,7 +57,11 @@ pub fn start() -> Result<SocketAddr, BrokerError> {
     Err(BrokerError::Silent(address))
 }
 
-fn free_port() -> std::io::Result<SocketAddr> {
+/// A loopback address that was free a moment ago.
+///
+/// # Errors
+/// If the system has none.
+pub fn free_port() -> std::io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 

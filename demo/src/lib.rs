@@ -2,9 +2,11 @@
 //!
 //! A [`scenario`] says what is published; the [`plant`] is one that needs no file. [`site`] sets up a broker, a hub and
 //! agents as a user would, with configuration files and certificates; [`publish`] and [`observe`] are MQTT clients of
-//! their own, as a plant's and a consumer's would be; [`play`] runs the phases; [`summary`] says what came of it.
+//! their own, as a plant's and a consumer's would be; [`play`] runs the phases; [`summary`] says what came of it. [`fleet`] carries out
+//! plans with many agents instead.
 
 pub mod broker;
+pub mod fleet;
 pub mod observe;
 pub mod plant;
 pub mod play;

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
+use demo::fleet::{self, plan::FleetPlan};
 use demo::plant;
 use demo::play::{self, Options};
 use demo::scenario::Scenario;
@@ -26,7 +27,7 @@ const WATCHED_RATE: u64 = 300;
 #[command(
     version,
     max_term_width = 100,
-    after_help = "Exit code: 0 if the loop closed, 1 if it did not, 78 if the scenario is wrong."
+    after_help = "Exit code: 0 if the loop closed or all went as planned, 1 if not, 78 if the scenario or plan is wrong."
 )]
 struct Arguments {
     /// Replays recorded data instead of the simulated pump loop.
@@ -38,6 +39,12 @@ struct Arguments {
     /// How to show the result; json prints one object and nothing else on standard output.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Runs so many boxes at one hub instead, as --plan says.
+    #[arg(long, requires = "plan", conflicts_with = "scenario")]
+    fleet: Option<usize>,
+    /// What happens to the fleet.
+    #[arg(long, conflicts_with = "scenario")]
+    plan: Option<PathBuf>,
     /// The seed of the simulated plant and of training.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -54,6 +61,15 @@ enum Output {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(plan) = &arguments.plan {
+        return match FleetPlan::load(plan) {
+            Ok(plan) => exit(run_fleet(&arguments, plan)),
+            Err(error) => {
+                complain(&error.to_string());
+                ExitCode::from(EXIT_CONFIG)
+            }
+        };
+    }
     let scenario = match &arguments.scenario {
         None => plant::scenario(arguments.seed),
         Some(path) => match Scenario::load(path) {
@@ -64,7 +80,11 @@ fn main() -> ExitCode {
             }
         },
     };
-    match run(&arguments, &scenario) {
+    exit(run(&arguments, &scenario))
+}
+
+fn exit(result: anyhow::Result<bool>) -> ExitCode {
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -93,6 +113,21 @@ fn run(arguments: &Arguments, scenario: &Scenario) -> anyhow::Result<bool> {
     let text = if json { serde_json::to_string_pretty(&summary)? } else { summary::to_text(&summary) };
     writeln!(std::io::stdout(), "{text}").context("write the result")?;
     Ok(summary.closed)
+}
+
+fn run_fleet(arguments: &Arguments, mut plan: FleetPlan) -> anyhow::Result<bool> {
+    plan.boxes = arguments.fleet.unwrap_or(plan.boxes);
+    let directory = directory(arguments.data.as_deref())?;
+    start_logging(&directory)?;
+    let story = Story::new(arguments.output == Output::Json);
+    story.tell(Tone::Plain, &plan.says);
+    let summary = fleet::run(&plan, &directory, arguments.seed, &story)?;
+    let text = match arguments.output {
+        Output::Json => serde_json::to_string_pretty(&summary)?,
+        Output::Text => summary.to_text(),
+    };
+    writeln!(std::io::stdout(), "{text}").context("write the result")?;
+    Ok(summary.as_planned)
 }
 
 fn directory(wanted: Option<&Path>) -> anyhow::Result<PathBuf> {

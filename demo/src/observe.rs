@@ -1,6 +1,6 @@
 //! A consumer's MQTT client: sees what any client sees, the agents' status and their predictions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -33,6 +33,10 @@ pub struct Seen {
     pub predictions: BTreeMap<String, VecDeque<Value>>,
     /// Predictions of each agent ever seen.
     pub counts: BTreeMap<String, u64>,
+    /// Versions that each agent's predictions were made with.
+    pub versions: BTreeMap<String, BTreeSet<u64>>,
+    /// Predictions are counted, and not kept.
+    drops_predictions: bool,
 }
 
 impl Observer {
@@ -75,6 +79,11 @@ impl Observer {
         !timeout.timed_out()
     }
 
+    /// Counts predictions from now on, and keeps none.
+    pub fn drop_predictions(&self) {
+        self.lock().drops_predictions = true;
+    }
+
     /// Looks at what was seen.
     pub fn look<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
         look(&mut self.lock())
@@ -96,6 +105,11 @@ impl Observer {
             "status" => drop(seen.status.insert(agent.to_owned(), body)),
             "prediction" => {
                 *seen.counts.entry(agent.to_owned()).or_default() += 1;
+                let version = body["version"].as_u64().unwrap_or_default();
+                seen.versions.entry(agent.to_owned()).or_default().insert(version);
+                if seen.drops_predictions {
+                    return;
+                }
                 seen.predictions.entry(agent.to_owned()).or_default().push_back(body);
             }
             _ => {}

@@ -81,6 +81,7 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
         device: &options.device,
         seed: options.seed,
         hub: (site::any_port(), site::any_port()),
+        stages: vec![(100, 0.0)],
     })?;
     let names: Vec<AgentId> = agents.iter().map(|(agent, _)| agent.clone()).collect();
     story.tell(
@@ -404,13 +405,30 @@ impl HubApi {
         ureq::post(&url).send_json(body).with_context(|| url.clone())?;
         Ok(())
     }
+
+    /// Posts a file to a path under `/api/v1`; the inner error is what the hub says if it refuses.
+    ///
+    /// # Errors
+    /// If the hub does not answer.
+    pub fn post_bytes(&self, path: &str, bytes: &[u8]) -> anyhow::Result<Result<(), String>> {
+        let url = format!("http://{}/api/v1/{path}", self.address);
+        let mut answer =
+            ureq::post(&url).config().http_status_as_error(false).build().send(bytes).with_context(|| url.clone())?;
+        if answer.status().is_success() {
+            return Ok(Ok(()));
+        }
+        let (status, text) = (answer.status(), answer.body_mut().read_to_string()?);
+        let problem: Value = serde_json::from_str(&text).unwrap_or_default();
+        Ok(Err(problem["detail"].as_str().map_or_else(|| format!("{status}: {text}"), str::to_owned)))
+    }
 }
 
 fn rows(phase: &Phase) -> usize {
     phase.recordings.iter().map(|recording| recording.rows.len()).sum()
 }
 
-fn pause(time: Duration) {
+/// Lets time pass.
+pub(crate) fn pause(time: Duration) {
     #[expect(clippy::disallowed_methods, reason = "the plant's own pace, and a poll of the hub's HTTP interface")]
     std::thread::sleep(time);
 }

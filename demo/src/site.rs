@@ -1,5 +1,6 @@
 //! A site set up as a user would: certificates, configuration files, a hub and agents.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
@@ -41,6 +42,8 @@ pub struct Plan<'a> {
     pub seed: u64,
     /// The hub's addresses for agents and for HTTP; port 0 takes a free one.
     pub hub: (SocketAddr, SocketAddr),
+    /// The stages of a rollout: the share of boxes in percent, and how long each has to go well, in seconds.
+    pub stages: Vec<(u8, f64)>,
 }
 
 /// A loopback address with a port that is free when it is used.
@@ -51,8 +54,12 @@ pub fn any_port() -> SocketAddr {
 
 /// A running site.
 pub struct Site {
-    hub: Member,
-    agents: Vec<Member>,
+    /// Nothing only while it is restarted.
+    hub: Option<Member>,
+    hub_file: PathBuf,
+    agents: BTreeMap<AgentId, Member>,
+    /// Where the configuration files are.
+    directory: PathBuf,
     /// Where the hub's HTTP interface is.
     pub api: SocketAddr,
     /// The hub's data.
@@ -71,25 +78,66 @@ impl Site {
     /// # Errors
     /// If a file, port or device is not to be had.
     pub fn start(plan: &Plan<'_>) -> anyhow::Result<Self> {
-        let (hub, link, api) = start_hub(&write_hub(plan)?)?;
-        let mut agents = Vec::new();
+        let hub_file = write_hub(plan)?;
+        let (hub, link, api) = start_hub(&hub_file)?;
+        let mut agents = BTreeMap::new();
         for (agent, pin) in &plan.agents {
-            agents.push(start_agent(&write_agent(plan, agent, *pin, link)?, agent)?);
+            agents.insert(agent.clone(), start_agent(&write_agent(plan, agent, *pin, link)?, agent)?);
         }
-        Ok(Self { hub, agents, api, hub_directory: plan.directory.join("hub") })
+        let directory = plan.directory.to_owned();
+        Ok(Self { hub: Some(hub), hub_file, agents, api, hub_directory: directory.join("hub"), directory })
+    }
+
+    /// Stops the hub and starts it again; its addresses must be fixed ones.
+    ///
+    /// # Errors
+    /// If it had failed, or does not start.
+    pub fn restart_hub(&mut self) -> anyhow::Result<()> {
+        self.stop_hub()?;
+        self.hub = Some(start_hub(&self.hub_file)?.0);
+        Ok(())
+    }
+
+    fn stop_hub(&mut self) -> anyhow::Result<()> {
+        match self.hub.take() {
+            Some(hub) => {
+                hub.stop.cancel();
+                hub.join()
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Stops agents.
+    ///
+    /// # Errors
+    /// If one of them had failed.
+    pub fn stop_agents(&mut self, names: &[AgentId]) -> anyhow::Result<()> {
+        let members: Vec<Member> = names.iter().filter_map(|name| self.agents.remove(name)).collect();
+        members.iter().for_each(|member| member.stop.cancel());
+        members.into_iter().try_for_each(Member::join)
+    }
+
+    /// Starts agents that were stopped.
+    ///
+    /// # Errors
+    /// If one of them does not start.
+    pub fn start_agents(&mut self, names: &[AgentId]) -> anyhow::Result<()> {
+        for name in names {
+            let member = start_agent(&self.directory.join(format!("{name}.toml")), name)?;
+            self.agents.insert(name.clone(), member);
+        }
+        Ok(())
     }
 
     /// Stops the agents, then the hub, which first puts all it has into the sample store.
     ///
     /// # Errors
     /// If one of them had failed.
-    pub fn stop(self) -> anyhow::Result<()> {
-        self.agents.iter().for_each(|agent| agent.stop.cancel());
-        for agent in self.agents {
-            agent.join()?;
-        }
-        self.hub.stop.cancel();
-        self.hub.join()
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        let names: Vec<AgentId> = self.agents.keys().cloned().collect();
+        self.stop_agents(&names)?;
+        self.stop_hub()
     }
 }
 
@@ -147,14 +195,18 @@ pub fn write_hub(plan: &Plan<'_>) -> anyhow::Result<PathBuf> {
          [link]\nlisten = \"{link}\"\nca_file = {ca}\ncertificate_file = {certificate}\nkey_file = {key}\n\n\
          [api]\nlisten = \"{api}\"\n\n\
          [samples]\ncompact_interval_ms = 1000\n\n\
-         [[model]]\nname = \"{MODEL}\"\nstreams = [{stream}]\nrecipe = \"recipe.toml\"\ndevice = \"{TRAINING_DEVICE}\"\n\
-         [[model.rollout.stage]]\npercent = 100\n",
+         [[model]]\nname = \"{MODEL}\"\nstreams = [{stream}]\nrecipe = \"recipe.toml\"\ndevice = \"{TRAINING_DEVICE}\"\n{stages}",
         link = plan.hub.0,
         api = plan.hub.1,
         ca = quoted(&certificates.join("ca.pem")),
         certificate = quoted(&certificates.join("hub.pem")),
         key = quoted(&certificates.join("hub.key")),
         stream = string(plan.stream.as_str()),
+        stages = plan
+            .stages
+            .iter()
+            .map(|(percent, soak_s)| format!("[[model.rollout.stage]]\npercent = {percent}\nsoak_s = {soak_s:?}\n"))
+            .collect::<String>(),
     );
     // The hub makes its key when it starts; agents have to know it before.
     let data = plan.directory.join("hub");

@@ -141,6 +141,7 @@ impl World {
             device: "flex",
             seed,
             hub: hub_ports,
+            stages: vec![(100, 0.0)],
         };
         let hub_file = site::write_hub(&plan)?;
         let agent_file = site::write_agent(&plan, &agent_id, None, hub_ports.0)?;

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod command_line;
+mod fleet;
 mod fuzz;
 mod import;
 mod kills;

@@ -63,6 +63,7 @@ fn kill_in_the_middle(directory: &Path) -> anyhow::Result<()> {
         device: "flex",
         seed: 1,
         hub: (hub, hub),
+        stages: vec![(100, 0.0)],
     };
     site::write_hub(&plan)?;
     let file = site::write_agent(&plan, &agent_id, None, hub)?;

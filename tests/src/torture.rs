@@ -129,6 +129,7 @@ impl World {
             device: "flex",
             seed: torture.seed,
             hub: (link, api),
+            stages: vec![(100, 0.0)],
         };
         if torture.disk_full {
             mount_small_disk(&directory.join(AGENT))?;

@@ -8,12 +8,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::ids::{Digest, ModelVersion};
+use shared::ids::ModelVersion;
+use tokio::sync::oneshot;
 
 use super::error::Problem;
 use super::{Command, Context, check_by, find, items, known_model};
 use crate::core::rollout::Wish;
-use crate::intake::Brought;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,7 +66,7 @@ pub(super) async fn wish(
         return Err(Problem::conflict("rollout_state", format!("rollout {id} is {}", state.replace('_', " "))));
     }
     let id = rollout["rollout"].as_i64().unwrap_or_default();
-    context.commands.send(Command::Wish { id, wish, by }).await.map_err(|_| Problem::stopping())?;
+    context.order(Command::Wish { id, wish, by }).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "status": "accepted" }))).into_response())
 }
 
@@ -90,7 +90,7 @@ pub(super) async fn begin(
         ));
     }
     let version = ModelVersion(version);
-    context.commands.send(Command::RollOut { model, version, by }).await.map_err(|_| Problem::stopping())?;
+    context.order(Command::RollOut { model, version, by }).await?;
     let location = [(header::LOCATION, "/api/v1/rollouts")];
     Ok((StatusCode::ACCEPTED, location, Json(json!({ "status": "accepted" }))).into_response())
 }
@@ -111,23 +111,16 @@ pub(super) async fn upload(
     query: Result<Query<Upload>, QueryRejection>,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let (model, shown) = known_model(&context, &name)?;
+    let (model, _) = known_model(&context, &name)?;
     let Query(Upload { by, skip_proof }) = query.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
     check_by(&by)?;
-    let versions = shown["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let newest = versions.iter().filter_map(|one| one["version"].as_u64()).max();
-    let newest = newest.and_then(|newest| u32::try_from(newest).ok()).map(ModelVersion);
-    let champion = versions.iter().find(|one| one["version"] == shown["champion"]);
-    let champion = champion.and_then(|champion| Digest::from_hex(champion["digest"].as_str()?));
-    let brought = Brought { model, newest, champion, by, skip_proof };
-    let release = context
-        .intake
-        .clone()
-        .take(brought, body.to_vec())
+    let (answer, answered) = oneshot::channel();
+    context.order(Command::Bring { model, bytes: body.to_vec(), by, skip_proof, answer }).await?;
+    let (version, digest) = answered
         .await
+        .map_err(|_| Problem::stopping())?
         .map_err(|reason| Problem::refused("package_refused", format!("the package is refused: {reason}")))?;
-    let (version, digest) = (release.version.0, release.digest.to_string());
-    context.commands.send(Command::Uploaded(Box::new(release))).await.map_err(|_| Problem::stopping())?;
+    let (version, digest) = (version.0, digest.to_string());
     let location = [(header::LOCATION, format!("/api/v1/models/{name}/versions"))];
     Ok((StatusCode::ACCEPTED, location, Json(json!({ "version": version, "digest": digest }))).into_response())
 }

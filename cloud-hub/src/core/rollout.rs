@@ -2,7 +2,7 @@
 //!
 //! A rollout belongs to one version of one model. Each stage adds boxes; a box is in it for good, or until it says that it
 //! went back. A stage is over when every box of it that is connected has answered with the version, has done so for a
-//! while, and nothing speaks against it. Every rollout ends: released, rolled back or superseded by a newer version.
+//! while, has said enough to be judged, and nothing speaks against it. Every rollout ends: released, rolled back or superseded by a newer version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub struct RolloutRules {
     pub deadline_ms: i64,
     /// By how much the share of anomalous answers may exceed that of the version before.
     pub alarm_margin: f64,
-    /// Answers of the version before that share is judged.
+    /// Answers of the version, before which that share is not judged and no stage is over.
     pub min_answers: u64,
     /// Boxes that may fail, as a share of those that got the version. One more, and it is taken back.
     pub failure_share: f64,
@@ -215,7 +215,8 @@ impl Rollout {
             return false;
         }
         let mut changed = self.fill(members);
-        if !self.is_served(members) {
+        // A soak in which nothing was answered proves nothing.
+        if !self.is_served(members) || answers.new.total < self.rules.min_answers {
             return changed;
         }
         let stage = &self.rules.stages[self.stage];
@@ -230,8 +231,10 @@ impl Rollout {
         if now >= since + stage.soak_ms {
             changed = true;
             if self.stage + 1 == self.rules.stages.len() {
-                let share = format!("{} boxes answer with it, {} failed", self.boxes.len(), self.failed.len());
-                self.end(now, RolloutState::Released, format!("released: {share}"));
+                let serving = members.iter().filter(|member| member.serving == Some(self.digest)).count();
+                let (all, failed) = (members.len(), self.failed.len());
+                let sentence = format!("released: {serving} of {all} boxes answer with it, {failed} failed");
+                self.end(now, RolloutState::Released, sentence);
             } else {
                 self.enter(now, self.stage + 1);
                 if self.state == RolloutState::Running {
@@ -381,7 +384,7 @@ mod tests {
 
     fn rules(percents: &[u8]) -> RolloutRules {
         let stage = |percent: &u8| Stage { percent: *percent, boxes: Vec::new(), soak_ms: 1_000, approval: false };
-        RolloutRules { stages: percents.iter().map(stage).collect(), ..RolloutRules::default() }
+        RolloutRules { stages: percents.iter().map(stage).collect(), min_answers: 0, ..RolloutRules::default() }
     }
 
     fn rollout(rules: RolloutRules) -> Rollout {
@@ -432,15 +435,20 @@ mod tests {
 
     #[test]
     fn a_version_that_alarms_more_than_its_control_group_is_taken_back() {
-        let (mut rollout, mut boxes) = (rollout(rules(&[10, 100])), members(20));
+        let rules = RolloutRules { min_answers: 100, ..rules(&[10, 100]) };
+        let (mut rollout, mut boxes) = (rollout(rules), members(20));
         rollout.advance(0, &boxes, Answers::default());
         take(&rollout, &mut boxes);
+        for now_ms in [10, 5_000] {
+            rollout.advance(now_ms, &boxes, Answers::default());
+            assert_eq!((rollout.stage, rollout.soaking_since_ms), (0, None), "it has not said anything yet");
+        }
         let counts = |total, anomalous| PredictionCounts { total, anomalous };
         // The control group has as many since it began: something happened to the machines.
         let same = Answers { new: counts(200, 100), old: counts(2_000, 500) };
-        rollout.advance(10, &boxes, same);
+        rollout.advance(5_010, &boxes, same);
         assert_eq!(rollout.state, RolloutState::Running);
-        rollout.advance(20, &boxes, Answers { new: counts(200, 100), old: counts(2_000, 100) });
+        rollout.advance(5_020, &boxes, Answers { new: counts(200, 100), old: counts(2_000, 100) });
         assert_eq!(rollout.state, RolloutState::RolledBack);
         assert!(rollout.log.last().expect("said").1.contains("50.0 % of 200 answers"), "{:?}", rollout.log);
     }

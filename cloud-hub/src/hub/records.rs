@@ -64,8 +64,7 @@ pub(super) async fn record(
 }
 
 /// A release from its package.
-#[must_use]
-pub fn release(package: &Package, digest: Digest, bytes: u64) -> Release {
+pub(super) fn release(package: &Package, digest: Digest, bytes: u64) -> Release {
     let manifest = &package.manifest;
     let lineage = &manifest.lineage;
     let metrics: serde_json::Map<String, Value> =

@@ -10,12 +10,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use shared::event::SpoolEntry;
+use shared::ids::{Digest, ModelVersion};
 
 use super::Hub;
+use super::intake::{Brought, Intake};
 use super::records;
 use crate::artifacts::Artifacts;
 use crate::clock;
 use crate::config::ModelSection;
+use crate::core::registry::Release;
 use crate::core::retrain::{RunOutcome, TrainingJob};
 use crate::ingest_log::{Entry, Placed, Request};
 use crate::samples::{Committed, SampleStore, Series};
@@ -34,6 +37,11 @@ pub(super) enum Done {
     Trained {
         run: i64,
         outcome: Box<RunOutcome>,
+    },
+    /// A package that was brought by hand was checked.
+    Brought {
+        release: Result<Box<Release>, String>,
+        answer: oneshot::Sender<Result<(ModelVersion, Digest), String>>,
     },
     /// The hub stops; what was begun is done again at the next start.
     GaveUp,
@@ -63,6 +71,28 @@ impl Hub {
                 }
                 tokio::time::sleep(COMPACTION_RETRY).await;
             }
+        });
+    }
+
+    /// Checks a package that was brought by hand.
+    pub(super) fn take_in(
+        &mut self,
+        brought: Brought,
+        bytes: Vec<u8>,
+        answer: oneshot::Sender<Result<(ModelVersion, Digest), String>>,
+    ) {
+        let Some(model) = self.models.get(&brought.model) else {
+            return;
+        };
+        let intake = Intake {
+            artifacts: self.artifacts.clone(),
+            samples: self.samples.clone(),
+            recipe: model.recipe.clone(),
+            trusted: self.trusted.clone(),
+        };
+        self.work.spawn(async move {
+            let release = intake.take(brought, bytes).await.map(Box::new);
+            Done::Brought { release, answer }
         });
     }
 
@@ -188,7 +218,7 @@ impl TrainingTask {
 
 /// The readings of a range that an operator vouched for. Others can lie between them only if a stream's times
 /// overlap; they are no material.
-pub(crate) fn known_normal(range: &DataRange, series: Series) -> SegmentData {
+pub(super) fn known_normal(range: &DataRange, series: Series) -> SegmentData {
     let width = series.schema.channels.len();
     let mut segment = SegmentData {
         range: range.clone(),

@@ -156,7 +156,8 @@ fn a_pinned_agent_is_offered_its_version_only_and_others_the_newest() {
 fn a_rollout_goes_on_after_a_restart_and_a_failure_takes_it_back() {
     let stage = |percent| Stage { percent, boxes: vec![], soak_ms: 1_000, approval: false };
     let mut hub = Hub::new(vec![release("pump", 1, NORMAL, vec![])]);
-    hub.shells.rules = Some(RolloutRules { stages: vec![stage(10), stage(100)], ..RolloutRules::default() });
+    hub.shells.rules =
+        Some(RolloutRules { stages: vec![stage(10), stage(100)], min_answers: 0, ..RolloutRules::default() });
     hub.restart();
     let names = ["box-1", "box-2", "box-3", "box-4"];
     let greet = |hub: &mut Hub| names.map(|name| hub.connect(name, 0));

@@ -53,7 +53,7 @@ pub(super) fn specs() -> Vec<ModelSpec> {
 /// Every box gets a version at once.
 pub(super) fn at_once() -> RolloutRules {
     let stage = Stage { percent: 100, boxes: Vec::new(), soak_ms: 0, approval: false };
-    RolloutRules { stages: vec![stage], ..RolloutRules::default() }
+    RolloutRules { stages: vec![stage], min_answers: 0, ..RolloutRules::default() }
 }
 
 pub(super) fn hello(epoch: Epoch, base: Sequence) -> Hello {

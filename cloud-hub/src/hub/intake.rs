@@ -1,17 +1,16 @@
 //! Packages that are brought by hand: what they must prove before they are a version.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use shared::device::DeviceKind;
 use shared::ids::{Digest, ModelName, ModelVersion};
 use shared::package::Package;
 use shared::package::signature::{self, PublicKey};
 
+use super::records::release;
+use super::work::known_normal;
 use crate::artifacts::Artifacts;
 use crate::core::registry::Release;
-use crate::hub::{known_normal, release_of};
 use crate::recipe::Recipe;
 use crate::samples::SampleStore;
 use crate::train::dataset::Dataset;
@@ -22,30 +21,30 @@ const MAX_SEGMENTS: usize = 16;
 
 /// Takes packages in.
 #[derive(Debug, Clone)]
-pub struct Intake {
+pub(super) struct Intake {
     /// Where they are kept.
-    pub artifacts: Artifacts,
+    pub(super) artifacts: Artifacts,
     /// Readings to prove them on.
-    pub samples: SampleStore,
-    /// What a model must prove.
-    pub recipes: Arc<BTreeMap<ModelName, Recipe>>,
+    pub(super) samples: SampleStore,
+    /// What the model must prove.
+    pub(super) recipe: Recipe,
     /// Whose signature they must have.
-    pub trusted: Vec<PublicKey>,
+    pub(super) trusted: Vec<PublicKey>,
 }
 
 /// A package that is brought.
 #[derive(Debug)]
-pub struct Brought {
+pub(super) struct Brought {
     /// The model it is for.
-    pub model: ModelName,
+    pub(super) model: ModelName,
     /// The newest version there is.
-    pub newest: Option<ModelVersion>,
+    pub(super) newest: Option<ModelVersion>,
     /// The package of the version in service.
-    pub champion: Option<Digest>,
+    pub(super) champion: Option<Digest>,
     /// Who brings it.
-    pub by: String,
+    pub(super) by: String,
     /// Whether it need not prove itself on this hub's readings.
-    pub skip_proof: bool,
+    pub(super) skip_proof: bool,
 }
 
 impl Intake {
@@ -54,7 +53,7 @@ impl Intake {
     ///
     /// # Errors
     /// Says in words what does not hold.
-    pub async fn take(self, brought: Brought, bytes: Vec<u8>) -> Result<Release, String> {
+    pub(super) async fn take(self, brought: Brought, bytes: Vec<u8>) -> Result<Release, String> {
         let dataset = match brought.champion.filter(|_| !brought.skip_proof) {
             Some(champion) => self.proving_ground(champion).await?,
             None => None,
@@ -80,8 +79,8 @@ impl Intake {
         package.load(&device).map_err(|error| error.to_string())?;
         let mut proof =
             if brought.skip_proof { "without proof".to_owned() } else { "with nothing to prove it on".to_owned() };
-        if let (Some(dataset), Some(recipe)) = (dataset, self.recipes.get(name)) {
-            let verdicts = gate::of_brought(&package, dataset, recipe).map_err(|error| error.to_string())?;
+        if let Some(dataset) = dataset {
+            let verdicts = gate::of_brought(&package, dataset, &self.recipe).map_err(|error| error.to_string())?;
             let refusals: Vec<String> = verdicts.iter().filter_map(|verdict| verdict.clone().err()).collect();
             if !refusals.is_empty() {
                 return Err(refusals.join("; "));
@@ -89,7 +88,7 @@ impl Intake {
             proof = verdicts.into_iter().filter_map(Result::ok).take(2).collect::<Vec<_>>().join("; ");
         }
         self.artifacts.store(digest, bytes).map_err(|error| error.to_string())?;
-        let mut release = release_of(&package, digest, bytes.len() as u64);
+        let mut release = release(&package, digest, bytes.len() as u64);
         release.trigger = format!("brought by {}: {proof}", brought.by);
         Ok(release)
     }

@@ -1,0 +1,397 @@
+//! A fleet in one process: real agents at a real hub, live readings at all of them, and a plan of what happens.
+
+pub mod candidates;
+pub mod plan;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use edge_agent::clock::Clock;
+use serde::Serialize;
+use serde_json::{Value, json};
+use shared::ids::{AgentId, ModelVersion};
+
+use crate::broker;
+use crate::observe::Observer;
+use crate::plant;
+use crate::play::{HubApi, pause};
+use crate::publish::Publisher;
+use crate::scenario::{Row, Scenario};
+use crate::site::{MODEL, Plan, Site};
+use crate::story::{Story, Tone};
+use plan::{End, FleetPlan, Step};
+
+/// How often the hub and the boxes are looked at.
+const POLL: Duration = Duration::from_millis(50);
+/// The hub shows a new picture of itself at least this often.
+const PICTURE_AGE: Duration = Duration::from_millis(250);
+/// The longest a rollout of a plan may take, and a fleet may need to come to rest.
+const ROLLOUT_DEADLINE_S: f64 = 120.0;
+/// What the issue of a bad version promises: every box is back on the one before by then.
+const BACK_DEADLINE_S: f64 = 60.0;
+/// Boxes that the first version is trained on.
+const BASELINE_BOXES: usize = 3;
+
+/// What became of a plan.
+#[derive(Debug, Serialize)]
+pub struct FleetSummary {
+    /// What it shows.
+    pub plan: String,
+    /// Boxes.
+    pub fleet: usize,
+    /// Whether every step ended as it must.
+    pub as_planned: bool,
+    /// Each step.
+    pub steps: Vec<Value>,
+    /// Readings published, and at the hub in the end.
+    pub published: u64,
+    /// Readings at the hub.
+    pub at_hub: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl FleetSummary {
+    /// The result for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let good = self.steps.iter().filter(|step| step["as_planned"] == true).count();
+        format!(
+            "{good} of {} steps went as planned; {} of {} readings are at the hub; {:.0} s",
+            self.steps.len(),
+            self.at_hub,
+            self.published,
+            self.seconds
+        )
+    }
+}
+
+/// A fleet that runs.
+struct Fleet<'a> {
+    story: &'a Story,
+    site: Site,
+    names: Vec<AgentId>,
+    observer: Observer,
+    api: HubApi,
+    clock: Clock,
+    offline: usize,
+    /// What the boxes that are offline served.
+    left_with: u64,
+}
+
+/// Carries a plan out.
+///
+/// # Errors
+/// If something breaks that the plan did not mean to; a step that ends otherwise than planned is no error, the summary
+/// says so.
+pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyhow::Result<FleetSummary> {
+    let clock = Clock::start();
+    let scenario = plant::scenario(seed);
+    let broker = broker::start()?;
+    let (observer, observing) = Observer::connect(broker)?;
+    observer.drop_predictions();
+    let names: Vec<AgentId> =
+        (1..=plan.boxes).map(|number| AgentId::new(&format!("box-{number:03}"))).collect::<Result<_, _>>()?;
+    let site = Site::start(&Plan {
+        directory,
+        broker,
+        stream: &scenario.stream,
+        channels: &scenario.channels,
+        agents: names.iter().map(|name| (name.clone(), None)).collect(),
+        device: "flex",
+        seed,
+        hub: (broker::free_port()?, broker::free_port()?),
+        stages: plan.stages.clone(),
+    })?;
+    story.tell(Tone::Plain, &format!("broker, hub and {} boxes are up in {}", names.len(), directory.display()));
+    let api = HubApi::new(site.api);
+    let mut fleet = Fleet { story, site, names, observer, api, clock, offline: 0, left_with: 0 };
+    fleet.wait("the boxes' first status", |fleet| fleet.seen(|_, _| true) == fleet.names.len())?;
+    let mut publisher = Publisher::connect(broker)?;
+    let baseline = fleet.first_version(&scenario, &mut publisher)?;
+    let live = Live::start(publisher, &scenario, &fleet.names, plan.readings_per_s)?;
+    fleet.wait("every box to answer", |fleet| fleet.serving(1) == fleet.names.len())?;
+    story.tell(
+        Tone::Plain,
+        &format!("every box answers with version 1, {} readings a second each", plan.readings_per_s),
+    );
+    let mut steps = Vec::new();
+    for step in &plan.steps {
+        steps.push(fleet.step(step)?);
+    }
+    let published = baseline + live.stop()?;
+    fleet.wait("every reading at the hub", |fleet| fleet.api.at_hub().is_ok_and(|at_hub| at_hub >= published))?;
+    let at_hub = fleet.api.at_hub()?;
+    drop(observing.disconnect());
+    let Fleet { site, names, .. } = fleet;
+    site.stop()?;
+    let as_planned = steps.iter().all(|step| step["as_planned"] == true) && published == at_hub;
+    let (says, fleet) = (plan.says.clone(), names.len());
+    Ok(FleetSummary { plan: says, fleet, as_planned, steps, published, at_hub, seconds: seconds(&clock) })
+}
+
+impl Fleet<'_> {
+    /// Trains version 1 on what the first boxes measure.
+    fn first_version(&mut self, scenario: &Scenario, publisher: &mut Publisher) -> anyhow::Result<u64> {
+        let mut published = 0;
+        for (recording, name) in
+            scenario.phases[0].recordings.iter().zip(self.names.iter().cycle()).take(BASELINE_BOXES)
+        {
+            for row in &recording.rows {
+                publisher.publish(name.as_str(), &scenario.stream, &scenario.channels, row)?;
+                published += 1;
+            }
+        }
+        self.wait("the baseline at the hub", |fleet| fleet.api.at_hub().is_ok_and(|at_hub| at_hub >= published))?;
+        self.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the fleet's plan" }))?;
+        self.wait("version 1", |fleet| fleet.versions() == 1)?;
+        Ok(published)
+    }
+
+    fn step(&mut self, step: &Step) -> anyhow::Result<Value> {
+        match step {
+            Step::Offline(count) => {
+                self.offline = (*count).min(self.names.len());
+                self.left_with = self.champion();
+                let last = self.names[self.names.len() - self.offline..].to_vec();
+                self.site.stop_agents(&last)?;
+                self.story.tell(Tone::Notice, &format!("{} boxes go offline", self.offline));
+                Ok(json!({ "step": "offline", "boxes": self.offline, "as_planned": true }))
+            }
+            Step::Online {} => {
+                let last = self.names[self.names.len() - self.offline..].to_vec();
+                self.observer.look(|seen| {
+                    seen.versions.clear();
+                    last.iter().for_each(|name| drop(seen.status.remove(name.as_str())));
+                });
+                self.site.start_agents(&last)?;
+                self.offline = 0;
+                let champion = self.champion();
+                let caught_up =
+                    self.wait("the boxes to catch up", |fleet| fleet.serving(champion) == fleet.names.len());
+                let passed: BTreeSet<u64> = self.observer.look(|seen| {
+                    last.iter().filter_map(|name| seen.versions.get(name.as_str())).flatten().copied().collect()
+                });
+                let is_straight = passed.iter().all(|version| [self.left_with, champion].contains(version));
+                self.story.tell(Tone::Good, &format!("the boxes are back, with version {champion}"));
+                Ok(json!({
+                    "step": "online", "champion": champion, "versions_served": passed,
+                    "as_planned": caught_up.is_ok() && is_straight,
+                }))
+            }
+            Step::Publish { kind, skip_proof, ends, hub_restarts } => {
+                let name = serde_json::to_value(kind)?;
+                let name = name.as_str().unwrap_or_default().to_owned();
+                self.publish(&name, *kind, *skip_proof, *ends, *hub_restarts)
+            }
+        }
+    }
+
+    fn publish(
+        &mut self,
+        name: &str,
+        kind: candidates::Kind,
+        skip_proof: bool,
+        ends: End,
+        hub_restarts: usize,
+    ) -> anyhow::Result<Value> {
+        let started = seconds(&self.clock);
+        let champion = self.champion();
+        let version = self.versions() + 1;
+        let key = cloud_hub::release_key::load(&self.site.hub_directory.join("release.key"))?;
+        let package = self.package(champion)?;
+        let bytes = kind.make(&package, ModelVersion(u32::try_from(version)?), &key)?;
+        let path = format!("models/{MODEL}/versions?by=plan&skip_proof={skip_proof}");
+        let taken = self.api.post_bytes(&path, &bytes)?;
+        let mut watch = Watch::default();
+        let (ended, reason) = match taken {
+            Err(reason) => (End::Refused, reason),
+            Ok(()) => self.follow(version, champion, hub_restarts, &mut watch)?,
+        };
+        let took = seconds(&self.clock) - started;
+        let as_planned = ended == ends && watch.excess == 0 && watch.back_s.is_none_or(|back| back <= BACK_DEADLINE_S);
+        let tone = if as_planned { Tone::Good } else { Tone::Refused };
+        self.story.tell(tone, &format!("{name}: {} after {took:.1} s: {reason}", in_words(ended)));
+        Ok(json!({
+            "step": "publish", "kind": name, "skip_proof": skip_proof, "version": version, "ended": ended, "reason": reason,
+            "most_boxes": watch.most, "beyond_its_stage": watch.excess, "back_on_the_box_s": watch.back_s,
+            "hub_restarts": hub_restarts, "seconds": took, "as_planned": as_planned,
+        }))
+    }
+
+    /// Watches a rollout to its end.
+    fn follow(
+        &mut self,
+        version: u64,
+        champion: u64,
+        hub_restarts: usize,
+        watch: &mut Watch,
+    ) -> anyhow::Result<(End, String)> {
+        let deadline = seconds(&self.clock) + ROLLOUT_DEADLINE_S;
+        let mut restarts_left = hub_restarts;
+        let mut rollout = json!(null);
+        while seconds(&self.clock) < deadline {
+            let served = self.serving(version);
+            // What the hub shows is older than what boxes say by up to this.
+            pause(PICTURE_AGE);
+            if let Ok(rollouts) = self.api.items("rollouts")
+                && let Some(found) = rollouts.into_iter().rfind(|rollout| rollout["version"] == version)
+            {
+                rollout = found;
+                watch.look(served, &rollout, self.names.len());
+            }
+            if !rollout["ended"].is_null() {
+                break;
+            }
+            if restarts_left > 0 {
+                restarts_left -= 1;
+                self.site.restart_hub()?;
+            }
+            pause(POLL);
+        }
+        let reason = rollout["log"].as_array().and_then(|log| log.last()).map(|said| said["said"].clone());
+        let reason = reason.as_ref().and_then(Value::as_str).unwrap_or("it did not end").to_owned();
+        match rollout["state"].as_str() {
+            Some("released") => {
+                self.wait("every box to serve it", |fleet| fleet.serving(version) == fleet.online())?;
+                Ok((End::Released, reason))
+            }
+            Some("rolled_back") => {
+                let since = seconds(&self.clock);
+                self.wait("every box to go back", |fleet| fleet.serving(champion) == fleet.online())?;
+                watch.back_s = Some(seconds(&self.clock) - since);
+                Ok((End::RolledBack, reason))
+            }
+            other => bail!("version {version} is {other:?} after {ROLLOUT_DEADLINE_S} s"),
+        }
+    }
+
+    /// The package of a version.
+    fn package(&self, version: u64) -> anyhow::Result<Vec<u8>> {
+        let versions = self.api.items(&format!("models/{MODEL}/versions"))?;
+        let found = versions.iter().find(|one| one["version"] == version).context("the champion's version")?;
+        let digest = found["digest"].as_str().unwrap_or_default();
+        let file = self.site.hub_directory.join("packages").join(format!("{digest}.tide"));
+        std::fs::read(&file).with_context(|| format!("read {}", file.display()))
+    }
+
+    fn champion(&self) -> u64 {
+        self.api.get(&format!("models/{MODEL}")).ok().and_then(|model| model["champion"].as_u64()).unwrap_or(0)
+    }
+
+    fn versions(&self) -> u64 {
+        let versions = self.api.items(&format!("models/{MODEL}/versions")).unwrap_or_default();
+        versions.iter().filter_map(|one| one["version"].as_u64()).max().unwrap_or(0)
+    }
+
+    fn online(&self) -> usize {
+        self.names.len() - self.offline
+    }
+
+    /// Boxes that are online, serve a version and have answered.
+    fn serving(&self, version: u64) -> usize {
+        self.seen(|seen, name| seen.number(name, "/model/version") == version)
+    }
+
+    fn seen(&self, is: impl Fn(&crate::observe::Seen, &str) -> bool) -> usize {
+        let online = &self.names[..self.online()];
+        self.observer.look(|seen| {
+            online.iter().filter(|name| seen.status.contains_key(name.as_str()) && is(seen, name.as_str())).count()
+        })
+    }
+
+    fn wait(&self, what: &str, ready: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
+        let deadline = seconds(&self.clock) + ROLLOUT_DEADLINE_S;
+        while seconds(&self.clock) < deadline {
+            if ready(self) {
+                return Ok(());
+            }
+            pause(POLL);
+        }
+        bail!("waited {ROLLOUT_DEADLINE_S} s for {what}")
+    }
+}
+
+/// What is looked for while a version is rolled out.
+#[derive(Debug, Default)]
+struct Watch {
+    /// Boxes that served it at once, at most.
+    most: usize,
+    /// How many that was beyond what its stage allows.
+    excess: usize,
+    /// Until no box served it, from its end on.
+    back_s: Option<f64>,
+}
+
+impl Watch {
+    /// `served` was counted before the rollout was asked for, which only grows.
+    fn look(&mut self, served: usize, rollout: &Value, boxes: usize) {
+        self.most = self.most.max(served);
+        let stage = rollout["stage"].as_u64().unwrap_or(1) as usize;
+        let percent = rollout["stages"][stage - 1]["percent"].as_u64().unwrap_or(100) as usize;
+        let allowed = (boxes * percent).div_ceil(100).max(1);
+        self.excess = self.excess.max(served.saturating_sub(allowed));
+    }
+}
+
+/// Readings that come in all the time, at every box.
+struct Live {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<anyhow::Result<u64>>,
+}
+
+impl Live {
+    fn start(
+        mut publisher: Publisher,
+        scenario: &Scenario,
+        names: &[AgentId],
+        readings_per_s: u64,
+    ) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let rows: Vec<Row> =
+            scenario.phases[0].recordings.iter().flat_map(|recording| recording.rows.iter().cloned()).collect();
+        let (stream, channels, names) = (scenario.stream.clone(), scenario.channels.clone(), names.to_vec());
+        let work = move || {
+            // Later than everything that was measured before, a second apart.
+            let begin_ms = rows.last().map_or(0, |row| row.time_ms) + 24 * 3_600_000;
+            let mut published = 0;
+            for second in 0.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let row = &rows[second % rows.len()];
+                let row = Row { time_ms: begin_ms + 1_000 * second as i64, known_normal: false, ..row.clone() };
+                for name in &names {
+                    publisher.publish(name.as_str(), &stream, &channels, &row)?;
+                    published += 1;
+                }
+                pause(Duration::from_secs_f64(1.0 / readings_per_s as f64));
+            }
+            Ok(published)
+        };
+        Ok(Self { stop, thread: std::thread::Builder::new().name("live".into()).spawn(work)? })
+    }
+
+    fn stop(self) -> anyhow::Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the live readings broke off"))?
+    }
+}
+
+fn seconds(clock: &Clock) -> f64 {
+    clock.monotonic().as_seconds()
+}
+
+fn in_words(ended: End) -> &'static str {
+    match ended {
+        End::Refused => "refused",
+        End::RolledBack => "rolled back",
+        End::Released => "released",
+    }
+}

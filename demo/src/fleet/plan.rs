@@ -1,0 +1,108 @@
+//! What is to happen to a fleet: a TOML file.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use shared::config::{ConfigError, Problems, Source};
+use toml::Spanned;
+
+use super::candidates::Kind;
+
+/// Boxes of a plan, at most: what one process and its broker carry.
+const MAX_BOXES: u64 = 500;
+
+/// A plan.
+#[derive(Debug, Clone)]
+pub struct FleetPlan {
+    /// What it shows, in a sentence.
+    pub says: String,
+    /// Boxes, if the command line does not say.
+    pub boxes: usize,
+    /// Readings a second that each box takes in.
+    pub readings_per_s: u64,
+    /// The stages of a rollout: percent and seconds.
+    pub stages: Vec<(u8, f64)>,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One thing that happens.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Step {
+    /// A version of this kind is brought to the hub.
+    Publish {
+        /// What is wrong with it.
+        kind: Kind,
+        /// Whether the hub takes it without proof.
+        #[serde(default)]
+        skip_proof: bool,
+        /// How it must end.
+        ends: End,
+        /// How often the hub is stopped and started while it is rolled out.
+        #[serde(default)]
+        hub_restarts: usize,
+    },
+    /// The last so many boxes go offline.
+    Offline(usize),
+    /// Every box is online again, and must serve the champion.
+    Online {},
+}
+
+/// How a version ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The hub does not take it.
+    Refused,
+    /// Boxes go back from it.
+    RolledBack,
+    /// Every box serves it.
+    Released,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPlan {
+    says: String,
+    boxes: Spanned<u64>,
+    readings_per_s: Spanned<u64>,
+    stage: Vec<RawStage>,
+    step: Spanned<Vec<Step>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStage {
+    percent: u8,
+    #[serde(default)]
+    soak_s: f64,
+}
+
+impl FleetPlan {
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// Says where in the file what is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let source = Source::read(path, |path| std::fs::File::open(path))?;
+        let raw: RawPlan = source.parse()?;
+        let mut problems = Problems::new(&source);
+        if !(1..=MAX_BOXES).contains(raw.boxes.get_ref()) {
+            problems.at(raw.boxes.span(), format!("{} boxes; 1 to {MAX_BOXES} are allowed", raw.boxes.get_ref()));
+        }
+        if !(1..=1_000).contains(raw.readings_per_s.get_ref()) {
+            problems.at(raw.readings_per_s.span(), "1 to 1000 readings a second are allowed");
+        }
+        if raw.step.get_ref().is_empty() {
+            problems.at(raw.step.span(), "a plan without a step shows nothing");
+        }
+        problems.finish(Some(Self {
+            says: raw.says,
+            boxes: *raw.boxes.get_ref() as usize,
+            readings_per_s: *raw.readings_per_s.get_ref(),
+            stages: raw.stage.iter().map(|stage| (stage.percent, stage.soak_s)).collect(),
+            steps: raw.step.into_inner(),
+        }))
+    }
+}

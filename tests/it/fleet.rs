@@ -1,0 +1,71 @@
+//! Fleets in one process, and what became of every version in the hub's history.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tests::program;
+
+/// Runs a plan; gives what it says and where its data is.
+fn run(plan: &str, boxes: &str, data: &Path) -> Value {
+    let plan = Path::new(env!("CARGO_MANIFEST_DIR")).join("plans").join(plan);
+    let output = Command::new(program("demo").expect("built"))
+        .args(["--fleet", boxes, "--output", "json", "--plan"])
+        .arg(plan)
+        .arg("--data")
+        .arg(data)
+        .output()
+        .expect("runs");
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    assert!(output.status.success(), "{}\n{result:#}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((&result["as_planned"], &result["published"]), (&true.into(), &result["at_hub"]));
+    result
+}
+
+fn audit(arguments: &[&str], hub: &Path) -> Output {
+    Command::new(program("cloud-hub").expect("built"))
+        .arg("audit")
+        .args(arguments)
+        .args(["--output", "json", "--data"])
+        .arg(hub)
+        .output()
+        .expect("runs")
+}
+
+#[test]
+fn no_bad_candidate_gets_beyond_its_stage_and_the_history_tells_it_all() {
+    let directory = tempfile::tempdir().expect("dir");
+    let data = directory.path().join("data");
+    let result = run("bad-candidates.toml", "20", &data);
+    let steps = result["steps"].as_array().expect("steps");
+    let ended = |how: &str| steps.iter().filter(|step| step["ended"] == how).count();
+    assert_eq!((ended("refused"), ended("rolled_back"), ended("released")), (18, 4, 1));
+    for step in steps.iter().filter(|step| step["ended"] == "rolled_back") {
+        assert!(step["most_boxes"].as_u64().is_some_and(|most| most <= 2), "{step}");
+    }
+
+    let hub = data.join("hub");
+    let output = audit(&["verify"], &hub);
+    let verified: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(output.status.success() && verified["rows"].as_u64().is_some_and(|rows| rows > 30), "{verified}");
+    let found = |arguments: &[&str]| -> Value { serde_json::from_slice(&audit(arguments, &hub).stdout).expect("JSON") };
+    let noisy = found(&["version", "demo-anomaly", "2"]);
+    let outcomes: Vec<&str> =
+        noisy["boxes"].as_array().expect("boxes").iter().filter_map(|one| one["outcome"].as_str()).collect();
+    assert!((1..=4).contains(&outcomes.len()) && outcomes.contains(&"serving"), "{noisy}");
+    let last = found(&["box", "box-001", "--at", "2999-01-01T00:00:00Z"]);
+    let trained = last["served"][0]["trained_on"].as_array().map_or(0, Vec::len);
+    assert!(last["served"][0]["version"] == 6 && trained >= 1, "{last}");
+}
+
+#[test]
+fn boxes_that_were_away_catch_up_without_a_wrong_version_on_the_way() {
+    let directory = tempfile::tempdir().expect("dir");
+    run("offline-boxes.toml", "12", &directory.path().join("data"));
+}
+
+#[test]
+fn a_hub_that_is_restarted_all_the_time_ends_every_rollout_as_it_must() {
+    let directory = tempfile::tempdir().expect("dir");
+    run("hub-restarts.toml", "6", &directory.path().join("data"));
+}
