@@ -208,6 +208,7 @@ fn text_of(value: &Value) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{DeploymentRow, RunRow, RunState, VersionRow};
 
     #[test]
     fn only_the_hubs_own_signature_counts_at_the_end() {
@@ -223,5 +224,88 @@ mod tests {
         let text = fs::read_to_string(&audit.path).expect("reads").replacen('7', "6", 1);
         fs::write(&audit.path, text).expect("writes");
         assert!(audit.read(key.public()).is_err());
+    }
+
+    /// A hub's folder after some versions and boxes, with its key.
+    async fn hub() -> (tempfile::TempDir, ReleaseKey) {
+        let dir = tempfile::tempdir().expect("dir");
+        let key = ReleaseKey::from_seed(&[1; 32]).expect("a key");
+        let store = Store::open(&dir.path().join("hub.sqlite")).await.expect("opens");
+        let model = ModelName::new("pump").expect("valid");
+        let mut head = None;
+        for number in 1..=3 {
+            let run = RunRow {
+                id: i64::from(number),
+                model: model.clone(),
+                trigger: "a person".into(),
+                requested_ms: 1,
+                finished_ms: Some(2),
+                state: RunState::Released,
+                version: Some(ModelVersion(number)),
+                report: json!({}),
+            };
+            let version = VersionRow {
+                model: model.clone(),
+                version: ModelVersion(number),
+                digest: Digest::of(&number.to_le_bytes()),
+                bytes: 1_000,
+                created_ms: i64::from(number),
+                parent: None,
+                trigger: "a person".into(),
+                lineage: json!({ "trained_on": [{ "rows": 100 * number }] }),
+                metrics: json!({}),
+                run: i64::from(number),
+            };
+            store.insert_version(&version, &run).await.expect("stores");
+            let deployment = DeploymentRow {
+                agent: AgentId::new("box-1").expect("valid"),
+                model: model.clone(),
+                version: ModelVersion(number),
+                digest: version.digest,
+                at_ms: 1_000 * i64::from(number),
+                outcome: "serving".into(),
+                reason: None,
+            };
+            head = store.insert_deployment(&deployment).await.expect("stores");
+        }
+        AuditHead::new(dir.path()).sign(&key, head.expect("there are rows")).expect("writes");
+        store.close().await;
+        (dir, key)
+    }
+
+    #[tokio::test]
+    async fn what_a_box_served_at_a_time_and_which_data_trained_it_is_one_question() {
+        let (dir, key) = hub().await;
+        let rows = verify(dir.path(), key.public()).await.expect("sound");
+        let agent = AgentId::new("box-1").expect("valid");
+        let (found, text) = of_box(&rows, &agent, Some(2_500));
+        assert_eq!((&found["served"][0]["version"], found["served"].as_array().map(Vec::len)), (&json!(2), Some(1)));
+        assert_eq!(found["served"][0]["trained_on"][0]["rows"], 200);
+        assert_eq!(text, "1970-01-01T00:00:02.000Z pump version 2, trained on 1 segments");
+        let (found, _) = of_version(&rows, &ModelName::new("pump").expect("valid"), ModelVersion(3));
+        assert_eq!(found["boxes"][0]["agent"], "box-1");
+    }
+
+    #[tokio::test]
+    async fn any_row_that_somebody_edits_or_deletes_in_the_database_is_found() {
+        let tables = ["UPDATE versions SET bytes = 7 WHERE version = 2", "UPDATE champions SET version = 3"];
+        let rows = (1..=7).flat_map(|row| {
+            [
+                format!("DELETE FROM history WHERE sequence = {row}"),
+                format!("UPDATE history SET body = replace(body, '1', '2') WHERE sequence = {row}"),
+                format!("UPDATE history SET at_ms = at_ms + 1 WHERE sequence = {row}"),
+            ]
+        });
+        for statement in rows.chain(tables.map(str::to_owned)) {
+            let (dir, key) = hub().await;
+            verify(dir.path(), key.public()).await.expect("sound before");
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("hub.sqlite"));
+            let pool = sqlx::SqlitePool::connect_with(options).await.expect("opens");
+            let done =
+                sqlx::query(sqlx::AssertSqlSafe(statement.clone())).execute(&pool).await.expect("somebody writes");
+            assert_eq!(done.rows_affected(), 1, "{statement}");
+            pool.close().await;
+            assert!(verify(dir.path(), key.public()).await.is_err(), "{statement}");
+        }
     }
 }

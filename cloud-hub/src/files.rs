@@ -121,6 +121,45 @@ pub fn load(path: &Path, recipe: &Recipe) -> Result<(Dataset, Vec<Skipped>), Fil
     Ok((Dataset { segments }, skipped))
 }
 
+/// The files with readings in `path`, which may be one itself, in order.
+///
+/// # Errors
+/// If a folder cannot be read, or there is none.
+pub fn tables(path: &Path) -> Result<Vec<PathBuf>, FilesError> {
+    let mut files = Vec::new();
+    find(path, MAX_DEPTH, &mut files)?;
+    files.retain(|file| !has_ending(file, &[PARQUET]));
+    files.sort();
+    if files.is_empty() { Err(FilesError::Nothing(path.to_owned())) } else { Ok(files) }
+}
+
+/// The channels of a CSV file, row after row, and which rows have a label above 0.
+///
+/// # Errors
+/// If the file cannot be read, or a channel is missing.
+pub fn read_channels(
+    path: &Path,
+    channels: &[ChannelName],
+    label: Option<&str>,
+) -> Result<(Vec<f64>, Vec<bool>), FilesError> {
+    let file = File::open(path).map_err(|source| FilesError::Io { path: path.to_owned(), source })?;
+    let options = TableOptions {
+        delimiter: None,
+        time_column: None,
+        label_column: label.map(str::to_owned),
+        interval_ms: 0,
+        skips_bad_rows: false,
+    };
+    let mut table = Table::open(path, file, channels, options)?;
+    let (mut values, mut labelled) = (Vec::new(), Vec::new());
+    while let Some(row) = table.next_row(&mut values)? {
+        if let Row::Reading { label, .. } = row {
+            labelled.push(label.and_then(|label| label.parse().ok()).is_some_and(|label: f64| label > 0.0));
+        }
+    }
+    Ok((values, labelled))
+}
+
 fn find(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), FilesError> {
     let io_error = |source| FilesError::Io { path: path.to_owned(), source };
     if !fs::metadata(path).map_err(io_error)?.is_dir() {

@@ -4,6 +4,7 @@
 //! and training are tasks beside it, one at a time each. Shutdown closes the link, lets the log finish what it has,
 //! compacts it, and then lets go of the shells.
 
+pub mod drift_files;
 mod intake;
 pub mod offline;
 mod parts;

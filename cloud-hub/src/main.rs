@@ -1,5 +1,7 @@
 //! `cloud-hub`: the command line.
 
+mod look;
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use cloud_hub::audit;
 use cloud_hub::authority::{self, Subject};
 use cloud_hub::clock;
 use cloud_hub::config::Config;
@@ -25,6 +26,8 @@ use shared::ids::{AgentId, ModelName, ModelVersion};
 use shared::package::signature::PublicKey;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+use look::{AuditCommand, Drift, find_drift, look_back};
 
 /// Exit code for a configuration that cannot be used (EX_CONFIG), so that a service manager does not try again.
 const EXIT_CONFIG: u8 = 78;
@@ -75,6 +78,8 @@ enum Command {
     /// Looks into packages.
     #[command(subcommand)]
     Package(PackageCommand),
+    /// Looks for drift in recordings, each file against its own first readings.
+    Drift(Drift),
     /// Looks into a hub's history of versions.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -202,41 +207,6 @@ enum PackageCommand {
 }
 
 #[derive(Subcommand)]
-enum AuditCommand {
-    /// Proves that nothing in the history was changed, taken out or put in. Exit code 1 if something was.
-    Verify(AuditArguments),
-    /// What a box served, and which data trained it.
-    Box {
-        /// The box.
-        agent: AgentId,
-        /// Only what it served at this time (RFC 3339).
-        #[arg(long)]
-        at: Option<chrono::DateTime<chrono::Utc>>,
-        #[command(flatten)]
-        audit: AuditArguments,
-    },
-    /// Which boxes ever served a version.
-    Version {
-        /// The model.
-        model: ModelName,
-        /// The version.
-        version: u32,
-        #[command(flatten)]
-        audit: AuditArguments,
-    },
-}
-
-#[derive(clap::Args)]
-struct AuditArguments {
-    /// The hub's data folder.
-    #[arg(long)]
-    data: PathBuf,
-    /// How to print the result.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
-}
-
-#[derive(Subcommand)]
 enum KeyCommand {
     /// Makes a release key, and prints its public half.
     Create {
@@ -290,6 +260,7 @@ fn main() -> ExitCode {
         Command::Package(command) => look_into(command),
         Command::Key(command) => show_key(&command),
         Command::Audit(command) => look_back(&command),
+        Command::Drift(drift) => find_drift(&drift),
         Command::Ca(command) => certify(command),
     };
     match result {
@@ -519,21 +490,6 @@ fn look_into(command: PackageCommand) -> Result<(), Failure> {
         Output::Json => say(&report.to_string()),
         Output::Text => say(&to_text(&report)),
     }
-}
-
-fn look_back(command: &AuditCommand) -> Result<(), Failure> {
-    let (AuditCommand::Verify(arguments)
-    | AuditCommand::Box { audit: arguments, .. }
-    | AuditCommand::Version { audit: arguments, .. }) = command;
-    let key = release_key::load(&arguments.data.join("release.key")).map_err(Failure::new)?.public();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
-    let rows = runtime.block_on(audit::verify(&arguments.data, key)).map_err(Failure::new)?;
-    let (value, text) = match command {
-        AuditCommand::Verify(_) => audit::summary(&rows),
-        AuditCommand::Box { agent, at, .. } => audit::of_box(&rows, agent, at.map(|at| at.timestamp_millis())),
-        AuditCommand::Version { model, version, .. } => audit::of_version(&rows, model, ModelVersion(*version)),
-    };
-    say(&if arguments.output == Output::Json { value.to_string() } else { text })
 }
 
 fn show_key(command: &KeyCommand) -> Result<(), Failure> {

@@ -173,6 +173,8 @@ fn drift(core: &HubCore) -> Value {
                 "raised": time(alarm.raised_ms),
                 "cleared": alarm.cleared_ms.map(time),
                 "rows_in_excess": alarm.rows,
+                "cause": alarm.cause,
+                "because": alarm.cause.in_words(),
                 "statistic": "jensen_shannon_bits",
                 "channels": alarm.channels,
             })

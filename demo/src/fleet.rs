@@ -3,10 +3,10 @@
 pub mod candidates;
 pub mod plan;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use edge_agent::clock::Clock;
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::ids::{AgentId, ModelVersion};
+use shared::ids::{AgentId, ChannelName, ModelVersion};
 
 use crate::broker;
 use crate::observe::Observer;
@@ -24,7 +24,7 @@ use crate::publish::Publisher;
 use crate::scenario::{Row, Scenario};
 use crate::site::{MODEL, Plan, Site};
 use crate::story::{Story, Tone};
-use plan::{End, FleetPlan, Step};
+use plan::{End, FleetPlan, SensorFault, Step};
 
 /// How often the hub and the boxes are looked at.
 const POLL: Duration = Duration::from_millis(50);
@@ -122,7 +122,7 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
     );
     let mut steps = Vec::new();
     for step in &plan.steps {
-        steps.push(fleet.step(step)?);
+        steps.push(fleet.step(step, &live)?);
     }
     let published = baseline + live.stop()?;
     fleet.wait("every reading at the hub", |fleet| fleet.api.at_hub().is_ok_and(|at_hub| at_hub >= published))?;
@@ -153,8 +153,12 @@ impl Fleet<'_> {
         Ok(published)
     }
 
-    fn step(&mut self, step: &Step) -> anyhow::Result<Value> {
+    fn step(&mut self, step: &Step, live: &Live) -> anyhow::Result<Value> {
         match step {
+            Step::Sensor { number, channel, fault, cause } => {
+                let name = self.names[number.saturating_sub(1).min(self.names.len() - 1)].clone();
+                self.sensor(live, &name, channel, *fault, cause)
+            }
             Step::Offline(count) => {
                 self.offline = (*count).min(self.names.len());
                 self.left_with = self.champion();
@@ -190,6 +194,47 @@ impl Fleet<'_> {
                 self.publish(&name, *kind, *skip_proof, *ends, *hub_restarts)
             }
         }
+    }
+
+    /// Spoils a sensor until the hub says what it takes that for.
+    fn sensor(
+        &self,
+        live: &Live,
+        name: &AgentId,
+        channel: &ChannelName,
+        fault: SensorFault,
+        cause: &str,
+    ) -> anyhow::Result<Value> {
+        let runs = || self.api.items("retraining-runs").map_or(0, |runs| runs.len());
+        let before = runs();
+        let started = seconds(&self.clock);
+        live.spoil(name, channel, Some(fault))?;
+        let alarm = |fleet: &Self| -> Option<Value> {
+            let alarms = fleet.api.get("drift").ok()?["alarms"].as_array()?.clone();
+            alarms.into_iter().rfind(|alarm| alarm["agent"] == name.as_str() && alarm["cleared"].is_null())
+        };
+        self.wait("an alarm", |fleet| alarm(fleet).is_some())?;
+        let alarm = alarm(self).unwrap_or_default();
+        let took = seconds(&self.clock) - started;
+        let others = self.api.get("drift")?["alarms"].as_array().map_or(0, |alarms| {
+            alarms.iter().filter(|alarm| alarm["agent"] != name.as_str() && alarm["cleared"].is_null()).count()
+        });
+        live.spoil(name, channel, None)?;
+        self.wait("the alarm to end", |fleet| {
+            let alarms = fleet.api.get("drift").unwrap_or_default();
+            alarms["alarms"].as_array().is_some_and(|alarms| alarms.iter().all(|alarm| !alarm["cleared"].is_null()))
+        })?;
+        let trained = runs() - before;
+        let named = alarm["cause"]["channel"] == channel.as_str() && alarm["cause"]["kind"] == cause;
+        let as_planned = named && trained == 0 && others == 0;
+        let because = alarm["because"].as_str().unwrap_or_default().to_owned();
+        let tone = if as_planned { Tone::Good } else { Tone::Refused };
+        self.story.tell(tone, &format!("{name}: {because}, said after {took:.1} s; {trained} trainings"));
+        Ok(json!({
+            "step": "sensor", "box": name.as_str(), "channel": channel.as_str(), "cause": alarm["cause"],
+            "because": because, "alarms_elsewhere": others, "trainings": trained, "seconds": took,
+            "as_planned": as_planned,
+        }))
     }
 
     fn publish(
@@ -339,9 +384,14 @@ impl Watch {
     }
 }
 
+type Spoilt = Arc<Mutex<BTreeMap<(AgentId, usize), SensorFault>>>;
+
 /// Readings that come in all the time, at every box.
 struct Live {
     stop: Arc<AtomicBool>,
+    channels: Vec<ChannelName>,
+    /// Sensors that say something else, by box and column.
+    spoilt: Spoilt,
     thread: JoinHandle<anyhow::Result<u64>>,
 }
 
@@ -354,6 +404,8 @@ impl Live {
     ) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let spoilt = Spoilt::default();
+        let (faults, all_channels) = (Arc::clone(&spoilt), scenario.channels.clone());
         let rows: Vec<Row> =
             scenario.phases[0].recordings.iter().flat_map(|recording| recording.rows.iter().cloned()).collect();
         let (stream, channels, names) = (scenario.stream.clone(), scenario.channels.clone(), names.to_vec());
@@ -367,7 +419,12 @@ impl Live {
                 }
                 let row = &rows[second % rows.len()];
                 let row = Row { time_ms: begin_ms + 1_000 * second as i64, known_normal: false, ..row.clone() };
+                let faults = faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 for name in &names {
+                    let mut row = row.clone();
+                    for ((_, column), fault) in faults.iter().filter(|((of, _), _)| of == name) {
+                        row.values[*column] = fault.factor * row.values[*column] + fault.offset;
+                    }
                     publisher.publish(name.as_str(), &stream, &channels, &row)?;
                     published += 1;
                 }
@@ -375,7 +432,20 @@ impl Live {
             }
             Ok(published)
         };
-        Ok(Self { stop, thread: std::thread::Builder::new().name("live".into()).spawn(work)? })
+        let thread = std::thread::Builder::new().name("live".into()).spawn(work)?;
+        Ok(Self { stop, channels: all_channels, spoilt, thread })
+    }
+
+    /// Spoils a box's sensor, or mends it.
+    fn spoil(&self, name: &AgentId, channel: &ChannelName, fault: Option<SensorFault>) -> anyhow::Result<()> {
+        let column = self.channels.iter().position(|known| known == channel);
+        let key = (name.clone(), column.with_context(|| format!("find a channel {channel}"))?);
+        let mut spoilt = self.spoilt.lock().unwrap_or_else(PoisonError::into_inner);
+        match fault {
+            Some(fault) => drop(spoilt.insert(key, fault)),
+            None => drop(spoilt.remove(&key)),
+        }
+        Ok(())
     }
 
     fn stop(self) -> anyhow::Result<u64> {

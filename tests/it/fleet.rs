@@ -69,3 +69,35 @@ fn a_hub_that_is_restarted_all_the_time_ends_every_rollout_as_it_must() {
     let directory = tempfile::tempdir().expect("dir");
     run("hub-restarts.toml", "6", &directory.path().join("data"));
 }
+
+#[test]
+fn sick_sensors_and_changed_units_are_named_and_train_nothing() {
+    let directory = tempfile::tempdir().expect("dir");
+    let result = run("sick-sensors.toml", "10", &directory.path().join("data"));
+    let because: Vec<&str> =
+        result["steps"].as_array().expect("steps").iter().filter_map(|step| step["because"].as_str()).collect();
+    let expected = [
+        "the sensor of flow is stuck",
+        "the sensor of flow measures something else than the others say",
+        "pressure is in another unit: 14.503774 times what it was, which looks like bar to psi",
+    ];
+    assert_eq!(because, expected);
+}
+
+#[test]
+fn drift_is_seen_in_every_recorded_fault_and_hardly_ever_before() {
+    let Some(data) = tests::public_data() else {
+        eprintln!("skipped: TIDELINE_DATA does not name a folder of real data");
+        return;
+    };
+    let channels = "Accelerometer1RMS,Accelerometer2RMS,Current,Pressure,Temperature,Thermocouple,Voltage,\
+                    Volume Flow RateRMS";
+    let output = Command::new(program("cloud-hub").expect("built"))
+        .args(["drift", "--channels", channels, "--label", "anomaly", "--output", "json", "--data"])
+        .arg(data.join("skab/valve1"))
+        .output()
+        .expect("runs");
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&found["files"], &found["detected"]), (&16.into(), &16.into()), "{found:#}");
+    assert!(found["false_alarms"].as_u64().is_some_and(|alarms| alarms <= 1), "{found:#}");
+}

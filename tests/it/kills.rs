@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use demo::fleet::candidates::Kind;
 use demo::observe::Observer;
 use demo::play::{HubApi, Published};
 use demo::publish::Publisher;
@@ -13,10 +14,12 @@ use rand::rngs::StdRng;
 use rand::seq::index;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
-use shared::ids::AgentId;
+use shared::ids::{AgentId, ModelVersion};
 use tests::{Process, free_port, pause};
 
 const KILLS: usize = 20;
+/// Kills of a hub that rolls versions out.
+const ROLLOUT_KILLS: usize = 12;
 /// Readings published ahead of what the agent says it has made durable.
 const WINDOW: u64 = 400;
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -67,6 +70,24 @@ fn a_box_whose_disk_was_restored_loses_nothing_new_and_merges_nothing() {
     }
 }
 
+/// Between any two of its writes: each rollout goes on where it was, and ends once.
+#[test]
+fn a_hub_that_is_killed_during_rollouts_ends_in_the_right_state() {
+    let directory = tempfile::tempdir().expect("dir");
+    let ended = World::start(directory.path(), 7).and_then(World::kill_the_hub_during_rollouts);
+    match ended {
+        Ok(ended) => {
+            assert!(ended.states.iter().all(|state| state == "released"), "{ended:?}");
+            assert_eq!((ended.champion, ended.served), (ended.newest, ended.newest), "{ended:?}");
+            assert!(
+                ended.states.len() >= 2 && ended.runs == ended.newest,
+                "nothing is trained or made twice: {ended:?}"
+            );
+        }
+        Err(error) => panic!("{error:#}; everything is kept in {}", directory.keep().display()),
+    }
+}
+
 /// Trained twice on the same readings, a model differs in its version, its time and what it was called for.
 #[test]
 fn a_box_that_has_nearly_the_same_model_is_sent_only_what_differs() {
@@ -98,6 +119,16 @@ fn a_box_that_has_nearly_the_same_model_is_sent_only_what_differs() {
         first.1,
         first.0
     );
+}
+
+/// What became of the rollouts.
+#[derive(Debug)]
+struct Ended {
+    states: Vec<String>,
+    champion: u64,
+    newest: u64,
+    served: u64,
+    runs: u64,
 }
 
 #[derive(Debug)]
@@ -203,6 +234,62 @@ impl World {
         let published = Published { agent: agent_id, pinned: false, rows: published };
         let (lost, doubled) = summary::difference(&scenario, &published, &directory.join("hub"))?;
         Ok(Seen { lost, doubled, kills, versions })
+    }
+
+    fn kill_the_hub_during_rollouts(mut self) -> anyhow::Result<Ended> {
+        let rows: Vec<Row> = self.scenario.phases[0].recordings[0].rows.iter().cycle().take(100_000).cloned().collect();
+        let first_ms = rows[0].time_ms;
+        let mut rows = rows.into_iter().enumerate().map(|(second, row)| Row {
+            time_ms: first_ms + 1_000 * second as i64,
+            known_normal: second < 1_000,
+            ..row
+        });
+        rows.by_ref().take(1_000).try_for_each(|row| self.publish(&row))?;
+        self.wait("the baseline at the hub", || self.at_hub() >= 1_000)?;
+        self.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the test" }))?;
+        self.wait("version 1", || self.versions() == 1)?;
+        let key = cloud_hub::release_key::load(&self.directory.join("hub/release.key"))?;
+        let states = |world: &Self| -> anyhow::Result<Vec<String>> {
+            let rollouts = world.api.items("rollouts")?;
+            Ok(rollouts.iter().filter_map(|rollout| Some(rollout["state"].as_str()?.to_owned())).collect())
+        };
+        let is_over = |world: &Self| states(world).is_ok_and(|states| states.iter().all(|state| state == "released"));
+        for _ in 0..ROLLOUT_KILLS {
+            if is_over(&self) {
+                let versions = self.api.items(&format!("models/{MODEL}/versions"))?;
+                let newest = versions.last().context("a version")?;
+                let digest = newest["digest"].as_str().context("its digest")?;
+                let package = std::fs::read(self.directory.join(format!("hub/packages/{digest}.tide")))?;
+                let version = u32::try_from(versions.len())? + 1;
+                let package = Kind::Good.make(&package, ModelVersion(version), &key)?;
+                let path = format!("models/{MODEL}/versions?by=the-test&skip_proof=true");
+                self.api.post_bytes(&path, &package)?.map_err(anyhow::Error::msg)?;
+            }
+            for row in rows.by_ref().take(60) {
+                self.publish(&row)?;
+            }
+            pause(Duration::from_millis(self.random.random_range(200..2_000)));
+            self.hub.kill()?;
+            self.hub.restart()?;
+            self.wait("the hub to answer", || self.versions() >= 1)?;
+        }
+        for _ in 0..50 {
+            rows.by_ref().take(20).try_for_each(|row| self.publish(&row))?;
+            pause(Duration::from_millis(100));
+        }
+        self.wait("every rollout to end", || is_over(&self))?;
+        let number = |value: &serde_json::Value| value.as_u64().unwrap_or_default();
+        let ended = Ended {
+            states: states(&self)?,
+            champion: number(&self.api.get(&format!("models/{MODEL}"))?["champion"]),
+            newest: self.versions() as u64,
+            served: self.observer.look(|seen| seen.number("line-1", "/model/version")),
+            runs: self.api.items("retraining-runs")?.len() as u64,
+        };
+        let Self { hub, agent, .. } = self;
+        agent.stop()?;
+        hub.stop()?;
+        Ok(ended)
     }
 
     /// Says how many readings are lost and doubled in the end, and under how many epochs they are at the hub.

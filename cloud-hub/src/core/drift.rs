@@ -1,12 +1,16 @@
 //! Drift of one stream from what its model was trained on: per channel a decayed histogram against the reference in
 //! the package; an alarm needs a divergence never seen on the training data, for some time on end.
 
+pub mod cause;
+pub mod own;
+
 use serde::{Deserialize, Serialize};
 use shared::drift::{DecayedHistogram, DriftReference};
 use shared::event::UnixMillis;
 use shared::ids::{AgentId, ChannelName, ModelName, ModelVersion, StreamId};
 
 use super::limits::DRIFT_FILL_ROWS;
+use cause::{Cause, Excess, Spread};
 
 /// How drift is judged, in readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,8 @@ pub struct DriftAlarm {
     pub channels: Vec<ChannelDrift>,
     /// How many readings on end had been in excess.
     pub rows: u32,
+    /// What it comes from.
+    pub cause: Cause,
 }
 
 /// How far one channel is from its reference.
@@ -67,6 +73,10 @@ pub struct DriftWatch {
     /// Position of each reference channel in a reading; absent channels are not watched.
     columns: Vec<Option<usize>>,
     histograms: Vec<DecayedHistogram>,
+    /// Sums of weights, values and squares per channel, in which old values fade as in the histograms.
+    sums: Vec<[f64; 3]>,
+    /// The newest value of each channel, and how often on end it was said.
+    newest: Vec<(f64, u32)>,
     seen: u32,
     excess_rows: u32,
     excess_known_normal_rows: u32,
@@ -104,12 +114,14 @@ impl DriftWatch {
             .iter()
             .map(|wanted| channels.iter().position(|channel| *channel == wanted.name))
             .collect();
-        let histograms =
+        let histograms: Vec<DecayedHistogram> =
             reference.channels.iter().map(|channel| DecayedHistogram::new(channel, reference.half_life)).collect();
         Self {
             version,
             reference: reference.clone(),
             columns,
+            sums: vec![[0.0; 3]; histograms.len()],
+            newest: vec![(f64::NAN, 0); histograms.len()],
             histograms,
             seen: 0,
             excess_rows: 0,
@@ -150,6 +162,31 @@ impl DriftWatch {
             .collect()
     }
 
+    /// Whether any channel is beyond its threshold now.
+    #[must_use]
+    pub fn is_in_excess(&self) -> bool {
+        self.excess_rows > 0
+    }
+
+    /// What the drift comes from, if `drifting` of the model's `streams` drift beside this one.
+    #[must_use]
+    pub fn cause(&self, drifting: usize, streams: usize) -> Cause {
+        let watched = self.columns.iter().flatten().count();
+        let channels = self.reference.channels.iter().zip(&self.sums).zip(&self.newest).zip(self.channels());
+        let excess: Vec<_> = channels
+            .filter(|(_, drift)| drift.excess)
+            .map(|(((reference, [weight, sum, square]), (_, same_rows)), drift)| {
+                // Measured from the lowest training value, so that small differences of large numbers stay exact.
+                let low = reference.edges.first().copied().unwrap_or(0.0);
+                let mean = sum / weight.max(f64::MIN_POSITIVE);
+                let variance = square / weight.max(f64::MIN_POSITIVE) - mean * mean;
+                let now = Spread { mean: low + mean, deviation: variance.max(0.0).sqrt() };
+                Excess { channel: drift.channel, before: Spread::of_reference(reference), now, same_rows: *same_rows }
+            })
+            .collect();
+        cause::of(&excess, watched, drifting, streams)
+    }
+
     /// Takes the next reading.
     pub fn add(
         &mut self,
@@ -161,11 +198,17 @@ impl DriftWatch {
         let mut excess = false;
         self.seen = self.seen.saturating_add(1);
         let judged = self.seen > DRIFT_FILL_ROWS;
-        for ((reference, histogram), column) in
-            self.reference.channels.iter().zip(&mut self.histograms).zip(&self.columns)
-        {
+        let keep = 0.5_f64.powf(1.0 / self.reference.half_life);
+        let states = self.histograms.iter_mut().zip(&mut self.sums).zip(&mut self.newest);
+        let channels = self.reference.channels.iter().zip(states).zip(&self.columns);
+        for ((reference, ((histogram, sums), newest)), column) in channels {
             if let Some(value) = column.and_then(|column| values.get(column)) {
                 histogram.add(reference, *value);
+                *newest = if newest.0 == *value { (*value, newest.1.saturating_add(1)) } else { (*value, 1) };
+                if value.is_finite() {
+                    let shifted = value - reference.edges.first().copied().unwrap_or(0.0);
+                    *sums = [keep * sums[0] + 1.0, keep * sums[1] + shifted, keep * sums[2] + shifted * shifted];
+                }
                 excess |= judged && histogram.divergence(reference) > reference.threshold;
             }
         }

@@ -18,6 +18,14 @@ pub const SEGMENTS_KEPT: usize = 256;
 pub const RECENT_TIMES: usize = 1_024;
 /// Drift alarms shown; all of them are in the database.
 pub const ALARMS_KEPT: usize = 256;
+/// From this share of a model's streams on that drift together, it is the world.
+pub const COHORT_SHARE: f64 = 0.3;
+/// Readings on end with the very same value, after which a sensor is stuck: two half-lives and more.
+pub const STUCK_ROWS: u32 = 100;
+/// How far a mean may be from where a change of unit would put it, as a share of how far that is.
+pub const UNIT_MEAN_TOLERANCE: f64 = 0.1;
+/// By what factor a spread may differ from what a change of unit would make of it: a machine varies.
+pub const UNIT_SPREAD_TOLERANCE: f64 = 2.0;
 /// Readings before a live histogram is judged: a half-full one differs from any reference.
 pub const DRIFT_FILL_ROWS: u32 = 60;
 /// Runs shown; all of them are in the database.

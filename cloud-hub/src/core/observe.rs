@@ -150,6 +150,13 @@ impl Observed {
         self.alarms.iter()
     }
 
+    /// Whether a stream is in alarm for something that no model is to learn: a sick sensor, another unit.
+    #[must_use]
+    pub fn is_suspect(&self, (agent, stream): &StreamKey) -> bool {
+        let is_open = |alarm: &&DriftAlarm| alarm.cleared_ms.is_none() && !alarm.cause.calls_for_training();
+        self.alarms.iter().filter(is_open).any(|alarm| (&alarm.agent, &alarm.stream) == (agent, stream))
+    }
+
     /// The regimes of a model, oldest first: each is a point from which a new model could be trained on everything
     /// that follows.
     #[must_use]
@@ -309,6 +316,16 @@ impl Observed {
         match watch.add(spec.drift, reading.time_ms, &reading.values, reading.known_normal) {
             None => {}
             Some(Change::Raised { rows }) => {
+                let others = self.watches.iter().filter(|(other, watch)| {
+                    **other != key && watch.version() == *version && specs_of(specs, &other.1) == Some(&spec.name)
+                });
+                let (drifting, streams) = others.fold((0, 1), |(drifting, streams), (_, watch)| {
+                    (drifting + usize::from(watch.is_raised() || watch.is_in_excess()), streams + 1)
+                });
+                let Some(watch) = self.watches.get(&key) else {
+                    return;
+                };
+                let cause = watch.cause(drifting, streams);
                 self.durable.raised.insert(key.clone(), (*version, reading.time_ms));
                 let channels: Vec<_> = watch.channels().into_iter().filter(|channel| channel.excess).collect();
                 let alarm = DriftAlarm {
@@ -320,8 +337,11 @@ impl Observed {
                     cleared_ms: None,
                     channels,
                     rows,
+                    cause,
                 };
-                self.drifted(position, &key, reference_rows(rows, reference), &alarm);
+                if alarm.cause.calls_for_training() {
+                    self.drifted(position, &key, reference_rows(rows, reference), &alarm);
+                }
                 self.keep_alarm(alarm, effects);
             }
             Some(Change::Cleared { raised_ms }) => {
@@ -374,6 +394,10 @@ impl Observed {
         }
         self.alarms.push_back(alarm);
     }
+}
+
+fn specs_of<'a>(specs: &'a [ModelSpec], stream: &StreamId) -> Option<&'a ModelName> {
+    ModelSpec::of(specs, stream).map(|spec| &spec.name)
 }
 
 /// Ends an alarm with its stream's newest reading.

@@ -387,7 +387,8 @@ fn select(
 ) -> (u64, Selection) {
     let mut needs = 0;
     let mut segments = Vec::new();
-    for ((agent, stream), facts) in observed.streams().filter(|((_, stream), _)| spec.covers(stream)) {
+    let ours = observed.streams().filter(|(key, _)| spec.covers(&key.1) && !observed.is_suspect(key));
+    for ((agent, stream), facts) in ours {
         let runs = facts.segments.runs_since(since_position, with_open);
         for run in runs.into_iter().filter(|run| run.rows >= spec.retrain.min_segment_rows) {
             needs = needs.max(run.last_position + 1);

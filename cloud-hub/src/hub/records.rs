@@ -181,7 +181,7 @@ pub(super) fn alarms(stored: &Stored) -> Result<Vec<DriftAlarm>, HubError> {
         .drift
         .iter()
         .map(|row| {
-            let (channels, rows) = serde_json::from_value(row.channels.clone())
+            let (channels, rows, cause) = serde_json::from_value(row.channels.clone())
                 .map_err(|error| HubError::Record(format!("drift of {}: {error}", row.stream)))?;
             Ok(DriftAlarm {
                 model: row.model.clone(),
@@ -192,6 +192,7 @@ pub(super) fn alarms(stored: &Stored) -> Result<Vec<DriftAlarm>, HubError> {
                 cleared_ms: row.cleared_ms,
                 channels,
                 rows,
+                cause,
             })
         })
         .collect()
@@ -275,6 +276,6 @@ fn drift_row(alarm: &DriftAlarm) -> DriftRow {
         raised_ms: alarm.raised_ms,
         cleared_ms: alarm.cleared_ms,
         version: alarm.version,
-        channels: json!([alarm.channels, alarm.rows]),
+        channels: json!([alarm.channels, alarm.rows, alarm.cause]),
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use shared::config::{ConfigError, Problems, Source};
+use shared::ids::ChannelName;
 use toml::Spanned;
 
 use super::candidates::Kind;
@@ -43,10 +44,32 @@ pub enum Step {
         #[serde(default)]
         hub_restarts: usize,
     },
+    /// A sensor of one box says something else from now on. The hub must name it, and train nothing.
+    Sensor {
+        /// The box, from 1.
+        number: usize,
+        /// The channel.
+        channel: ChannelName,
+        /// What happens to its values.
+        #[serde(flatten)]
+        fault: SensorFault,
+        /// What the hub must take it for: `sensor` or `unit`.
+        cause: String,
+    },
     /// The last so many boxes go offline.
     Offline(usize),
     /// Every box is online again, and must serve the champion.
     Online {},
+}
+
+/// What happens to a sensor's values.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct SensorFault {
+    /// What they are multiplied with; 0 for a sensor that is stuck.
+    pub factor: f64,
+    /// What is added.
+    #[serde(default)]
+    pub offset: f64,
 }
 
 /// How a version ends.
