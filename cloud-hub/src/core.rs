@@ -446,6 +446,7 @@ impl HubCore {
         }
         let (next, mark) = self.observed.reached(&key).unwrap_or((hello.base, None));
         let newest_epoch = self.observed.newest_epoch(&key.0).max(key.1);
+        self.note_served(now, &key.0, &hello, effects);
         self.sessions.hello(now, connection, hello, next, effects);
         let message = HubToEdge::Welcome { next, mark, newest_epoch, time_ms: now };
         effects.push(Effect::Send { connection, message });

@@ -520,7 +520,11 @@ fn certify(command: CaCommand) -> Result<(), Failure> {
 }
 
 fn say(text: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout(), "{text}").map_err(|error| Failure::new(format!("write: {error}")))
+    match writeln!(std::io::stdout(), "{text}") {
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Failure::new(format!("write: {error}"))),
+    }
 }
 
 fn start_logging(format: LogFormat) {

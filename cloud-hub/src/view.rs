@@ -11,6 +11,9 @@ use crate::core::retrain::{Run, RunState};
 use crate::core::rollout::Rollout;
 use crate::train::Progress;
 
+/// Rollouts shown; all of them are in the database.
+const ROLLOUTS_SHOWN: usize = 50;
+
 /// A picture of the hub.
 #[derive(Debug, Clone, Default)]
 pub struct View {
@@ -42,7 +45,7 @@ pub fn picture(core: &HubCore, progress: Option<&(i64, Progress)>) -> View {
         models: core.specs().iter().map(|spec| (spec.name.clone(), model(core, &spec.name))).collect(),
         drift: drift(core),
         runs: core.retraining().runs().map(|run| show_run(run, progress)).collect(),
-        rollouts: core.registry().rollouts().map(|rollout| show_rollout(core, rollout)).collect(),
+        rollouts: rollouts(core),
         ledger: ledger(core, [appended, observed, compacted]),
         ready: true,
     }
@@ -136,7 +139,21 @@ fn show_release(release: &Release) -> Value {
     })
 }
 
-fn show_rollout(core: &HubCore, rollout: &Rollout) -> Value {
+/// The newest rollouts, oldest first. Boxes are listed while they matter: a fleet is large, and a picture is often taken.
+fn rollouts(core: &HubCore) -> Vec<Value> {
+    let newest = core.registry().rollouts().next_back().map(|rollout| rollout.id);
+    let mut shown: Vec<Value> = core
+        .registry()
+        .rollouts()
+        .rev()
+        .take(ROLLOUTS_SHOWN)
+        .map(|rollout| show_rollout(core, rollout, !rollout.state.is_over() || Some(rollout.id) == newest))
+        .collect();
+    shown.reverse();
+    shown
+}
+
+fn show_rollout(core: &HubCore, rollout: &Rollout, lists_boxes: bool) -> Value {
     let serves = |agent: &AgentId| {
         let facts = core.sessions().facts(agent);
         facts.and_then(|facts| facts.hello.serving.as_ref()).is_some_and(|serving| serving.digest == rollout.digest)
@@ -151,7 +168,9 @@ fn show_rollout(core: &HubCore, rollout: &Rollout) -> Value {
         "stages": rollout.rules.stages,
         "started": time(rollout.started_ms),
         "ended": rollout.ended_ms.map(time),
-        "boxes": rollout.boxes.iter().map(|agent| json!({
+        "box_count": rollout.boxes.len(),
+        "failed_count": rollout.failed.len(),
+        "boxes": rollout.boxes.iter().filter(|_| lists_boxes).map(|agent| json!({
             "agent": agent.as_str(),
             "serving": serves(agent),
             "failed": rollout.failed.get(agent),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use shared::ids::{AgentId, ModelName, ModelVersion};
-use shared::wire::message::{HubToEdge, ModelOutcome, ModelReport};
+use shared::wire::message::{Hello, HubToEdge, ModelOutcome, ModelReport};
 
 use super::limits::ROLLOUT_INTERVAL_MS;
 use super::observe::PredictionCounts;
@@ -36,6 +36,16 @@ impl HubCore {
         }
         self.rollouts_at = now;
         effects.push(Effect::RecordDeployment { agent, report, at_ms: now });
+    }
+
+    /// What a box serves when it greets may be news: its report was lost with a connection.
+    pub(super) fn note_served(&self, now: Now, agent: &AgentId, hello: &Hello, effects: &mut Vec<Effect>) {
+        let before = self.sessions.facts(agent).and_then(|facts| facts.hello.serving.as_ref());
+        if let Some(serving) = hello.serving.as_ref().filter(|serving| Some(*serving) != before) {
+            let (model, digest) = (serving.model.clone(), serving.digest);
+            let report = ModelReport { model, digest, outcome: ModelOutcome::Serving };
+            effects.push(Effect::RecordDeployment { agent: agent.clone(), report, at_ms: now });
+        }
     }
 
     pub(super) fn trained(&mut self, now: Now, run: i64, outcome: RunOutcome, effects: &mut Vec<Effect>) {

@@ -255,7 +255,10 @@ impl ModelSlot {
         if incoming.received == incoming.offer.bytes {
             incoming.loading = true;
             let model = incoming.offer.served();
-            self.state.previous = self.serving.clone().or(self.state.previous.take());
+            // What is on trial itself is nothing to go back to, unless there is nothing else.
+            if self.trial.is_over() || self.state.previous.is_none() {
+                self.state.previous = self.serving.clone().or(self.state.previous.take());
+            }
             self.state.serving = Some(model.clone());
             self.state.trial_starts = Some(1);
             self.remember_and_load(model, effects);

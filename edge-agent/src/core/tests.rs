@@ -525,6 +525,16 @@ fn a_model_that_ends_the_agent_is_found_out_by_its_starts() {
 }
 
 #[test]
+fn what_is_on_trial_is_nothing_to_go_back_to() {
+    let (mut core, old, _) = on_trial();
+    let next = offer(4, 10);
+    handle(&mut core, 700, Event::FromHub(HubToEdge::Offer(next.clone())));
+    let chunk = HubToEdge::Chunk { digest: next.digest, offset: 0, base: None, part: part(10) };
+    let slot = remembered(&handle(&mut core, 701, Event::FromHub(chunk))).expect("before it is loaded");
+    assert_eq!((slot.serving, slot.previous), (Some(next.served()), Some(old)));
+}
+
+#[test]
 fn a_hub_that_takes_a_version_back_costs_no_transfer() {
     let (mut core, old, new) = on_trial();
     answer(&mut core, 1_000, &new, 10, 0.5);
