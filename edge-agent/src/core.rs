@@ -392,9 +392,10 @@ impl EdgeCore {
         self.slot.serving()
     }
 
-    /// Ends the open group commit, for shutdown.
+    /// Ends the open group commit, and notes that the agent was told to stop.
     pub fn flush(&mut self, effects: &mut Vec<Effect>) {
         self.spool.flush(effects);
+        self.slot.stop(effects);
     }
 
     /// Whether everything taken in is durable.

@@ -201,6 +201,7 @@ impl HubCore {
             .filter(|facts| ours.contains(&facts.agent) || !others.contains(&facts.agent))
             .map(|facts| Member {
                 agent: facts.agent.clone(),
+                has_streams: ours.contains(&facts.agent),
                 connected: facts.connected,
                 serving: facts.hello.serving.as_ref().map(|serving| serving.digest),
             })

@@ -137,6 +137,8 @@ pub struct Member {
     pub connected: bool,
     /// The package it serves.
     pub serving: Option<Digest>,
+    /// Whether it ever had a reading to answer: one that never had does not hold a rollout up.
+    pub has_streams: bool,
 }
 
 /// What answers say, so far: of the version that is rolled out, and of the one before.
@@ -332,7 +334,7 @@ impl Rollout {
         let expected = members
             .iter()
             .filter(|member| self.boxes.contains(&member.agent) && !self.failed.contains_key(&member.agent))
-            .filter(|member| member.connected);
+            .filter(|member| member.connected && (member.has_streams || member.serving == Some(self.digest)));
         let mut count = 0;
         expected.inspect(|_| count += 1).all(|member| member.serving == Some(self.digest)) && count > 0
     }
@@ -394,7 +396,9 @@ mod tests {
     }
 
     fn members(count: usize) -> Vec<Member> {
-        (0..count).map(|index| Member { agent: agent(index), connected: true, serving: None }).collect()
+        (0..count)
+            .map(|index| Member { agent: agent(index), connected: true, serving: None, has_streams: true })
+            .collect()
     }
 
     /// Boxes take what they should.
@@ -457,11 +461,12 @@ mod tests {
     fn offline_boxes_do_not_hold_it_up_and_a_fleet_that_is_away_does_until_the_deadline() {
         let (mut rollout, mut boxes) = (rollout(rules(&[50, 100])), members(4));
         boxes[0].connected = false;
+        boxes.push(Member { agent: agent(9), connected: true, serving: None, has_streams: false });
         for now_ms in (0..10).map(|step| step * 500) {
             rollout.advance(now_ms, &boxes, Answers::default());
-            take(&rollout, &mut boxes);
+            take(&rollout, &mut boxes[..4]);
         }
-        assert_eq!(rollout.state, RolloutState::Released);
+        assert_eq!(rollout.state, RolloutState::Released, "a box without readings does not hold it up either");
         assert_eq!(rollout.wants(&agent(0)), ModelVersion(5), "it catches up");
 
         let (mut rollout, mut boxes) = (self::rollout(rules(&[50, 100])), members(4));

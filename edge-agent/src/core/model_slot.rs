@@ -124,6 +124,14 @@ impl ModelSlot {
         effects.push(Effect::Remember(self.state.clone()));
     }
 
+    /// The agent is told to stop: this start is not one that the model ended.
+    pub(super) fn stop(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(starts) = self.state.trial_starts.filter(|_| self.is_on_trial()) {
+            self.state.trial_starts = Some(starts.saturating_sub(1));
+            self.remember(effects);
+        }
+    }
+
     /// Something that was to be remembered is.
     pub(super) fn remembered(&mut self, effects: &mut Vec<Effect>) {
         self.unremembered = self.unremembered.saturating_sub(1);

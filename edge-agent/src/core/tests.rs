@@ -525,6 +525,17 @@ fn a_model_that_ends_the_agent_is_found_out_by_its_starts() {
 }
 
 #[test]
+fn an_agent_that_is_told_to_stop_holds_nothing_against_the_model_on_trial() {
+    let (mut core, _, new) = on_trial();
+    let mut effects = Vec::new();
+    core.flush(&mut effects);
+    let slot = remembered(&effects).expect("durable");
+    assert_eq!((slot.serving.as_ref(), slot.trial_starts), (Some(&new), Some(0)));
+    let (_, effects) = EdgeCore::new(settings(), Start { slot, ..start(0, 0) }, 7);
+    assert_eq!(remembered(&effects).expect("counted").trial_starts, Some(1));
+}
+
+#[test]
 fn what_is_on_trial_is_nothing_to_go_back_to() {
     let (mut core, old, _) = on_trial();
     let next = offer(4, 10);
