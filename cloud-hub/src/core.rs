@@ -54,16 +54,21 @@ impl ModelSpec {
     /// Whether the model answers `stream`.
     #[must_use]
     pub fn covers(&self, stream: &StreamId) -> bool {
-        self.streams.iter().any(|pattern| match pattern.strip_suffix('*') {
-            Some(prefix) => stream.as_str().starts_with(prefix),
-            None => stream.as_str() == pattern,
-        })
+        self.streams.iter().any(|pattern| matches_pattern(pattern, stream.as_str()))
     }
 
     /// The model that answers `stream`: the first that covers it.
     #[must_use]
     pub fn of<'a>(specs: &'a [Self], stream: &StreamId) -> Option<&'a Self> {
         specs.iter().find(|spec| spec.covers(stream))
+    }
+}
+
+/// Whether a pattern means a name: it is that name, or a beginning of it and `*`.
+fn matches_pattern(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
     }
 }
 

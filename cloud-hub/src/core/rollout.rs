@@ -11,6 +11,7 @@ use shared::event::UnixMillis;
 use shared::ids::{AgentId, Digest, ModelName, ModelVersion};
 use shared::wire::message::ModelOutcome;
 
+use super::matches_pattern;
 use super::observe::PredictionCounts;
 
 /// How a model's versions are rolled out.
@@ -315,10 +316,7 @@ impl Rollout {
             .filter(|member| !self.boxes.contains(&member.agent))
             .map(|member| {
                 let name = member.agent.as_str();
-                let is_named = stage.boxes.iter().any(|pattern| match pattern.strip_suffix('*') {
-                    Some(prefix) => name.starts_with(prefix),
-                    None => name == pattern,
-                });
+                let is_named = stage.boxes.iter().any(|pattern| matches_pattern(pattern, name));
                 (!is_named, Digest::of(format!("{} {name}", self.id).as_bytes()), &member.agent)
             })
             .collect();
