@@ -8,6 +8,7 @@
 
 pub mod drift;
 pub mod limits;
+pub mod newest;
 pub mod observe;
 pub mod registry;
 mod releases;
@@ -21,8 +22,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use shared::event::{SpoolEntry, UnixMillis};
 use shared::ids::{AgentId, Digest, Epoch, ModelName, ModelVersion, StreamId};
+use shared::wire::live::LivePicture;
 use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelReport};
 
+use newest::Newest;
 use observe::Observed;
 use registry::{Registry, Release};
 use retrain::{Retraining, RunOutcome, TrainingJob};
@@ -125,6 +128,13 @@ pub enum Event {
         connection: ConnectionId,
         /// What it said.
         status: AgentStatus,
+    },
+    /// An agent shows what comes in ahead of its backlog.
+    Live {
+        /// The connection.
+        connection: ConnectionId,
+        /// What it shows.
+        picture: LivePicture,
     },
     /// The ingest log is durable up to here.
     Durable {
@@ -248,6 +258,7 @@ pub struct HubCore {
     specs: Vec<ModelSpec>,
     sessions: Sessions,
     observed: Observed,
+    newest: Newest,
     registry: Registry,
     retraining: Retraining,
     /// Connections whose greeting waits for what an older one brought.
@@ -317,6 +328,7 @@ impl HubCore {
             rollouts_at: 0,
             retraining: Retraining::new(&specs, start.last_run),
             observed,
+            newest: Newest::default(),
             specs,
             greeting: BTreeMap::new(),
             appending: VecDeque::new(),
@@ -336,6 +348,7 @@ impl HubCore {
     pub fn replay(&mut self, position: u64, agent: &AgentId, entry: &SpoolEntry) {
         // The watches start empty, so an alarm may come at another reading than the first time: it is recorded anew.
         self.observed.entry(position, agent, entry, &self.specs, &mut self.at_start);
+        self.newest.entry(agent, entry);
     }
 
     /// The log ends here. Positions that were not replayed are damaged, and lost.
@@ -378,6 +391,11 @@ impl HubCore {
             }
             Event::ModelReport { connection, report } => self.model_report(now, connection, report, effects),
             Event::Status { connection, status } => self.sessions.status(now, connection, status),
+            Event::Live { connection, picture } => {
+                if let Some(agent) = self.sessions.greeted_agent(connection) {
+                    self.newest.picture(now, agent, picture);
+                }
+            }
             Event::Durable { end } => self.durable(now, end, effects),
             Event::AppendFailed => self.append_failed(effects),
             Event::Compacted { to } => {
@@ -398,6 +416,19 @@ impl HubCore {
     #[must_use]
     pub fn observed(&self) -> &Observed {
         &self.observed
+    }
+
+    /// The newest of every stream, for the view.
+    #[must_use]
+    pub fn newest(&self) -> &Newest {
+        &self.newest
+    }
+
+    /// Events that wait at an agent, as far as it said.
+    #[must_use]
+    pub fn pending(&self, facts: &session::AgentFacts) -> u64 {
+        let reached = self.observed.next_of(&(facts.agent.clone(), facts.hello.epoch)).unwrap_or(facts.hello.base);
+        self.newest.pending(&facts.agent, reached)
     }
 
     /// The agents' sessions, for the view.
@@ -452,6 +483,7 @@ impl HubCore {
         let (next, mark) = self.observed.reached(&key).unwrap_or((hello.base, None));
         let newest_epoch = self.observed.newest_epoch(&key.0).max(key.1);
         self.note_served(now, &key.0, &hello, effects);
+        self.newest.greeted(&key.0);
         self.sessions.hello(now, connection, hello, next, effects);
         let message = HubToEdge::Welcome { next, mark, newest_epoch, time_ms: now };
         effects.push(Effect::Send { connection, message });
@@ -483,6 +515,7 @@ impl HubCore {
             };
             let position = self.observed.position();
             self.observed.entry(position, &agent, &entry, &self.specs, effects);
+            self.newest.entry(&agent, &entry);
             advanced.insert((agent, entry.epoch()), connection);
         }
         for (key, sender) in advanced {

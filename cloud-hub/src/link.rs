@@ -91,6 +91,12 @@ pub enum LinkError {
     /// The peer sent an entry that is none.
     #[error("understand the agent: {0}")]
     Entry(#[from] EntryError),
+    /// The peer sent a picture that contradicts itself.
+    #[error("understand what the agent shows: {0}")]
+    Picture(&'static str),
+    /// The peer sent something on the live lane that belongs elsewhere.
+    #[error("understand the agent: only pictures travel on the live lane")]
+    WrongLane,
     /// The connection broke.
     #[error("keep the connection: {0}")]
     Lost(String),
@@ -141,13 +147,15 @@ struct Served {
 }
 
 impl Served {
-    /// Serves an agent whose certificates were checked, until its connection ends.
+    /// Serves an agent whose certificates were checked, until its connection ends. `live_lane` is what its pictures come in
+    /// by, where that is no part of the one stream.
     async fn serve(
         &self,
         agent: AgentId,
         peer: SocketAddr,
         send: &mut (impl AsyncWrite + Unpin),
         receive: &mut (impl AsyncRead + Unpin),
+        live_lane: impl AsyncFnOnce(ConnectionId) -> Result<(), LinkError>,
     ) {
         let connection = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
         info!(%agent, %peer, "an agent connected");
@@ -159,6 +167,7 @@ impl Served {
         let ended = tokio::select! {
             written = write_messages(send, &mut messages) => written,
             read = read_messages(receive, connection, &self.events) => read,
+            Err(error) = live_lane(connection) => Err(error),
         };
         if let Err(error) = ended {
             info!(%agent, "the connection ended: failed to {error}");
@@ -222,6 +231,29 @@ async fn read_messages(
     }
 }
 
+/// Reads a stream that carries nothing but pictures, until it ends.
+async fn read_pictures(
+    mut receive: impl AsyncRead + Unpin,
+    connection: ConnectionId,
+    events: &mpsc::Sender<LinkEvent>,
+) -> Result<(), LinkError> {
+    let mut decoder = FrameDecoder::default();
+    let mut bytes = Vec::with_capacity(LITTLE_BYTES);
+    while receive.read_buf(&mut bytes).await.map_err(|error| LinkError::Lost(error.to_string()))? > 0 {
+        decoder.extend(&bytes);
+        bytes.clear();
+        while let Some(message) = decoder.take()? {
+            let EdgeToHub::Live(_) = message else {
+                return Err(LinkError::WrongLane);
+            };
+            if events.send(LinkEvent::Core(Box::new(event(connection, message)?))).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Proves who the hub is and who an agent is, over either transport.
 fn tls(section: &LinkSection) -> Result<rustls::ServerConfig, LinkError> {
     let tls_error = |error: &dyn std::fmt::Display| LinkError::Tls(error.to_string());
@@ -260,6 +292,10 @@ fn event(connection: ConnectionId, message: EdgeToHub) -> Result<Event, LinkErro
         EdgeToHub::Fetch { digest, offset, base } => Event::Fetch { connection, digest, offset, base },
         EdgeToHub::ModelReport(report) => Event::ModelReport { connection, report },
         EdgeToHub::Status(status) => Event::Status { connection, status },
+        EdgeToHub::Live(picture) => match picture.inconsistency() {
+            None => Event::Live { connection, picture },
+            Some(problem) => return Err(LinkError::Picture(problem)),
+        },
     })
 }
 

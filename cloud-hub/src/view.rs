@@ -1,11 +1,15 @@
 //! What the HTTP interface shows: a picture of the core's state, made anew when it changed.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
-use shared::event::UnixMillis;
-use shared::ids::{AgentId, ModelName, ModelVersion};
+use shared::event::{Outcome, UnixMillis, Verdict};
+use shared::ids::{AgentId, ModelName, ModelVersion, StreamId};
 use shared::package::DataRange;
 
 use crate::core::HubCore;
+use crate::core::newest::{NewestOf, Said};
+use crate::core::observe::StreamFacts;
 use crate::core::registry::Release;
 use crate::core::retrain::{Run, RunState};
 use crate::core::rollout::Rollout;
@@ -91,30 +95,64 @@ fn agents(core: &HubCore) -> Vec<Value> {
                     "version": serving.model.version.0,
                     "digest": serving.digest.to_string(),
                 })),
+                "pending": core.pending(facts),
                 "spool_bytes": facts.status.as_ref().map(|status| status.spool_bytes),
             })
         })
         .collect()
 }
 
+/// Streams of which there is anything, and those that are only known from what boxes show ahead of a backlog.
 fn streams(core: &HubCore) -> Vec<Value> {
-    core.observed()
-        .streams()
-        .map(|((agent, stream), facts)| {
-            json!({
-                "agent": agent.as_str(),
-                "stream": stream.as_str(),
-                "channels": facts.channels,
-                "readings": facts.readings,
-                "known_normal": facts.known_normal,
-                "last_time": time(facts.last_time_ms),
-                "known_normal_segments": facts.segments.all().count(),
-                "predictions": facts.predictions.iter().map(|(version, counts)| json!({
-                    "version": version, "total": counts.total, "anomalous": counts.anomalous,
-                })).collect::<Vec<_>>(),
-            })
+    let of_none = StreamFacts::default();
+    let mut all: BTreeMap<(&AgentId, &StreamId), &StreamFacts> =
+        core.observed().streams().map(|((agent, stream), facts)| ((agent, stream), facts)).collect();
+    for (agent, stream, _) in core.newest().all() {
+        all.entry((agent, stream)).or_insert(&of_none);
+    }
+    let show = |((agent, stream), facts): (_, &StreamFacts)| {
+        let newest = core.newest().of(agent, stream);
+        let channels = newest.map(|newest| &newest.channels).filter(|_| facts.channels.is_empty());
+        json!({
+            "agent": agent.as_str(),
+            "stream": stream.as_str(),
+            "channels": channels.unwrap_or(&facts.channels),
+            "readings": facts.readings,
+            "known_normal": facts.known_normal,
+            "last_time": (facts.readings > 0).then(|| time(facts.last_time_ms)),
+            "known_normal_segments": facts.segments.all().count(),
+            "predictions": facts.predictions.iter().map(|(version, counts)| json!({
+                "version": version, "total": counts.total, "anomalous": counts.anomalous,
+            })).collect::<Vec<_>>(),
+            "newest": newest.map(show_newest),
         })
-        .collect()
+    };
+    all.into_iter().map(show).collect()
+}
+
+fn show_newest(newest: &NewestOf) -> Value {
+    let said = |said: &Said| {
+        let mut shown = match &said.outcome {
+            Outcome::Anomaly(Verdict { score, threshold, anomaly }) => {
+                json!({ "score": score, "threshold": threshold, "anomaly": anomaly })
+            }
+            Outcome::Label { label, confidence, sure } => {
+                json!({ "label": label, "confidence": confidence, "sure": sure })
+            }
+            Outcome::Forecast { values } => json!({ "forecast": values }),
+        };
+        shown["model"] = json!(said.model.name.as_str());
+        shown["version"] = json!(said.model.version.0);
+        shown["time"] = time(said.time_ms);
+        shown
+    };
+    json!({
+        "time": time(newest.time_ms),
+        "values": newest.values,
+        "prediction": newest.prediction.as_ref().map(said),
+        "alarm": newest.alarm.as_ref().map(said),
+        "ahead_of_backlog": newest.ahead_since_ms.is_some(),
+    })
 }
 
 fn model(core: &HubCore, name: &ModelName) -> Value {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use shared::ids::AgentId;
+use shared::wire::message::EdgeToHub;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -90,7 +91,7 @@ struct Agent {
     ingest: Ingest,
     spool: mpsc::Sender<spool::Request>,
     infer: mpsc::Sender<infer::Request>,
-    link: Option<mpsc::Sender<link::Command>>,
+    link: Option<link::Outbox>,
     store: mpsc::Sender<start::StoreRequest>,
     artifacts: Artifacts,
     /// What the pipeline remembered when the agent ended, until that model is loaded.
@@ -132,9 +133,9 @@ impl Agent {
         let link = match config.hub.clone() {
             None => None,
             Some(hub) => {
-                let (sender, commands) = link::channel();
-                tasks.spawn(Link::new(hub, telemetry.clone())?.run(commands, event_sender.clone()));
-                Some(sender)
+                let (outbox, inbox) = link::channel();
+                tasks.spawn(Link::new(hub, telemetry.clone())?.run(inbox, event_sender.clone()));
+                Some(outbox)
             }
         };
         let password = start::password(config.mqtt.password_file.as_deref())?;
@@ -281,6 +282,12 @@ impl Agent {
                 Effect::Dial => self.to_link(link::Command::Dial).await,
                 Effect::Hangup => self.to_link(link::Command::Hangup).await,
                 Effect::Send(message) => self.to_link(link::Command::Send(Box::new(message))).await,
+                Effect::Show(picture) => {
+                    // A newer one follows in a moment, and all that is in it comes in its place.
+                    if let Some(link) = &self.link {
+                        drop(link.pictures.try_send(EdgeToHub::Live(picture)));
+                    }
+                }
                 Effect::StorePart { digest, offset, base, part } => {
                     // The package will not hold, and is fetched again.
                     if let Err(error) = self.artifacts.store_part(digest, offset, base, &part) {
@@ -325,7 +332,7 @@ impl Agent {
 
     async fn to_link(&self, command: link::Command) {
         if let Some(link) = &self.link
-            && link.send(command).await.is_err()
+            && link.commands.send(command).await.is_err()
         {
             error!("the link's task is gone; events stay in the spool");
         }

@@ -1,12 +1,14 @@
 //! What the agent decides, without IO: [`EdgeCore::handle`] takes an [`Event`] and the time, and says which
 //! [`Effect`]s to perform, in order.
 //!
-//! Three machines share the work: [`spool`] gives sequences and groups readings into commits, [`sync`] keeps the
-//! conversation with the hub, [`model_slot`] takes models from offer to service. They do not know each other.
+//! Four machines share the work: [`spool`] gives sequences and groups readings into commits, [`sync`] keeps the
+//! conversation with the hub, [`live`] shows it what comes in while that waits in line, [`model_slot`] takes models from
+//! offer to service. They do not know each other.
 
 pub mod backoff;
 pub mod ledger;
 pub mod limits;
+pub mod live;
 pub mod memory;
 pub mod model_slot;
 pub mod received;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 
 use shared::event::{Gap, GapReason, ModelRef, Outcome, Prediction, SpoolEntry, StreamSchema, UnixMillis};
 use shared::ids::{Digest, Epoch, ModelVersion, Sequence, StreamId};
+use shared::wire::live::LivePicture;
 use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel};
 use shared::wire::part::PackedPart;
 
@@ -29,6 +32,7 @@ pub use start::{Checkpoint, Settings, SlotState, Start};
 
 use ledger::Ledger;
 use limits::{ANSWERS_IN_FLIGHT, INFER_BATCH, INFER_QUEUE};
+use live::LiveLane;
 use memory::{HeldMemory, PipelineMemory};
 use model_slot::ModelSlot;
 use spool::SpoolState;
@@ -214,6 +218,8 @@ pub enum Effect {
     Hangup,
     /// Say something to the hub.
     Send(EdgeToHub),
+    /// Show the hub what comes in, ahead of everything that waits to be sent. A picture that finds no room is dropped.
+    Show(LivePicture),
     /// Write a part of a package to the disk.
     StorePart {
         /// The package.
@@ -242,6 +248,7 @@ pub enum Effect {
 pub struct EdgeCore {
     spool: SpoolState,
     sync: SyncSession,
+    live: LiveLane,
     slot: ModelSlot,
     memory: HeldMemory,
     questions: VecDeque<Question>,
@@ -266,6 +273,7 @@ impl EdgeCore {
         let mut core = Self {
             spool,
             sync,
+            live: LiveLane::default(),
             slot: ModelSlot::new(&settings, start.floor, start.partial),
             memory: HeldMemory::default(),
             questions: start.unfinished.into(),
@@ -332,7 +340,7 @@ impl EdgeCore {
     /// When to call [`Self::handle`] with [`Event::Tick`] at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
-        [self.spool.poll_timeout(), self.sync.poll_timeout()].into_iter().flatten().min()
+        [self.spool.poll_timeout(), self.sync.poll_timeout(), self.live.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Whether messages may be handed in. While not, they stay with the broker, unacknowledged.
@@ -372,6 +380,12 @@ impl EdgeCore {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.sync.is_live()
+    }
+
+    /// Whether events wait in line and the hub is shown ahead of them what comes in.
+    #[must_use]
+    pub fn shows_live(&self) -> bool {
+        self.live.is_open()
     }
 
     /// Why the hub is not followed, where it said so or the agent found out.
@@ -420,6 +434,7 @@ impl EdgeCore {
             return;
         }
         self.ledger.accept(stream);
+        self.live.reading(&reading.schema, reading.time_ms, &reading.values);
         if !self.slot.will_answer() {
             *self.unanswered.entry("no_model").or_default() += 1;
         } else if self.questions.len() >= INFER_QUEUE {
@@ -453,6 +468,7 @@ impl EdgeCore {
                 Ok(outcome) => {
                     let Question { of, time_ms, schema, .. } = question;
                     let prediction = Prediction { stream: 0, model: 0, of, time_ms, outcome: outcome.clone() };
+                    self.live.prediction(&schema.stream, model, time_ms, &outcome);
                     self.spool.accept_prediction(now, &schema, model, prediction, effects);
                     let stream = schema.stream.clone();
                     published.push(Published { stream, model: model.clone(), of, time_ms, outcome });
@@ -521,6 +537,8 @@ impl EdgeCore {
                 effects.push(Effect::Send(EdgeToHub::Status(status)));
             }
         }
+        let (acked, next) = (self.sync.acked_through(), self.spool.next());
+        effects.extend(self.live.follow(now, self.sync.is_live(), acked, next).map(Effect::Show));
         self.checkpoint(effects);
     }
 

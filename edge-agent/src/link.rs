@@ -28,6 +28,8 @@ use crate::telemetry::{HubTransport, Telemetry};
 /// Commands that may wait: a full window of batches, and fetches and reports beside it. The agent's loop must not wait for a
 /// slow link.
 const COMMANDS: usize = 2 * MAX_BATCHES_IN_FLIGHT;
+/// Pictures that may wait: one is being written, the next replaces nothing that matters.
+const PICTURES: usize = 2;
 /// Connecting takes a few round trips; a hub that needs longer is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// QUIC is tried alone for so long: a handshake over a slow network. A box behind a firewall waits for it at each start.
@@ -46,6 +48,20 @@ pub enum Command {
     Send(Box<EdgeToHub>),
     /// Close the connection; answered by `LinkDown`.
     Hangup,
+}
+
+/// What is on its way to the link.
+pub struct Outbox {
+    /// What it is asked to do, in order.
+    pub commands: mpsc::Sender<Command>,
+    /// Pictures for the live lane, which go ahead of it.
+    pub pictures: mpsc::Sender<EdgeToHub>,
+}
+
+/// The other end of an [`Outbox`].
+pub struct Inbox {
+    commands: mpsc::Receiver<Command>,
+    pictures: mpsc::Receiver<EdgeToHub>,
 }
 
 /// Why the link cannot be set up or broke.
@@ -119,8 +135,8 @@ impl Link {
     }
 
     /// Runs the link until the sender of commands is dropped.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, events: mpsc::Sender<Event>) {
-        while let Some(command) = commands.recv().await {
+    pub async fn run(mut self, mut inbox: Inbox, events: mpsc::Sender<Event>) {
+        while let Some(command) = inbox.commands.recv().await {
             match command {
                 Command::Send(_) => {}
                 Command::Hangup => {
@@ -131,7 +147,7 @@ impl Link {
                 Command::Dial => {
                     match self.connect().await {
                         Err(error) => warn!("failed to {error}"),
-                        Ok(carrier) => self.talk(carrier, &mut commands, &events).await,
+                        Ok(carrier) => self.talk(carrier, &mut inbox, &events).await,
                     }
                     self.telemetry.hub_transport(None);
                     if events.send(Event::LinkDown).await.is_err() {
@@ -185,19 +201,21 @@ impl Link {
         Err(quic_error.or(tcp_error).unwrap_or_else(|| LinkError::Lost("nothing was tried".to_owned())))
     }
 
-    async fn talk(&mut self, carrier: Carrier, commands: &mut mpsc::Receiver<Command>, events: &mpsc::Sender<Event>) {
+    async fn talk(&mut self, carrier: Carrier, inbox: &mut Inbox, events: &mpsc::Sender<Event>) {
+        // What was drawn for a connection that is gone is old.
+        while inbox.pictures.try_recv().is_ok() {}
         let ended = match carrier {
             Carrier::Quic(carrier) => {
                 info!(hub = %self.hub.address, protocol = PROTOCOL_VERSION, "connected to the hub over QUIC");
                 self.telemetry.hub_transport(Some(HubTransport::Quic));
-                carrier.talk(commands, events).await
+                carrier.talk(inbox, events).await
             }
             Carrier::Tcp(carrier) => {
                 info!(hub = %self.hub.tcp_address, protocol = PROTOCOL_VERSION, "connected to the hub over TCP");
                 self.telemetry.hub_transport(Some(HubTransport::Tcp));
                 let watches = self.hub.transport == Transport::Auto;
                 tokio::select! {
-                    ended = carrier.talk(commands, events) => ended,
+                    ended = carrier.talk(inbox, events) => ended,
                     better = self.quic.keep_trying(), if watches => {
                         info!("UDP gets through again; going back to QUIC");
                         self.better = Some(better);
@@ -212,24 +230,27 @@ impl Link {
     }
 }
 
-/// The sender of commands that [`Link::run`] takes them from.
+/// What the agent's loop has of a link, and what [`Link::run`] takes from it.
 #[must_use]
-pub fn channel() -> (mpsc::Sender<Command>, mpsc::Receiver<Command>) {
-    mpsc::channel(COMMANDS)
+pub fn channel() -> (Outbox, Inbox) {
+    let (commands, commanded) = mpsc::channel(COMMANDS);
+    let (pictures, drawn) = mpsc::channel(PICTURES);
+    (Outbox { commands, pictures }, Inbox { commands: commanded, pictures: drawn })
 }
 
-/// Carries messages both ways until one side ends it.
+/// Carries messages both ways until one side ends it. `pictures` is for a carrier that has one stream for everything.
 async fn converse(
     mut send: impl AsyncWrite + Unpin,
     mut receive: impl AsyncRead + Unpin,
     commands: &mut mpsc::Receiver<Command>,
+    pictures: Option<&mut mpsc::Receiver<EdgeToHub>>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), LinkError> {
     if events.send(Event::LinkUp).await.is_err() {
         return Ok(());
     }
     tokio::select! {
-        written = write_messages(&mut send, commands) => written,
+        written = write_messages(&mut send, commands, pictures) => written,
         read = read_messages(&mut receive, events) => read,
     }
 }
@@ -237,22 +258,39 @@ async fn converse(
 async fn write_messages(
     send: &mut (impl AsyncWrite + Unpin),
     commands: &mut mpsc::Receiver<Command>,
+    mut pictures: Option<&mut mpsc::Receiver<EdgeToHub>>,
 ) -> Result<(), LinkError> {
-    let lost = |error: io::Error| LinkError::Lost(error.to_string());
     let mut bytes = Vec::new();
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::Dial => {}
-            Command::Hangup => return Ok(()),
-            Command::Send(message) => {
-                bytes.clear();
-                frame::encode(&*message, &mut bytes)?;
-                send.write_all(&bytes).await.map_err(lost)?;
-                send.flush().await.map_err(lost)?;
-            }
+    loop {
+        tokio::select! {
+            biased;
+            Some(picture) = next_picture(&mut pictures) => write_message(send, &picture, &mut bytes).await?,
+            command = commands.recv() => match command {
+                Some(Command::Dial) => {}
+                Some(Command::Send(message)) => write_message(send, &message, &mut bytes).await?,
+                Some(Command::Hangup) | None => return Ok(()),
+            },
         }
     }
-    Ok(())
+}
+
+async fn next_picture(pictures: &mut Option<&mut mpsc::Receiver<EdgeToHub>>) -> Option<EdgeToHub> {
+    match pictures {
+        Some(pictures) => pictures.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn write_message(
+    send: &mut (impl AsyncWrite + Unpin),
+    message: &EdgeToHub,
+    bytes: &mut Vec<u8>,
+) -> Result<(), LinkError> {
+    let lost = |error: io::Error| LinkError::Lost(error.to_string());
+    bytes.clear();
+    frame::encode(message, bytes)?;
+    send.write_all(bytes).await.map_err(lost)?;
+    send.flush().await.map_err(lost)
 }
 
 async fn read_messages(receive: &mut (impl AsyncRead + Unpin), events: &mpsc::Sender<Event>) -> Result<(), LinkError> {

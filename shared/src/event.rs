@@ -130,7 +130,7 @@ impl Outcome {
         }
     }
 
-    fn is_bounded(&self) -> bool {
+    pub(crate) fn is_bounded(&self) -> bool {
         match self {
             Self::Anomaly(_) => true,
             Self::Label { label, .. } => label.len() <= MAX_LABEL_BYTES,

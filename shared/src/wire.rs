@@ -21,12 +21,15 @@
 //!   | ModelReport {digest, outcome}         |
 //!   |-------------------------------------->|
 //! ```
+//!
+//! A second stream, the live lane, carries [pictures](live) of what comes in while a backlog is under way.
 
 pub mod frame;
+pub mod live;
 pub mod message;
 pub mod part;
 
 /// The ALPN protocol name both sides insist on.
 pub const ALPN: &[u8] = b"tideline/1";
 /// The version of the messages, checked in `Hello`.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;

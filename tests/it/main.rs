@@ -7,6 +7,7 @@ mod fleet;
 mod fuzz;
 mod import;
 mod kills;
+mod lanes;
 mod memory;
 mod models;
 mod parity;

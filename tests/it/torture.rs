@@ -10,7 +10,7 @@ fn killed_agents_hubs_and_brokers_lose_nothing_over_a_bad_network() {
         return;
     }
     let directory = tempfile::tempdir().expect("dir");
-    let network = Faults { loss_percent: 5, twice_percent: 1, round_trip_ms: 10, rebind_ms: 2_000 };
+    let network = Faults { loss_percent: 5, twice_percent: 1, round_trip_ms: 10, rebind_ms: 2_000, bytes_per_s: 0 };
     let torture = Torture { events: 20_000, kills: 20, seed: 11, network, spare_broker: false, disk_full: false };
     let report = torture::run(torture, directory.path(), &mut |_| {});
     let is_well = report.as_ref().is_ok_and(|report| {

@@ -16,6 +16,8 @@ pub const ROLLOUT_INTERVAL_MS: i64 = 500;
 pub const SEGMENTS_KEPT: usize = 256;
 /// Times of the newest readings remembered per stream, to cut a segment where a drift began.
 pub const RECENT_TIMES: usize = 1_024;
+/// Streams of one agent whose newest reading is kept because of pictures alone: as many as an agent shows.
+pub const LIVE_STREAMS_KEPT: usize = 1_024;
 /// Drift alarms shown; all of them are in the database.
 pub const ALARMS_KEPT: usize = 256;
 /// From this share of a model's streams on that drift together, it is the world.

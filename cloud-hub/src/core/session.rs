@@ -131,6 +131,11 @@ impl Sessions {
         self.live.get(&connection).map(|session| &session.agent)
     }
 
+    /// The agent of a connection that was greeted.
+    pub(super) fn greeted_agent(&self, connection: ConnectionId) -> Option<&AgentId> {
+        self.live.get(&connection).filter(|session| session.delivery.is_some()).map(|session| &session.agent)
+    }
+
     /// Connections that were greeted.
     pub(super) fn greeted(&self) -> Vec<ConnectionId> {
         self.live.iter().filter(|(_, session)| session.delivery.is_some()).map(|(id, _)| *id).collect()

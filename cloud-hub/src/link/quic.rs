@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{IDLE_TIMEOUT, LinkError, OPEN_TIMEOUT, Served, identify};
+use super::{IDLE_TIMEOUT, LinkError, OPEN_TIMEOUT, Served, identify, read_pictures};
 use crate::identity::IdentityError;
 
 /// Handshakes under way; a fleet that comes back at once waits its turn.
@@ -73,7 +73,8 @@ impl Listener {
         self.endpoint.close(VarInt::from_u32(0), b"the hub stops");
         drop(served);
         while tasks.join_next().await.is_some() {}
-        self.endpoint.wait_idle().await;
+        // Handshakes that agents gave up, because another of theirs was faster, count as connections for a minute.
+        drop(tokio::time::timeout(LAST_WORD, self.endpoint.wait_idle()).await);
     }
 }
 
@@ -97,7 +98,11 @@ async fn serve(incoming: Incoming, served: Served) {
     };
     match tokio::time::timeout(OPEN_TIMEOUT, quic.accept_bi()).await {
         Ok(Ok((mut send, mut receive))) => {
-            served.serve(agent, peer, &mut send, &mut receive).await;
+            let live_lane = async |connection| {
+                let (_, receive) = quic.accept_bi().await.map_err(|error| LinkError::Lost(error.to_string()))?;
+                read_pictures(receive, connection, &served.events).await
+            };
+            served.serve(agent, peer, &mut send, &mut receive, live_lane).await;
             drop(tokio::time::timeout(LAST_WORD, send.stopped()).await);
         }
         Ok(Err(_)) | Err(_) => debug!(%peer, "no stream was opened"),

@@ -78,7 +78,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, handshakes
     match identify(stream.get_ref().1.peer_certificates().unwrap_or_default()) {
         Ok(agent) => {
             let (mut receive, mut send) = tokio::io::split(stream);
-            served.serve(agent, peer, &mut send, &mut receive).await;
+            served.serve(agent, peer, &mut send, &mut receive, async |_| std::future::pending().await).await;
         }
         Err(error) => warn!(%peer, "failed to {error}"),
     }

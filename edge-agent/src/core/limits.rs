@@ -48,6 +48,17 @@ pub const STATUS_INTERVAL_MS: u64 = 1_000;
 /// Time after which a status is said again though nothing changed: the hub takes an agent for gone after a minute of
 /// silence, and ten thousand idle ones must not keep it busy.
 pub const STATUS_REPEAT_MS: u64 = 15_000;
+/// Events that wait for longer than this are a backlog, and what comes in is shown ahead of it: a link that keeps up
+/// acknowledges within a round trip and two syncs.
+pub const LIVE_LAG_MS: u64 = 1_000;
+/// Time between two pictures of what comes in: a person who watches sees it as it is.
+pub const LIVE_INTERVAL_MS: u64 = 250;
+/// Bytes that pictures may take of the link: a few percent of a 4G uplink, because all of it is sent again in its place.
+pub const LIVE_BYTES_PER_S: u64 = 16 * 1024;
+/// Bytes after which a picture ends: what the lane may take in two seconds.
+pub const LIVE_PICTURE_BYTES: u64 = 2 * LIVE_BYTES_PER_S;
+/// Streams that are shown ahead of a backlog: thousands more on one box would each be shown too seldom to be of use.
+pub const LIVE_STREAMS: usize = 1_024;
 /// Time before a batch that the disk would not take is tried again.
 pub const APPEND_RETRY_MS: u64 = 500;
 /// Time before the spool is read again where it gave nothing of what is in it: a disk that fails to read is asked again,

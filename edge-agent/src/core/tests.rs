@@ -452,6 +452,7 @@ fn answer(core: &mut EdgeCore, now: u64, model: &ServedModel, count: u64, score:
             | Effect::Checkpoint(_)
             | Effect::UseEpoch(_)
             | Effect::Dial
+            | Effect::Show(_)
             | Effect::Hangup
             | Effect::StorePart { .. }
             | Effect::Load(_)

@@ -15,11 +15,12 @@ use quinn::{
     AsyncUdpSocket, ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, Runtime, TokioRuntime,
     TransportConfig, UdpPoller, VarInt,
 };
+use shared::wire::message::EdgeToHub;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::{CONNECT_TIMEOUT, Command, LinkError, converse, resolve};
+use super::{CONNECT_TIMEOUT, Inbox, LinkError, converse, resolve, write_message};
 use crate::config::Hub;
 use crate::core::Event;
 
@@ -37,6 +38,8 @@ const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(100);
 /// The first datagrams of a connection are sent twice, as many as carry the handshake, the greeting and the first entries:
 /// each that is lost holds the connection up for a second or more, and a box with a bad link connects often.
 const SENT_TWICE: u32 = 16;
+/// Above the stream that carries the backlog, which has 0.
+const LIVE_PRIORITY: i32 = 1;
 /// How long a connection's end may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 /// Windows for what the hub may send: one model chunk at a time and small messages.
@@ -137,19 +140,37 @@ async fn handshake(
 }
 
 impl Carrier {
-    pub(super) async fn talk(
-        self,
-        commands: &mut mpsc::Receiver<Command>,
-        events: &mpsc::Sender<Event>,
-    ) -> Result<(), LinkError> {
+    pub(super) async fn talk(self, inbox: &mut Inbox, events: &mpsc::Sender<Event>) -> Result<(), LinkError> {
+        let Inbox { commands, pictures } = inbox;
         let ended = match self.connection.open_bi().await {
-            Ok((send, receive)) => converse(send, receive, commands, events).await,
+            Ok((send, receive)) => tokio::select! {
+                ended = converse(send, receive, commands, None, events) => ended,
+                Err(error) = show(&self.connection, pictures) => Err(error),
+            },
             Err(error) => Err(LinkError::Lost(error.to_string())),
         };
         self.connection.close(VarInt::from_u32(0), b"");
         // The good-bye is on its way at once; a hub that is away confirms nothing, and the next connection waits for this.
         drop(tokio::time::timeout(GOODBYE, self.endpoint.wait_idle()).await);
         ended
+    }
+}
+
+/// The live lane: a stream of its own, opened when there is something to show, whose bytes go before those of the backlog.
+async fn show(connection: &Connection, pictures: &mut mpsc::Receiver<EdgeToHub>) -> Result<(), LinkError> {
+    let lost = |error: &dyn std::fmt::Display| LinkError::Lost(error.to_string());
+    let Some(mut picture) = pictures.recv().await else {
+        return Ok(());
+    };
+    let (mut send, _) = connection.open_bi().await.map_err(|error| lost(&error))?;
+    send.set_priority(LIVE_PRIORITY).map_err(|error| lost(&error))?;
+    let mut bytes = Vec::new();
+    loop {
+        write_message(&mut send, &picture, &mut bytes).await?;
+        match pictures.recv().await {
+            Some(newer) => picture = newer,
+            None => return Ok(()),
+        }
     }
 }
 

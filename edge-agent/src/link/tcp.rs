@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{CONNECT_TIMEOUT, Command, LinkError, converse, resolve};
+use super::{CONNECT_TIMEOUT, Inbox, LinkError, converse, resolve};
 use crate::config::Hub;
 use crate::core::Event;
 
@@ -19,6 +19,9 @@ use crate::core::Event;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time between two probes of a silent connection.
 const PROBE: Duration = Duration::from_secs(15);
+/// Bytes that the system may hold and has not sent: what is shown live goes behind them, and not behind a full buffer.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 64 * 1024;
 
 /// Makes connections.
 pub(super) struct Dialler {
@@ -46,7 +49,10 @@ impl Dialler {
             let socket = SockRef::from(&stream);
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE).with_interval(PROBE))?;
             #[cfg(target_os = "linux")]
-            socket.set_tcp_user_timeout(Some(IDLE_TIMEOUT))?;
+            {
+                socket.set_tcp_user_timeout(Some(IDLE_TIMEOUT))?;
+                socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+            }
             self.tls.connect(self.server_name.clone(), stream).await
         };
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
@@ -58,13 +64,9 @@ impl Dialler {
 }
 
 impl Carrier {
-    pub(super) async fn talk(
-        self,
-        commands: &mut mpsc::Receiver<Command>,
-        events: &mpsc::Sender<Event>,
-    ) -> Result<(), LinkError> {
+    pub(super) async fn talk(self, inbox: &mut Inbox, events: &mpsc::Sender<Event>) -> Result<(), LinkError> {
         let (receive, mut send) = tokio::io::split(*self.0);
-        let ended = converse(&mut send, receive, commands, events).await;
+        let ended = converse(&mut send, receive, &mut inbox.commands, Some(&mut inbox.pictures), events).await;
         // The connection may be broken already.
         drop(send.shutdown().await);
         ended

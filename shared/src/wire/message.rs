@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{ModelRef, UnixMillis};
 use crate::ids::{Digest, Epoch, ModelName, ModelVersion, Sequence};
 use crate::limits::MAX_BATCH_BYTES;
+use crate::wire::live::LivePicture;
 use crate::wire::part::PackedPart;
 
 /// From agent to hub.
@@ -27,6 +28,8 @@ pub enum EdgeToHub {
     ModelReport(ModelReport),
     /// How the agent is, every few seconds.
     Status(AgentStatus),
+    /// What comes in, ahead of the backlog. Over QUIC it has a stream of its own.
+    Live(LivePicture),
 }
 
 /// From hub to agent.

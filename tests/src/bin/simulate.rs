@@ -93,6 +93,7 @@ fn explore(arguments: &Arguments) -> Result<bool, String> {
                 "disk_faults": tally.disk_faults,
                 "entries": tally.entries,
                 "drops": tally.drops,
+                "pictures": tally.pictures,
                 "seconds": seconds,
                 "failures": failures,
             })
@@ -101,7 +102,7 @@ fn explore(arguments: &Arguments) -> Result<bool, String> {
         Output::Text => {
             print(&format!(
                 "{} worlds, {} steps, {} crashes, {} partitions, {} disk faults, {} entries delivered, {} times events \
-                 dropped, in {seconds:.1} s: {} broke",
+                 dropped, {} live pictures, in {seconds:.1} s: {} broke",
                 arguments.seeds,
                 tally.steps,
                 tally.crashes,
@@ -109,6 +110,7 @@ fn explore(arguments: &Arguments) -> Result<bool, String> {
                 tally.disk_faults,
                 tally.entries,
                 tally.drops,
+                tally.pictures,
                 broken.len()
             ));
             failures.iter().for_each(|failure| print(&failure_text(failure)));

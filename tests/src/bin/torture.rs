@@ -37,8 +37,11 @@ struct Arguments {
     /// The agent's address changes every so many milliseconds, as the hub sees it.
     #[arg(long, default_value_t = 0)]
     rebind_ms: u64,
+    /// Bytes that get through to the hub in a second; 0 for as many as come.
+    #[arg(long, default_value_t = 0)]
+    bytes_per_s: u64,
     /// No datagram gets through: agent and hub must take TCP.
-    #[arg(long, conflicts_with_all = ["loss", "rtt_ms", "rebind_ms"])]
+    #[arg(long, conflicts_with_all = ["loss", "rtt_ms", "rebind_ms", "bytes_per_s"])]
     udp_blocked: bool,
     /// Kill only the agent and the hub.
     #[arg(long)]
@@ -81,6 +84,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         twice_percent: loss_percent % 100 / 10,
         round_trip_ms: arguments.rtt_ms,
         rebind_ms: arguments.rebind_ms,
+        bytes_per_s: arguments.bytes_per_s,
     };
     let Arguments { events, kills, seed, disk_full, spare_broker, .. } = *arguments;
     let directory = tempfile::tempdir()?;

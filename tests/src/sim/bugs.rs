@@ -36,11 +36,13 @@ pub enum Bug {
     CheckpointAhead,
     /// A box whose disk was restored goes on in its old epoch, though the hub has other events of it.
     RestoredDiskMerged,
+    /// What comes in is shown only when nothing older waits to be sent.
+    BacklogStarvesLive,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AckBeforeDurable,
         Self::DeleteBeforeHubAck,
         Self::DedupeByTimeWindow,
@@ -56,6 +58,7 @@ impl Bug {
         Self::SilentDrop,
         Self::CheckpointAhead,
         Self::RestoredDiskMerged,
+        Self::BacklogStarvesLive,
     ];
 
     /// Its name on the command line.
@@ -77,6 +80,7 @@ impl Bug {
             Self::SilentDrop => "silent-drop",
             Self::CheckpointAhead => "checkpoint-ahead",
             Self::RestoredDiskMerged => "restored-disk-merged",
+            Self::BacklogStarvesLive => "backlog-starves-live",
         }
     }
 

@@ -53,6 +53,8 @@ pub(super) struct EdgeBox {
     pub(super) partitioned: bool,
     /// Effects until the agent is killed.
     pub(super) killed_after: Option<u8>,
+    /// Since when something new waits to be shown to the hub ahead of a backlog.
+    pub(super) unshown_since: Option<Millis>,
 }
 
 /// The state store, and what is on its way to it.
@@ -112,6 +114,7 @@ impl EdgeBox {
             seed,
             partitioned: false,
             killed_after: None,
+            unshown_since: None,
         };
         edge.broker.takes_stale = bug == Some(Bug::StaleGenerationAck);
         edge.perform(effects, seen);
@@ -149,9 +152,17 @@ impl EdgeBox {
         if self.is_dead() {
             return;
         }
+        let brings_news = matches!(&event, Event::Received(messages) if messages.iter().any(is_certainly_new));
+        let showed_live = self.core.shows_live();
         let mut effects = Vec::new();
         self.core.handle(self.uptime(now), event, &mut effects);
+        if brings_news && showed_live {
+            self.unshown_since.get_or_insert(now);
+        }
         self.perform(effects, seen);
+        if !self.core.shows_live() {
+            self.unshown_since = None;
+        }
     }
 
     /// Messages arrive from the broker.
@@ -285,6 +296,7 @@ impl EdgeBox {
         self.state.requests.clear();
         self.broker.disconnect();
         self.killed_after = None;
+        self.unshown_since = None;
     }
 
     /// Damages the last bytes of the newest segment.
@@ -389,6 +401,12 @@ impl EdgeBox {
             Effect::Dial => self.link.commands.push_back(Command::Dial),
             Effect::Hangup => self.link.commands.push_back(Command::Hangup),
             Effect::Send(message) => self.link.commands.push_back(Command::Send(Box::new(message))),
+            Effect::Show(picture) => {
+                if self.bug != Some(Bug::BacklogStarvesLive) || !self.link.has_backlog() {
+                    self.link.show(picture);
+                    self.unshown_since = None;
+                }
+            }
             Effect::Load(model) => {
                 let floor = model.model.version;
                 self.answers.push_back(Event::ModelLoaded { model, floor });
@@ -430,6 +448,11 @@ fn boot(
     }
     let (core, effects) = EdgeCore::new(settings.clone(), start, seed);
     (spool, core, effects)
+}
+
+/// Whether a message holds a reading that cannot have come before.
+fn is_certainly_new(message: &Received) -> bool {
+    message.content.as_ref().is_ok_and(|reading| !reading.named_by_producer && !reading.may_be_redelivered)
 }
 
 fn start_of_last_record(bytes: &[u8]) -> usize {

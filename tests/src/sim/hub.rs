@@ -110,6 +110,7 @@ impl Hub {
             EdgeToHub::Fetch { digest, offset, base } => Event::Fetch { connection, digest, offset, base },
             EdgeToHub::ModelReport(report) => Event::ModelReport { connection, report },
             EdgeToHub::Status(status) => Event::Status { connection, status },
+            EdgeToHub::Live(picture) => Event::Live { connection, picture },
         };
         self.handle(now, event, said);
     }

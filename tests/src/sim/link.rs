@@ -4,9 +4,13 @@ use std::collections::VecDeque;
 
 use cloud_hub::core::ConnectionId;
 use edge_agent::core::Event as EdgeEvent;
+use shared::wire::live::LivePicture;
 use shared::wire::message::{EdgeToHub, HubToEdge};
 
 use super::random::Random;
+
+/// Pictures that wait for the lane at most.
+const PICTURES: usize = 2;
 
 /// What the agent wants of its link.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub(super) struct Link {
     /// The agent believes in a connection that the network has forgotten.
     pub(super) is_half_open: bool,
     pub(super) to_hub: VecDeque<EdgeToHub>,
+    /// The live lane, which nothing else travels on.
+    pub(super) live_lane: VecDeque<EdgeToHub>,
     pub(super) to_edge: VecDeque<HubToEdge>,
     /// The hub closes the connection when the messages before this one are through.
     pub(super) is_closing: bool,
@@ -37,12 +43,25 @@ impl Link {
         self.connection.is_some() || self.is_half_open
     }
 
+    /// A picture for the hub. One too many is dropped.
+    pub(super) fn show(&mut self, picture: LivePicture) {
+        if self.live_lane.len() < PICTURES && self.connection.is_some() {
+            self.live_lane.push_back(EdgeToHub::Live(picture));
+        }
+    }
+
+    /// Whether anything that came before waits to be sent.
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.commands.is_empty() || !self.to_hub.is_empty()
+    }
+
     /// The connection is gone; a part of what the hub had sent arrives. Returns what the hub has to be told.
     pub(super) fn cut(&mut self, random: &mut Random) -> Option<ConnectionId> {
         let arriving = random.below(self.to_edge.len() + 1);
         self.answers.extend(self.to_edge.drain(..arriving).map(EdgeEvent::FromHub));
         self.to_edge.clear();
         self.to_hub.clear();
+        self.live_lane.clear();
         self.is_closing = false;
         if self.is_connected() {
             self.answers.push_back(EdgeEvent::LinkDown);
@@ -56,6 +75,7 @@ impl Link {
         let connection = self.connection.take()?;
         self.is_half_open = true;
         self.to_hub.clear();
+        self.live_lane.clear();
         self.to_edge.clear();
         Some(connection)
     }
@@ -67,6 +87,6 @@ impl Link {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.commands.is_empty() && self.to_hub.is_empty() && self.to_edge.is_empty() && self.answers.is_empty()
+        self.commands.is_empty() && self.live_lane.is_empty() && self.to_hub.is_empty() && self.to_edge.is_empty() && self.answers.is_empty()
     }
 }

@@ -13,6 +13,8 @@ pub struct Tally {
     pub disk_faults: u64,
     /// Entries that arrived at the hub.
     pub entries: u64,
+    /// Pictures of what comes in that arrived at the hub ahead of a backlog.
+    pub pictures: u64,
     /// Times events were dropped from a full spool.
     pub drops: u64,
 }
@@ -25,6 +27,7 @@ impl Tally {
         self.partitions += other.partitions;
         self.disk_faults += other.disk_faults;
         self.entries += other.entries;
+        self.pictures += other.pictures;
         self.drops += other.drops;
     }
 }

@@ -21,6 +21,8 @@ pub const STEPS: usize = 1_500;
 const ROUNDS: usize = 4_000;
 /// A connection that says nothing for so long is dead, as QUIC's idle timeout has it.
 const IDLE_TIMEOUT_MS: u64 = 60_000;
+/// Time in which the hub is shown what comes in behind a backlog: twice the interval between two pictures.
+const SHOWN_WITHIN_MS: u64 = 500;
 
 /// A world.
 pub struct World {
@@ -212,6 +214,13 @@ impl World {
                 };
                 self.tally.entries += u64::from(matches!(message, EdgeToHub::Entry(_)));
                 self.hub.take(now, connection, message, &mut said);
+            }
+            let link = &mut self.boxes[at].link;
+            if let Some(connection) = link.connection
+                && let Some(picture) = link.live_lane.pop_front()
+            {
+                self.tally.pictures += 1;
+                self.hub.take(now, connection, picture, &mut said);
             }
             self.hub_said(std::mem::take(&mut said));
             let link = &mut self.boxes[at].link;
@@ -483,6 +492,9 @@ impl World {
         let edge = &self.boxes[at];
         if edge.due_at().is_some_and(|due| due < self.now) && !edge.is_dead() {
             return Err(format!("{}: something is due that was not done", edge.name));
+        }
+        if edge.unshown_since.is_some_and(|since| since.plus(SHOWN_WITHIN_MS) < self.now) && !edge.is_dead() {
+            return Err(format!("{}: what came in is not shown to the hub, which is connected", edge.name));
         }
         Ok(())
     }

@@ -22,6 +22,9 @@ const UNDER_WAY: usize = 4_096;
 /// Sockets of agents that are told apart: those of one connection's handshakes and of the one before.
 const FLOWS: usize = 16;
 
+/// How long a datagram waits at most where only so much gets through: a router's queue, as they are.
+const QUEUE: Duration = Duration::from_millis(300);
+
 /// What the network does.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Faults {
@@ -33,6 +36,8 @@ pub struct Faults {
     pub round_trip_ms: u64,
     /// The agent's address changes, as seen by the hub, every so many milliseconds; 0 for never.
     pub rebind_ms: u64,
+    /// Bytes that get through to the hub in a second; 0 for as many as come.
+    pub bytes_per_s: u64,
 }
 
 /// A running proxy; dropped, it stops.
@@ -58,7 +63,10 @@ impl Proxy {
                 let random = StdRng::seed_from_u64(seed);
                 let answers = mpsc::channel(UNDER_WAY);
                 let (under_way, flows) = (BTreeMap::new(), VecDeque::new());
-                Forwarder { front, upstream, faults, random, under_way, count: 0, flows, answers }.run(stopped).await
+                let taken_until = now();
+                Forwarder { front, upstream, faults, random, under_way, taken_until, count: 0, flows, answers }
+                    .run(stopped)
+                    .await
             };
             runtime.and_then(|runtime| runtime.block_on(run))
         })?;
@@ -86,6 +94,8 @@ struct Forwarder {
     random: StdRng,
     /// Datagrams by when they arrive.
     under_way: BTreeMap<(Instant, u64), Datagram>,
+    /// Until when the way to the hub is taken.
+    taken_until: Instant,
     count: u64,
     /// As a NAT keeps them: one for each socket of an agent, the newest first.
     flows: VecDeque<Flow>,
@@ -146,11 +156,27 @@ impl Forwarder {
             if self.random.random_range(0..100) < loss_percent || self.under_way.len() >= UNDER_WAY {
                 continue;
             }
+            let Some(sent) = self.send_time(to_hub, bytes.len()) else {
+                continue;
+            };
             let jitter_us = self.random.random_range(0..=round_trip_ms * 250);
             self.count += 1;
-            let at = now() + Duration::from_micros(round_trip_ms * 500 + jitter_us);
+            let at = sent + Duration::from_micros(round_trip_ms * 500 + jitter_us);
             self.under_way.insert((at, self.count), Datagram { client, to_hub, bytes: bytes.to_vec() });
         }
+    }
+
+    /// When a datagram has left the queue before the slowest link; `None` if the queue is full.
+    fn send_time(&mut self, to_hub: bool, bytes: usize) -> Option<Instant> {
+        if !to_hub || self.faults.bytes_per_s == 0 {
+            return Some(now());
+        }
+        let begun = self.taken_until.max(now());
+        if begun > now() + QUEUE {
+            return None;
+        }
+        self.taken_until = begun + Duration::from_micros(bytes as u64 * 1_000_000 / self.faults.bytes_per_s);
+        Some(self.taken_until)
     }
 
     async fn deliver(&mut self) -> std::io::Result<()> {
