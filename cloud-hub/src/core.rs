@@ -390,7 +390,11 @@ impl HubCore {
                 }
             }
             Event::ModelReport { connection, report } => self.model_report(now, connection, report, effects),
-            Event::Status { connection, status } => self.sessions.status(now, connection, status),
+            Event::Status { connection, status } => {
+                if self.sessions.status(now, connection, status) {
+                    self.rollouts_at = now;
+                }
+            }
             Event::Live { connection, picture } => {
                 if let Some(agent) = self.sessions.greeted_agent(connection) {
                     self.newest.picture(now, agent, picture);

@@ -273,10 +273,8 @@ impl Agent {
                 Effect::Infer(questions) => self.to_infer(infer::Request::Ask(questions)).await,
                 Effect::Publish(predictions) => self.publish(&predictions),
                 Effect::Checkpoint(checkpoint) => self.to_store(start::StoreRequest::Checkpoint(checkpoint)).await,
-                Effect::Remember(slot) => {
-                    self.artifacts.prune([&slot.serving, &slot.previous]);
-                    self.to_store(start::StoreRequest::Slot(slot)).await;
-                }
+                Effect::Remember(slot) => self.to_store(start::StoreRequest::Slot(slot)).await,
+                Effect::Prune(slot) => self.artifacts.prune([&slot.serving, &slot.previous]),
                 Effect::RememberFloor(floor) => self.to_store(start::StoreRequest::Floor(floor)).await,
                 Effect::SaveMemory(memory) => self.to_store(start::StoreRequest::Memory(memory)).await,
                 Effect::Dial => self.to_link(link::Command::Dial).await,

@@ -235,8 +235,10 @@ pub enum Effect {
     Load(ServedModel),
     /// Delete a package that proved to be of no use.
     Discard(Digest),
-    /// Remember this of models durably, and delete other packages; answered by `Remembered`.
+    /// Remember this of models durably; answered by `Remembered`.
     Remember(SlotState),
+    /// Delete every package that this does not speak of: it is durable.
+    Prune(SlotState),
     /// Remember durably that no version of the model below this one is served any more.
     RememberFloor(ModelRef),
     /// Write down durably what the pipeline remembers.
@@ -323,7 +325,10 @@ impl EdgeCore {
                 }
                 effects.push(self.release(acked));
             }
-            Event::LinkUp => self.sync.link_up(now, self.slot.serving(), effects),
+            Event::LinkUp => {
+                self.slot.link_up();
+                self.sync.link_up(now, self.slot.serving(), effects);
+            }
             Event::LinkDown => self.sync.link_down(now),
             Event::FromHub(message) => self.hub_said(now, message, effects),
             Event::ModelLoaded { model, floor } => self.slot.loaded(model, floor, effects),
@@ -367,6 +372,7 @@ impl EdgeCore {
             unanswered: counts(&self.unanswered),
             rejected: counts(&self.rejected),
             gone: self.ledger.gone(),
+            kept: self.slot.serving().filter(|_| !self.slot.is_on_trial()).map(|serving| serving.digest),
         }
     }
 

@@ -27,6 +27,7 @@ impl HubCore {
             && let Some(facts) = self.sessions.serving(connection, &report)
         {
             effects.push(Effect::RecordAgent(facts));
+            self.offer(connection, effects);
         }
         if let Some(mut rollout) = self.registry.rollout_of(&report.model.name).cloned()
             && rollout.digest == report.digest
@@ -204,6 +205,7 @@ impl HubCore {
                 has_streams: ours.contains(&facts.agent),
                 connected: facts.connected,
                 serving: facts.hello.serving.as_ref().map(|serving| serving.digest),
+                kept: facts.status.as_ref().and_then(|status| status.kept),
             })
             .collect()
     }

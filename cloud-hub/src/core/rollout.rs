@@ -1,8 +1,8 @@
 //! Rollouts: how a version reaches boxes, stage by stage, and how it is taken back.
 //!
 //! A rollout belongs to one version of one model. Each stage adds boxes; a box is in it for good, or until it says that it
-//! went back. A stage is over when every box of it that is connected has answered with the version, has done so for a
-//! while, has said enough to be judged, and nothing speaks against it. Every rollout ends: released, rolled back or superseded by a newer version.
+//! went back. A stage is over when every box of it that is connected answers with the version and has kept it after its own
+//! trial, has done so for a while, has said enough to be judged, and nothing speaks against it. Every rollout ends: released, rolled back or superseded by a newer version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -138,6 +138,8 @@ pub struct Member {
     pub connected: bool,
     /// The package it serves.
     pub serving: Option<Digest>,
+    /// The package that it serves and that passed its trial there.
+    pub kept: Option<Digest>,
     /// Whether it ever had a reading to answer: one that never had does not hold a rollout up.
     pub has_streams: bool,
 }
@@ -327,14 +329,15 @@ impl Rollout {
         missing > 0 && !members.is_empty()
     }
 
-    /// Whether at least one box answers with the version, and every connected one that should.
+    /// Whether at least one box answers with the version and has kept it after its trial, and every connected one that should.
     fn is_served(&self, members: &[Member]) -> bool {
         let expected = members
             .iter()
             .filter(|member| self.boxes.contains(&member.agent) && !self.failed.contains_key(&member.agent))
             .filter(|member| member.connected && (member.has_streams || member.serving == Some(self.digest)));
         let mut count = 0;
-        expected.inspect(|_| count += 1).all(|member| member.serving == Some(self.digest)) && count > 0
+        let has_kept = |member: &Member| member.serving == Some(self.digest) && member.kept == Some(self.digest);
+        expected.inspect(|_| count += 1).all(has_kept) && count > 0
     }
 
     /// Why the version is to be taken back, if it is.
@@ -395,7 +398,7 @@ mod tests {
 
     fn members(count: usize) -> Vec<Member> {
         (0..count)
-            .map(|index| Member { agent: agent(index), connected: true, serving: None, has_streams: true })
+            .map(|index| Member { agent: agent(index), connected: true, serving: None, kept: None, has_streams: true })
             .collect()
     }
 
@@ -404,6 +407,7 @@ mod tests {
         for member in members.iter_mut().filter(|member| member.connected) {
             let has = rollout.wants(&member.agent) == rollout.version;
             member.serving = has.then_some(rollout.digest);
+            member.kept = member.serving;
         }
         members.iter().filter(|member| member.serving.is_some()).count()
     }
@@ -459,7 +463,7 @@ mod tests {
     fn offline_boxes_do_not_hold_it_up_and_a_fleet_that_is_away_does_until_the_deadline() {
         let (mut rollout, mut boxes) = (rollout(rules(&[50, 100])), members(4));
         boxes[0].connected = false;
-        boxes.push(Member { agent: agent(9), connected: true, serving: None, has_streams: false });
+        boxes.push(Member { agent: agent(9), connected: true, serving: None, kept: None, has_streams: false });
         for now_ms in (0..10).map(|step| step * 500) {
             rollout.advance(now_ms, &boxes, Answers::default());
             take(&rollout, &mut boxes[..4]);

@@ -245,17 +245,22 @@ impl Sessions {
         self.agents.insert(facts.agent.clone(), facts);
     }
 
-    pub(super) fn status(&mut self, now: Now, connection: ConnectionId, status: AgentStatus) {
+    /// Takes how an agent is; whether it newly kept a model after its trial.
+    pub(super) fn status(&mut self, now: Now, connection: ConnectionId, status: AgentStatus) -> bool {
         let Some(session) = self.live.get(&connection) else {
-            return;
+            return false;
         };
         if let Some((twins, boot_nonce)) = self.twins.get_mut(&session.agent).zip(session.boot_nonce) {
             twins.heard(now, boot_nonce);
         }
-        if let Some(facts) = self.agents.get_mut(&session.agent) {
-            facts.last_seen_ms = now;
-            facts.status = Some(status);
-        }
+        let Some(facts) = self.agents.get_mut(&session.agent) else {
+            return false;
+        };
+        facts.last_seen_ms = now;
+        let before = facts.status.as_ref().and_then(|status| status.kept);
+        let has_kept = status.kept.is_some() && status.kept != before;
+        facts.status = Some(status);
+        has_kept
     }
 
     /// A box serves a model; returns what is now known of it.
@@ -263,6 +268,8 @@ impl Sessions {
         let session = self.live.get_mut(&connection)?;
         let serving = ServedModel { model: report.model.clone(), digest: report.digest };
         session.serving = Some(serving.clone());
+        // It was told to serve something else, and had begun to load this by then: it has to be told again.
+        session.offered = session.offered.filter(|offered| *offered == report.digest);
         let facts = self.agents.get_mut(&session.agent)?;
         facts.hello.serving = Some(serving);
         Some(facts.clone())

@@ -31,8 +31,8 @@ pub struct ModelSlot {
     max_answer_us: u64,
     /// A model that served before the restart, or that the box goes back to, while it is being loaded.
     resuming: Option<Digest>,
-    /// What is to be loaded once it is remembered.
-    to_load: Option<ServedModel>,
+    /// What is to be loaded once it is remembered, in order: what the box goes back to, and what came meanwhile.
+    to_load: Vec<ServedModel>,
     /// States on their way to the disk.
     unremembered: u32,
     incoming: Option<Incoming>,
@@ -52,6 +52,8 @@ pub struct ModelSlot {
 struct Incoming {
     offer: ModelOffer,
     received: u64,
+    /// The hub wants it, as it said over this connection.
+    is_offered: bool,
     loading: bool,
     /// Whether it is built on what was here before: a base, or a part from before the restart. If it does not hold, that may
     /// be to blame, and it is fetched once more without.
@@ -62,7 +64,7 @@ struct Incoming {
 
 impl Incoming {
     fn new(offer: ModelOffer) -> Self {
-        Self { offer, received: 0, loading: false, is_built_on: false, is_plain: false }
+        Self { offer, received: 0, is_offered: true, loading: false, is_built_on: false, is_plain: false }
     }
 }
 
@@ -77,7 +79,7 @@ impl ModelSlot {
             floor_on_trial: None,
             max_answer_us: settings.max_answer_us,
             resuming: None,
-            to_load: None,
+            to_load: Vec::new(),
             unremembered: 0,
             incoming: None,
             connected: false,
@@ -91,6 +93,9 @@ impl ModelSlot {
     /// Loads the model that served before the restart; one that the agent did not survive too often is gone back from.
     pub(super) fn resume(&mut self, state: SlotState, effects: &mut Vec<Effect>) {
         self.state = state;
+        // A package that is remembered is no part of one, whatever its file is called.
+        let kept = [&self.state.serving, &self.state.previous].map(|model| model.as_ref().map(|model| model.digest));
+        self.partial = self.partial.filter(|(digest, _)| !kept.contains(&Some(*digest)));
         let Some(model) = self.state.serving.clone() else {
             return;
         };
@@ -115,7 +120,7 @@ impl ModelSlot {
     }
 
     fn remember_and_load(&mut self, model: ServedModel, effects: &mut Vec<Effect>) {
-        self.to_load = Some(model);
+        self.to_load.push(model);
         self.remember(effects);
     }
 
@@ -136,7 +141,8 @@ impl ModelSlot {
     pub(super) fn remembered(&mut self, effects: &mut Vec<Effect>) {
         self.unremembered = self.unremembered.saturating_sub(1);
         if self.unremembered == 0 {
-            effects.extend(self.to_load.take().map(Effect::Load));
+            effects.push(Effect::Prune(self.state.clone()));
+            effects.extend(self.to_load.drain(..).map(Effect::Load));
         }
     }
 
@@ -157,6 +163,13 @@ impl ModelSlot {
 
     pub(super) fn can_answer(&self) -> bool {
         self.serving.is_some()
+    }
+
+    /// A connection begins. What was being fetched goes on when the hub offers it again: meanwhile it may want another.
+    pub(super) fn link_up(&mut self) {
+        if let Some(incoming) = &mut self.incoming {
+            incoming.is_offered = false;
+        }
     }
 
     /// Whether the hub listens.
@@ -201,8 +214,8 @@ impl ModelSlot {
             }
             return;
         }
-        match &self.incoming {
-            Some(incoming) if incoming.offer.digest == offer.digest => {}
+        match &mut self.incoming {
+            Some(incoming) if incoming.offer.digest == offer.digest => incoming.is_offered = true,
             Some(_) | None => self.begin(offer, effects),
         }
         self.load_if_here(effects);
@@ -215,7 +228,7 @@ impl ModelSlot {
         let Some(incoming) = self.incoming.as_mut().filter(|incoming| !incoming.loading && !incoming.is_plain) else {
             return;
         };
-        if Some(incoming.offer.digest) == previous && self.to_load.is_none() {
+        if Some(incoming.offer.digest) == previous && self.to_load.is_empty() {
             incoming.loading = true;
             // If the file does not hold, the package is fetched.
             incoming.is_built_on = true;
@@ -225,7 +238,9 @@ impl ModelSlot {
 
     /// Makes ready for a package: what lies on the disk of it is kept, what lies there of another is not.
     fn begin(&mut self, offer: ModelOffer, effects: &mut Vec<Effect>) {
-        let replaced = self.incoming.take().filter(|incoming| !incoming.loading);
+        let kept = [&self.state.serving, &self.state.previous].map(|model| model.as_ref().map(|model| model.digest));
+        let is_useless = |incoming: &Incoming| !incoming.loading && !kept.contains(&Some(incoming.offer.digest));
+        let replaced = self.incoming.take().filter(is_useless);
         effects.extend(replaced.map(|incoming| Effect::Discard(incoming.offer.digest)));
         let mut incoming = Incoming::new(offer);
         // What is on the disk need not be fetched, and a part of it fetched anew would spoil the file.
@@ -263,15 +278,32 @@ impl ModelSlot {
         if incoming.received == incoming.offer.bytes {
             incoming.loading = true;
             let model = incoming.offer.served();
+            let before = self.state.serving.replace(model.clone()).filter(|before| before.digest != digest);
             // What is on trial itself is nothing to go back to, unless there is nothing else.
-            if self.trial.is_over() || self.state.previous.is_none() {
-                self.state.previous = self.serving.clone().or(self.state.previous.take());
+            if self.state.trial_starts.is_none() || self.state.previous.is_none() {
+                self.state.previous = before.or(self.state.previous.take());
             }
-            self.state.serving = Some(model.clone());
             self.state.trial_starts = Some(1);
+            self.replace_waiting();
             self.remember_and_load(model, effects);
         } else {
             self.fetch_next(effects);
+        }
+    }
+
+    /// What waited to be loaded has a successor. Until that one is there, the model before serves.
+    fn replace_waiting(&mut self) {
+        if let Some(waiting) = self.to_load.pop() {
+            self.to_load.clear();
+            self.resuming = self.resuming.filter(|resuming| *resuming != waiting.digest);
+            self.load_previous_first();
+        }
+    }
+
+    fn load_previous_first(&mut self) {
+        if let Some(previous) = self.state.previous.clone() {
+            self.resuming = Some(previous.digest);
+            self.to_load.insert(0, previous);
         }
     }
 
@@ -327,8 +359,11 @@ impl ModelSlot {
                 if let Some(floor) = self.floor_on_trial.take() {
                     self.raise_floor(floor, effects);
                 }
-                self.state.trial_starts = None;
-                self.remember(effects);
+                // A newer one may be on its way, which has its trial before it.
+                if self.state.serving.as_ref() == Some(&serving) {
+                    self.state.trial_starts = None;
+                    self.remember(effects);
+                }
             }
             Verdict::Failed(reason) => self.go_back(&serving, reason, effects),
         }
@@ -340,9 +375,24 @@ impl ModelSlot {
             self.state.ruled_out.remove(0);
         }
         self.state.ruled_out.push(model.digest);
-        effects.push(Effect::Discard(model.digest));
-        self.fall_back(effects);
+        self.to_load.retain(|waiting| waiting.digest != model.digest);
+        if self.state.serving.as_ref() == Some(model) {
+            self.fall_back(effects);
+        } else {
+            self.bridge(effects);
+        }
         self.report(model, ModelOutcome::RolledBack { reason }, effects);
+    }
+
+    /// What was given up has a successor already, which is on its way: until then the model before serves, if there is time.
+    fn bridge(&mut self, effects: &mut Vec<Effect>) {
+        self.serving = None;
+        self.floor_on_trial = None;
+        self.trial = Trial::passed();
+        if !self.to_load.is_empty() {
+            self.load_previous_first();
+        }
+        self.remember(effects);
     }
 
     /// The model before serves again, if there is one.
@@ -353,7 +403,7 @@ impl ModelSlot {
         let may_serve = |model: &ServedModel| self.pinned.is_none_or(|pinned| pinned == model.model.version);
         self.state.serving = self.state.previous.take().filter(may_serve);
         self.state.trial_starts = None;
-        self.to_load.clone_from(&self.state.serving);
+        self.to_load.extend(self.state.serving.clone());
         self.resuming = self.state.serving.as_ref().map(|previous| previous.digest);
         self.remember(effects);
     }
@@ -361,15 +411,18 @@ impl ModelSlot {
     pub(super) fn refused(&mut self, model: &ServedModel, reason: String, effects: &mut Vec<Effect>) {
         let was_resuming = self.resuming.take_if(|resuming| *resuming == model.digest).is_some();
         let is_wanted = self.state.serving.as_ref() == Some(model);
-        let incoming = self.incoming.as_mut().filter(|incoming| incoming.offer.digest == model.digest);
         if is_wanted && !was_resuming {
-            // It was never loaded: what serves goes on, also after a restart.
-            self.state.serving.clone_from(&self.serving);
-            self.state.trial_starts = None;
-            effects.push(Effect::Remember(self.state.clone()));
-            self.unremembered += 1;
+            if self.serving.is_some() {
+                // It was never loaded: what serves goes on, also after a restart.
+                self.state.trial_starts = self.is_on_trial().then_some(1);
+                self.state.serving.clone_from(&self.serving);
+                self.state.previous = self.state.previous.take().filter(|before| self.serving.as_ref() != Some(before));
+                self.remember(effects);
+            } else {
+                self.fall_back(effects);
+            }
         }
-        match incoming {
+        match self.incoming.as_mut().filter(|incoming| incoming.offer.digest == model.digest) {
             // The file is lost or damaged, which says nothing of the one the hub has.
             Some(incoming) if was_resuming => {
                 incoming.loading = false;
@@ -377,15 +430,11 @@ impl ModelSlot {
                 return;
             }
             Some(incoming) if incoming.is_built_on => {
-                effects.push(Effect::Discard(model.digest));
                 *incoming = Incoming { is_plain: true, ..Incoming::new(incoming.offer.clone()) };
                 self.fetch_next(effects);
                 return;
             }
-            Some(_) => {
-                effects.push(Effect::Discard(model.digest));
-                self.incoming = None;
-            }
+            Some(_) => self.incoming = None,
             None if is_wanted && was_resuming => self.fall_back(effects),
             None => {}
         }
@@ -419,7 +468,9 @@ impl ModelSlot {
     }
 
     fn fetch_next(&self, effects: &mut Vec<Effect>) {
-        if let Some(incoming) = self.incoming.as_ref().filter(|incoming| self.connected && !incoming.loading) {
+        if let Some(incoming) =
+            self.incoming.as_ref().filter(|incoming| self.connected && incoming.is_offered && !incoming.loading)
+        {
             let base = self.serving.as_ref().filter(|_| !incoming.is_plain).map(|serving| serving.digest);
             let (digest, offset) = (incoming.offer.digest, incoming.received);
             effects.push(Effect::Send(EdgeToHub::Fetch { digest, offset, base }));

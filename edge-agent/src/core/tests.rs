@@ -238,7 +238,6 @@ fn a_package_that_was_built_on_what_was_here_is_fetched_plain_before_it_is_refus
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
     let refuse = || Event::ModelRefused { model: offer.served(), reason: "a hash does not hold".to_owned() };
     let effects = handle(&mut core, 605, refuse());
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Discard(digest) if *digest == offer.digest)));
     let expected = EdgeToHub::Fetch { digest: offer.digest, offset: 0, base: None };
     assert_eq!(sent(effects), [expected], "from the beginning, on nothing");
     let chunk = HubToEdge::Chunk { digest: offer.digest, offset: 0, base: None, part: part(100) };
@@ -260,7 +259,9 @@ fn an_offered_model_is_fetched_loaded_remembered_and_reported_once_it_answered()
     handle(&mut core, 702, Event::LinkDown);
     handle(&mut core, 9_000, Event::Tick);
     handle(&mut core, 9_001, Event::LinkUp);
-    let resumed = sent(handle(&mut core, 9_002, welcome(0)));
+    let greeted = sent(handle(&mut core, 9_002, welcome(0)));
+    assert!(!greeted.iter().any(|message| matches!(message, EdgeToHub::Fetch { .. })), "it may be wanted no more");
+    let resumed = sent(handle(&mut core, 9_002, Event::FromHub(HubToEdge::Offer(offer.clone()))));
     assert!(resumed.iter().any(|message| matches!(message, EdgeToHub::Fetch { offset: 60, .. })), "{resumed:?}");
     let effects = handle(&mut core, 9_003, chunk(60, 40));
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "not before it is remembered");
@@ -453,6 +454,7 @@ fn answer(core: &mut EdgeCore, now: u64, model: &ServedModel, count: u64, score:
             | Effect::UseEpoch(_)
             | Effect::Dial
             | Effect::Show(_)
+            | Effect::Prune(_)
             | Effect::Hangup
             | Effect::StorePart { .. }
             | Effect::Load(_)
@@ -487,10 +489,11 @@ fn a_trial_that_goes_wrong_ends_with_the_model_before_without_any_network() {
     let (mut core, old, new) = on_trial();
     handle(&mut core, 700, Event::LinkDown);
     let effects = answer(&mut core, 1_000, &new, 3, f32::NAN);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Discard(digest) if *digest == new.digest)));
     let slot = remembered(&effects).expect("durable before the other is loaded");
     assert_eq!((slot.serving, slot.ruled_out), (Some(old.clone()), vec![new.digest]));
     let effects = handle(&mut core, 1_001, Event::Remembered);
+    let is_pruned = |effect: &Effect| matches!(effect, Effect::Prune(slot) if slot.serving.as_ref() == Some(&old));
+    assert!(effects.iter().any(is_pruned), "the package that failed goes when that is durable: {effects:?}");
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(model) if *model == old)), "{effects:?}");
     handle(&mut core, 1_002, Event::ModelLoaded { model: old.clone(), floor: ModelVersion(2) });
     answer(&mut core, 2_000, &old, 1, 0.5);
@@ -579,7 +582,54 @@ fn a_package_that_does_not_run_is_discarded_and_reported() {
     handle(&mut core, 701, Event::FromHub(chunk));
     let refused = Event::ModelRefused { model: offer.served(), reason: "golden vector 3 differs".to_owned() };
     let effects = handle(&mut core, 702, refused);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Discard(digest) if *digest == offer.digest)));
+    assert_eq!(remembered(&effects).expect("given up").serving, None);
     assert!(matches!(&sent(effects)[..], [EdgeToHub::ModelReport(_)]));
+    handle(&mut core, 703, Event::Remembered);
+    let effects = handle(&mut core, 704, Event::Remembered);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Prune(slot) if slot.serving.is_none())));
     assert!(core.serving().is_none());
+}
+
+/// A box as of [`on_trial`] that has fetched version 4 as well, which waits to be remembered.
+fn on_trial_with_a_newer_one_on_its_way() -> (EdgeCore, [ServedModel; 3]) {
+    let (mut core, old, new) = on_trial();
+    let newer = offer(4, 10);
+    handle(&mut core, 700, Event::FromHub(HubToEdge::Offer(newer.clone())));
+    let chunk = HubToEdge::Chunk { digest: newer.digest, offset: 0, base: None, part: part(10) };
+    let slot = remembered(&handle(&mut core, 701, Event::FromHub(chunk))).expect("before it is loaded");
+    assert_eq!(slot.previous, Some(old.clone()), "what is on trial itself is nothing to go back to");
+    (core, [old, new, newer.served()])
+}
+
+#[test]
+fn a_trial_that_fails_while_a_newer_version_is_on_its_way_leaves_that_one_its_own() {
+    let (mut core, [old, new, newer]) = on_trial_with_a_newer_one_on_its_way();
+    let slot = remembered(&answer(&mut core, 800, &new, 3, f32::NAN)).expect("ruled out durably");
+    assert_eq!((slot.serving, slot.previous), (Some(newer.clone()), Some(old.clone())));
+    assert_eq!((slot.trial_starts, slot.ruled_out), (Some(1), vec![new.digest]));
+    handle(&mut core, 801, Event::Remembered);
+    let effects = handle(&mut core, 802, Event::Remembered);
+    let loads = effects.iter().filter_map(|effect| if let Effect::Load(model) = effect { Some(model) } else { None });
+    assert_eq!(loads.collect::<Vec<_>>(), [&old, &newer], "the one before serves meanwhile");
+    handle(&mut core, 803, Event::ModelLoaded { model: old, floor: ModelVersion(2) });
+    assert!(!core.is_on_trial());
+    handle(&mut core, 804, Event::ModelLoaded { model: newer.clone(), floor: ModelVersion(4) });
+    assert!(core.is_on_trial() && core.serving() == Some(&newer));
+}
+
+#[test]
+fn a_trial_that_passes_while_a_newer_version_is_on_its_way_says_nothing_of_that_one() {
+    let (mut core, [_, new, _]) = on_trial_with_a_newer_one_on_its_way();
+    let effects = answer(&mut core, 800, &new, 200, 0.5);
+    assert!(remembered(&effects).is_none_or(|slot| slot.trial_starts == Some(1)), "{effects:?}");
+}
+
+#[test]
+fn what_a_box_goes_back_to_stays_on_its_disk_when_an_offer_of_it_is_taken_back() {
+    let (mut core, [old, ..]) = on_trial_with_a_newer_one_on_its_way();
+    let again = offer(2, 10);
+    assert_eq!(again.digest, old.digest);
+    handle(&mut core, 702, Event::FromHub(HubToEdge::Offer(again)));
+    let effects = handle(&mut core, 703, Event::FromHub(HubToEdge::Offer(offer(5, 10))));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Discard(digest) if *digest == old.digest)));
 }

@@ -175,6 +175,8 @@ pub struct AgentStatus {
     pub rejected: Vec<(String, u64)>,
     /// Sequences whose events are gone, by reason, whatever they were.
     pub gone: Vec<(String, u64)>,
+    /// The package in service, once its trial on the box is over.
+    pub kept: Option<Digest>,
 }
 
 impl StreamLedger {

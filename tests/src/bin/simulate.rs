@@ -94,6 +94,7 @@ fn explore(arguments: &Arguments) -> Result<bool, String> {
                 "entries": tally.entries,
                 "drops": tally.drops,
                 "pictures": tally.pictures,
+                "releases": tally.releases,
                 "seconds": seconds,
                 "failures": failures,
             })
@@ -102,7 +103,7 @@ fn explore(arguments: &Arguments) -> Result<bool, String> {
         Output::Text => {
             print(&format!(
                 "{} worlds, {} steps, {} crashes, {} partitions, {} disk faults, {} entries delivered, {} times events \
-                 dropped, {} live pictures, in {seconds:.1} s: {} broke",
+                 dropped, {} live pictures, {} versions, in {seconds:.1} s: {} broke",
                 arguments.seeds,
                 tally.steps,
                 tally.crashes,
@@ -111,6 +112,7 @@ fn explore(arguments: &Arguments) -> Result<bool, String> {
                 tally.entries,
                 tally.drops,
                 tally.pictures,
+                tally.releases,
                 broken.len()
             ));
             failures.iter().for_each(|failure| print(&failure_text(failure)));

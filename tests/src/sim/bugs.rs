@@ -38,11 +38,21 @@ pub enum Bug {
     RestoredDiskMerged,
     /// What comes in is shown only when nothing older waits to be sent.
     BacklogStarvesLive,
+    /// A start of a box does not count as one of a model's trial.
+    TrialNotCounted,
+    /// After a restart a box does not know what it went back from.
+    RuledOutForgotten,
+    /// The model before the newest is deleted though the box may go back to it.
+    PreviousPruned,
+    /// The hub's database keeps a rollout as it began.
+    RolloutForgotten,
+    /// The hub offers a version to every box that is connected, whatever the stage.
+    StageIgnored,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::AckBeforeDurable,
         Self::DeleteBeforeHubAck,
         Self::DedupeByTimeWindow,
@@ -59,6 +69,11 @@ impl Bug {
         Self::CheckpointAhead,
         Self::RestoredDiskMerged,
         Self::BacklogStarvesLive,
+        Self::TrialNotCounted,
+        Self::RuledOutForgotten,
+        Self::PreviousPruned,
+        Self::RolloutForgotten,
+        Self::StageIgnored,
     ];
 
     /// Its name on the command line.
@@ -81,6 +96,11 @@ impl Bug {
             Self::CheckpointAhead => "checkpoint-ahead",
             Self::RestoredDiskMerged => "restored-disk-merged",
             Self::BacklogStarvesLive => "backlog-starves-live",
+            Self::TrialNotCounted => "trial-not-counted",
+            Self::RuledOutForgotten => "ruled-out-forgotten",
+            Self::PreviousPruned => "previous-pruned",
+            Self::RolloutForgotten => "rollout-forgotten",
+            Self::StageIgnored => "stage-ignored",
         }
     }
 

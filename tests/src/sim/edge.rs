@@ -1,22 +1,22 @@
 //! A box: an agent's core with its spool on a disk that fails, its state store, its inference and its broker.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use edge_agent::agent::start;
 use edge_agent::core::spool::WhenFull;
-use edge_agent::core::{Answered, Checkpoint, EdgeCore, Effect, Event, Millis, Question, Received, Settings};
+use edge_agent::core::{Checkpoint, EdgeCore, Effect, Event, Millis, Received, Settings, SlotState};
 use edge_agent::spool::{Opened, Request, Spool};
 use edge_agent::store::Remembered;
 use shared::event::{GapReason, ModelRef, SpoolEntry};
-use shared::ids::{AgentId, Digest, Epoch, ModelName, ModelVersion, Sequence};
+use shared::ids::{AgentId, Digest, Epoch, Sequence};
 use shared::seglog::Storage;
 use shared::seglog::fake::FakeDisk;
 use shared::seglog::record::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
-use shared::wire::message::ServedModel;
 
 use super::broker::{Broker, RECEIVE_MAXIMUM};
 use super::bugs::Bug;
 use super::link::{Command, Link};
+use super::models::{self, Shelf, Worked, Worker};
 use super::random::Random;
 
 /// Bytes of a segment: a few commits.
@@ -42,7 +42,12 @@ pub(super) struct EdgeBox {
     requests: Vec<Request>,
     answers: VecDeque<Event>,
     state: State,
-    inference: VecDeque<Vec<Question>>,
+    shelf: Shelf,
+    worker: Worker,
+    /// How often each package ended the agent.
+    pub(super) ended: BTreeMap<Digest, u32>,
+    /// Every package that served here.
+    pub(super) served: BTreeSet<Digest>,
     settings: Settings,
     bug: Option<Bug>,
     /// Its disk and its state store, as they once were.
@@ -61,7 +66,17 @@ pub(super) struct EdgeBox {
 #[derive(Debug, Default)]
 struct State {
     durable: Remembered,
-    requests: VecDeque<Checkpoint>,
+    requests: VecDeque<StateRequest>,
+    /// Packages that were durably ruled out, also by slots that are replaced since.
+    ruled_out: BTreeSet<Digest>,
+}
+
+/// A write to the state store.
+#[derive(Debug)]
+enum StateRequest {
+    Checkpoint(Checkpoint),
+    Slot(SlotState),
+    Floor(ModelRef),
 }
 
 /// What a box does that others must know of.
@@ -71,15 +86,16 @@ pub(super) enum Seen {
     Appended(SpoolEntry),
     /// Events were dropped, and a gap record took their place.
     Dropped,
+    /// A package that was remembered is not on the disk.
+    PackageMissing(Digest),
 }
 
 impl EdgeBox {
     pub(super) fn new(index: usize, seed: u64, is_cramped: bool, bug: Option<Bug>, seen: &mut Vec<Seen>) -> Self {
         let disk = FakeDisk::new(seed, 1 << 30);
-        let model = ModelRef { name: ModelName::new("pump").expect("valid"), version: ModelVersion(1) };
-        let serving = ServedModel { model, digest: Digest::of(b"package") };
         let mut state = State::default();
-        state.durable.slot.serving = Some(serving);
+        state.durable.slot.serving = Some(models::first());
+        let shelf = Shelf::new();
         let settings = Settings {
             agent_version: "simulated".to_owned(),
             boot_nonce: seed,
@@ -92,7 +108,7 @@ impl EdgeBox {
             when_full: if is_cramped && seed % 8 < 6 { WhenFull::DropOldest } else { WhenFull::Block },
             receive_maximum: RECEIVE_MAXIMUM,
         };
-        let (spool, core, effects) = boot(&disk, &mut state, &settings, 0, bug, seed);
+        let (spool, core, effects) = boot(&disk, &mut state, &shelf, &settings, 0, bug, seed);
         let mut edge = Self {
             name: AgentId::new(&format!("box-{index}")).expect("valid"),
             broker: Broker::new(index),
@@ -106,7 +122,10 @@ impl EdgeBox {
             requests: Vec::new(),
             answers: VecDeque::new(),
             state,
-            inference: VecDeque::new(),
+            shelf,
+            worker: Worker::default(),
+            ended: BTreeMap::new(),
+            served: BTreeSet::new(),
             settings,
             bug,
             backup: None,
@@ -163,6 +182,7 @@ impl EdgeBox {
         if !self.core.shows_live() {
             self.unshown_since = None;
         }
+        self.served.extend(self.core.serving().map(|serving| serving.digest));
     }
 
     /// Messages arrive from the broker.
@@ -243,33 +263,36 @@ impl EdgeBox {
 
     /// The state store makes one value durable.
     pub(super) fn work_state(&mut self) {
-        if let Some(checkpoint) = self.state.requests.pop_front() {
-            self.answers.push_back(Event::Checkpointed { epoch: checkpoint.epoch, acked: checkpoint.acked });
-            self.state.durable.checkpoint = Some(checkpoint);
+        match self.state.requests.pop_front() {
+            None => {}
+            Some(StateRequest::Checkpoint(checkpoint)) => {
+                self.answers.push_back(Event::Checkpointed { epoch: checkpoint.epoch, acked: checkpoint.acked });
+                self.state.durable.checkpoint = Some(checkpoint);
+            }
+            Some(StateRequest::Slot(slot)) => {
+                self.state.ruled_out.extend(&slot.ruled_out);
+                self.state.durable.slot = slot;
+                self.answers.push_back(Event::Remembered);
+            }
+            Some(StateRequest::Floor(floor)) => self.state.durable.floor = Some(floor),
         }
     }
 
-    /// Inference answers one call.
+    /// Whether a package was given up here for good.
+    pub(super) fn has_ruled_out(&self, digest: Digest) -> bool {
+        self.state.ruled_out.contains(&digest)
+    }
+
+    /// Inference does one thing it was asked for. It may be the last that the agent does.
     pub(super) fn infer(&mut self) {
-        let Some(questions) = self.inference.pop_front() else {
-            return;
-        };
-        let Some(serving) = self.core.serving().cloned() else {
-            return;
-        };
-        let answer = |question: Question| Answered {
-            outcome: match question.time_ms % 7 {
-                0 => Err("window_filling"),
-                _ => Ok(shared::event::Outcome::Anomaly(shared::event::Verdict {
-                    score: 0.5,
-                    threshold: 1.0,
-                    anomaly: false,
-                })),
-            },
-            question,
-        };
-        let answers = questions.into_iter().map(answer).collect();
-        self.answers.push_back(Event::Answered { model: serving.model, answers, busy_us: 1 });
+        match self.worker.work() {
+            Worked::Nothing => {}
+            Worked::Report(event) => self.answers.push_back(event),
+            Worked::Ended(digest) => {
+                *self.ended.entry(digest).or_default() += 1;
+                self.killed_after = Some(0);
+            }
+        }
     }
 
     /// Hands the core at most `most` of its shells' reports.
@@ -284,7 +307,7 @@ impl EdgeBox {
 
     pub(super) fn is_idle(&self) -> bool {
         let shells = self.requests.is_empty() && self.answers.is_empty() && self.state.requests.is_empty();
-        shells && self.inference.is_empty() && self.link.is_idle() && self.broker.is_idle() && self.received.is_empty()
+        shells && self.worker.is_idle() && self.link.is_idle() && self.broker.is_idle() && self.received.is_empty()
     }
 
     /// The agent is gone, and what it held in memory. What happens to the disk is for the caller to say.
@@ -292,7 +315,7 @@ impl EdgeBox {
         self.received.clear();
         self.requests.clear();
         self.answers.clear();
-        self.inference.clear();
+        self.worker = Worker::default();
         self.state.requests.clear();
         self.broker.disconnect();
         self.killed_after = None;
@@ -356,7 +379,8 @@ impl EdgeBox {
         self.settings.boot_nonce = self.settings.boot_nonce.wrapping_add(1);
         let seed = self.seed.wrapping_add(self.boots);
         let wall_ms = now.0 as i64 + self.clock_error_ms;
-        let (spool, core, effects) = boot(&self.disk, &mut self.state, &self.settings, wall_ms, self.bug, seed);
+        let (spool, core, effects) =
+            boot(&self.disk, &mut self.state, &self.shelf, &self.settings, wall_ms, self.bug, seed);
         (self.spool, self.core) = (spool, core);
         self.perform(effects, seen);
     }
@@ -390,14 +414,14 @@ impl EdgeBox {
                 self.requests.push(Request::Append(entry));
             }
             Effect::Acknowledge(receipt) => self.broker.acknowledge(receipt),
-            Effect::Infer(questions) => self.inference.push_back(questions),
+            Effect::Infer(questions) => self.worker.ask(questions),
             Effect::Publish(predictions) => assert!(!predictions.is_empty()),
             Effect::ReadSpool { from, entries } => self.requests.push(Request::Read { from, entries }),
             Effect::Release(before) => self.requests.push(Request::Release(before)),
             Effect::DropOldest { acked, full_bytes } => self.requests.push(Request::DropOldest { acked, full_bytes }),
             Effect::UseEpoch(epoch) => self.requests.push(Request::UseEpoch(epoch)),
             Effect::SettleGap { through } => self.requests.push(Request::SettleGap { through }),
-            Effect::Checkpoint(checkpoint) => self.state.requests.push_back(checkpoint),
+            Effect::Checkpoint(checkpoint) => self.state.requests.push_back(StateRequest::Checkpoint(checkpoint)),
             Effect::Dial => self.link.commands.push_back(Command::Dial),
             Effect::Hangup => self.link.commands.push_back(Command::Hangup),
             Effect::Send(message) => self.link.commands.push_back(Command::Send(Box::new(message))),
@@ -407,15 +431,17 @@ impl EdgeBox {
                     self.unshown_since = None;
                 }
             }
-            Effect::Load(model) => {
-                let floor = model.model.version;
-                self.answers.push_back(Event::ModelLoaded { model, floor });
+            Effect::Load(model) if self.shelf.complete(model.digest) => self.worker.load(model),
+            Effect::Load(model) => seen.push(Seen::PackageMissing(model.digest)),
+            Effect::StorePart { digest, offset, part, .. } => self.shelf.store(digest, offset, part.raw_bytes()),
+            Effect::Discard(digest) => self.shelf.discard(digest),
+            Effect::Remember(slot) => self.state.requests.push_back(StateRequest::Slot(slot)),
+            Effect::Prune(mut slot) => {
+                slot.previous.take_if(|_| self.bug == Some(Bug::PreviousPruned));
+                self.shelf.prune(&slot);
             }
-            Effect::StorePart { .. }
-            | Effect::Discard(_)
-            | Effect::Remember(_)
-            | Effect::RememberFloor(_)
-            | Effect::SaveMemory(_) => {}
+            Effect::RememberFloor(floor) => self.state.requests.push_back(StateRequest::Floor(floor)),
+            Effect::SaveMemory(_) => {}
         }
     }
 }
@@ -424,6 +450,7 @@ impl EdgeBox {
 fn boot(
     disk: &FakeDisk,
     state: &mut State,
+    shelf: &Shelf,
     settings: &Settings,
     wall_ms: i64,
     bug: Option<Bug>,
@@ -436,6 +463,12 @@ fn boot(
     };
     state.durable.epoch = Some(epoch);
     let (spool, mut start) = start::resume(opened, epoch, state.durable.clone(), &mut None).expect("the disk is well");
+    start.partial = shelf.partial();
+    match bug {
+        Some(Bug::TrialNotCounted) => start.slot.trial_starts = start.slot.trial_starts.map(|_| 1),
+        Some(Bug::RuledOutForgotten) => start.slot.ruled_out.clear(),
+        _ => {}
+    }
     if bug == Some(Bug::RedeliveryForgotten) {
         start.recent_ids.clear();
     }

@@ -51,6 +51,10 @@ pub enum Fault {
     ClockJump(i16),
     /// Time passes: minutes.
     LongSilence(u8),
+    /// Somebody brings a version of the model, good or bad.
+    Release(u8),
+    /// Somebody pauses, resumes or aborts the rollout.
+    Wish(u8),
 }
 
 /// A fault, the step it comes at, and the box it happens to.
@@ -75,13 +79,22 @@ pub struct Climate {
     pub is_cramped: bool,
     /// Whether disks are restored from copies.
     pub goes_back: bool,
+    /// Whether versions of a model are rolled out.
+    pub rolls_out: bool,
 }
 
 impl Climate {
-    /// One world in four has bad media, one in four small spools, in one in four disks are restored.
+    /// One world in four has bad media, one in four small spools, in one in four disks are restored, in one in four versions
+    /// are rolled out.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        Self { rots: seed % 4 == 1, loses_spools: seed % 8 == 1, is_cramped: seed % 4 == 2, goes_back: seed % 4 == 3 }
+        Self {
+            rots: seed % 4 == 1,
+            loses_spools: seed % 8 == 1,
+            is_cramped: seed % 4 == 2,
+            goes_back: seed % 4 == 3,
+            rolls_out: seed.is_multiple_of(4),
+        }
     }
 }
 
@@ -93,6 +106,14 @@ pub fn plan(seed: u64, climate: Climate, steps: usize, boxes: usize) -> Vec<Plan
     let mut plan: Vec<Planned> = (0..count)
         .map(|_| Planned { step: random.below(steps), at: random.below(boxes), fault: fault(&mut random, climate) })
         .collect();
+    if climate.rolls_out {
+        for _ in 0..2 + random.below(4) {
+            plan.push(Planned { step: random.below(steps), at: 0, fault: Fault::Release(random.below(256) as u8) });
+        }
+        for _ in 0..random.below(4) {
+            plan.push(Planned { step: random.below(steps), at: 0, fault: Fault::Wish(random.below(256) as u8) });
+        }
+    }
     plan.sort_by_key(|planned| planned.step);
     plan
 }

@@ -2,16 +2,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use cloud_hub::core::registry::{Registry, Release};
+use cloud_hub::core::rollout::{Rollout, RolloutState, Wish};
 use cloud_hub::core::session::AgentFacts;
 use cloud_hub::core::{CompactionRules, ConnectionId, Effect, Event, HubCore, Start};
 use cloud_hub::ingest_log::{Entry, IngestLog, Report, Request};
 use shared::event::SpoolEntry;
-use shared::ids::{AgentId, Epoch};
+use shared::ids::{AgentId, Epoch, ModelVersion};
 use shared::seglog::fake::FakeDisk;
-use shared::wire::message::{EdgeToHub, HubToEdge};
+use shared::wire::message::{EdgeToHub, HubToEdge, ServedModel};
+use shared::wire::part::PackedPart;
 
 use super::bugs::Bug;
+use super::models::{self, Nature};
 use super::random::Random;
+use super::rollouts;
 
 const SEGMENT_BYTES: u64 = 8 * 1024;
 /// Time between two compactions.
@@ -45,6 +50,11 @@ pub(super) struct Hub {
 struct Database {
     checkpoint: Option<(u64, Vec<u8>)>,
     agents: BTreeMap<AgentId, AgentFacts>,
+    /// Empty where nothing is rolled out.
+    releases: Vec<Release>,
+    champion: Option<ModelVersion>,
+    rollouts: BTreeMap<i64, Rollout>,
+    last_run: i64,
     /// What the sample store holds.
     samples: Vec<(u64, Entry)>,
 }
@@ -57,9 +67,14 @@ pub(super) enum Said {
 }
 
 impl Hub {
-    pub(super) fn new(seed: u64, bug: Option<Bug>) -> Self {
+    pub(super) fn new(seed: u64, has_models: bool, bug: Option<Bug>) -> Self {
         let disk = FakeDisk::new(seed ^ 0x4b, 1 << 30);
-        let database = Database::default();
+        let mut database = Database::default();
+        if has_models {
+            let ServedModel { model, digest } = models::first();
+            database.champion = Some(model.version);
+            database.releases.push(rollouts::release(model.version, digest));
+        }
         let (core, log) = start(&disk, &database);
         Self {
             disk,
@@ -92,6 +107,24 @@ impl Hub {
     pub(super) fn disconnected(&mut self, now: i64, connection: ConnectionId, said: &mut Vec<Said>) {
         self.live.remove(&connection);
         self.handle(now, Event::Disconnected { connection }, said);
+    }
+
+    /// Somebody brings a version.
+    pub(super) fn release(&mut self, now: i64, nature: Nature, said: &mut Vec<Said>) {
+        let version = self.core.registry().next_version(&models::model());
+        let release = rollouts::release(version, nature.digest(version));
+        self.handle(now, Event::Uploaded(Box::new(release)), said);
+    }
+
+    /// Somebody wants something of the rollout that is not over, if there is one.
+    pub(super) fn wish(&mut self, now: i64, wish: Wish, said: &mut Vec<Said>) {
+        if let Some(id) = self.registry().rollout_of(&models::model()).map(|rollout| rollout.id) {
+            self.handle(now, Event::RolloutWished { id, wish, by: "somebody".to_owned() }, said);
+        }
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        self.core.registry()
     }
 
     /// A message arrives.
@@ -242,18 +275,35 @@ impl Hub {
             }
             Effect::Send { connection, message } => {
                 let message = self.unalter(connection, message);
+                if let (Some(Bug::StageIgnored), HubToEdge::Offer(offer)) = (self.bug, &message) {
+                    let others = self.live.keys().filter(|other| **other != connection);
+                    said.extend(others.map(|other| Said::Message(*other, HubToEdge::Offer(offer.clone()))));
+                }
                 said.push(Said::Message(connection, message));
             }
             Effect::Close { connection } => said.push(Said::Close(connection)),
             Effect::Compact { from, to, snapshot } => self.compaction = Some((from, to, snapshot)),
             Effect::RecordAgent(facts) => drop(self.database.agents.insert(facts.agent.clone(), facts)),
-            Effect::SendPart { .. }
-            | Effect::Train(_)
-            | Effect::RecordRun(_)
-            | Effect::RecordRelease(..)
-            | Effect::RecordRollout(_)
-            | Effect::RecordDeployment { .. }
-            | Effect::RecordDrift(_) => {}
+            Effect::SendPart { connection, digest, offset, .. } => {
+                let bytes = models::PART_BYTES.min(models::PACKAGE_BYTES.saturating_sub(offset));
+                let part = PackedPart::pack(&vec![7; bytes as usize], &[]).expect("packs");
+                said.push(Said::Message(connection, HubToEdge::Chunk { digest, offset, base: None, part }));
+            }
+            Effect::RecordRelease(release, run) => {
+                self.database.last_run = run.id;
+                self.database.champion.get_or_insert(release.version);
+                self.database.releases.push(*release);
+            }
+            Effect::RecordRollout(rollout) => {
+                if rollout.state == RolloutState::Released {
+                    self.database.champion = Some(rollout.version);
+                }
+                let is_forgotten = self.bug == Some(Bug::RolloutForgotten);
+                if !is_forgotten || !self.database.rollouts.contains_key(&rollout.id) {
+                    self.database.rollouts.insert(rollout.id, *rollout);
+                }
+            }
+            Effect::Train(_) | Effect::RecordRun(_) | Effect::RecordDeployment { .. } | Effect::RecordDrift(_) => {}
         }
     }
 
@@ -321,7 +371,11 @@ fn start(disk: &FakeDisk, database: &Database) -> (HubCore, IngestLog<FakeDisk>)
     let rules = CompactionRules { interval_ms: COMPACTION_MS };
     let snapshot = database.checkpoint.clone();
     let from = snapshot.as_ref().map_or(0, |(position, _)| *position);
-    let mut core = HubCore::new(Vec::new(), rules, Start { snapshot, ..Start::default() }).expect("its own snapshot");
+    let (specs, releases) = (rollouts::specs(!database.releases.is_empty()), database.releases.clone());
+    let champions = database.champion.map(|version| (models::model(), version)).into_iter().collect();
+    let (rollouts, last_run) = (database.rollouts.values().cloned().collect(), database.last_run);
+    let start = Start { snapshot, releases, champions, rollouts, last_run };
+    let mut core = HubCore::new(specs, rules, start).expect("its own snapshot");
     let end = log.end();
     for (position, entry) in log.read(from..end).expect("the disk is well") {
         core.replay(position, &entry.agent, &entry.entry);

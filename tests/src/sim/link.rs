@@ -87,6 +87,10 @@ impl Link {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.commands.is_empty() && self.live_lane.is_empty() && self.to_hub.is_empty() && self.to_edge.is_empty() && self.answers.is_empty()
+        self.commands.is_empty()
+            && self.live_lane.is_empty()
+            && self.to_hub.is_empty()
+            && self.to_edge.is_empty()
+            && self.answers.is_empty()
     }
 }

@@ -15,6 +15,8 @@ pub struct Tally {
     pub entries: u64,
     /// Pictures of what comes in that arrived at the hub ahead of a backlog.
     pub pictures: u64,
+    /// Versions that were brought to the hub.
+    pub releases: u64,
     /// Times events were dropped from a full spool.
     pub drops: u64,
 }
@@ -28,6 +30,7 @@ impl Tally {
         self.disk_faults += other.disk_faults;
         self.entries += other.entries;
         self.pictures += other.pictures;
+        self.releases += other.releases;
         self.drops += other.drops;
     }
 }

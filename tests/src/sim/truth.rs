@@ -102,8 +102,12 @@ impl Truth {
     pub(super) fn seen(&mut self, at: usize, seen: Vec<Seen>) -> Result<(), Violation> {
         let of = &mut self.boxes[at];
         for seen in seen {
-            if let Seen::Appended(SpoolEntry::Events(batch)) = seen {
-                of.appended(&batch)?;
+            match seen {
+                Seen::Appended(SpoolEntry::Events(batch)) => of.appended(&batch)?,
+                Seen::Appended(SpoolEntry::Gap(_)) | Seen::Dropped => {}
+                Seen::PackageMissing(digest) => {
+                    return Err(format!("package {digest} is to be loaded, and is not there"));
+                }
             }
         }
         Ok(())

@@ -1,5 +1,8 @@
 //! The world: lets one thing after another happen, disturbs it by plan, and lets it come to rest.
 
+mod rest;
+
+use cloud_hub::core::rollout::Wish;
 use edge_agent::core::{Event as EdgeEvent, Millis};
 use shared::seglog::fake::Trouble;
 use shared::wire::message::EdgeToHub;
@@ -11,14 +14,14 @@ use super::errors;
 use super::faults::{self, Climate, Fault, Planned};
 use super::hub::{Hub, Said};
 use super::link::Command;
+use super::models::Nature;
 use super::random::Random;
 use super::report::Tally;
+use super::rollouts::Rollouts;
 use super::truth::{Truth, Violation};
 
 /// Steps of a world, before it comes to rest.
 pub const STEPS: usize = 1_500;
-/// Rounds in which an undisturbed world must come to rest.
-const ROUNDS: usize = 4_000;
 /// A connection that says nothing for so long is dead, as QUIC's idle timeout has it.
 const IDLE_TIMEOUT_MS: u64 = 60_000;
 /// Time in which the hub is shown what comes in behind a backlog: twice the interval between two pictures.
@@ -32,6 +35,7 @@ pub struct World {
     boxes: Vec<EdgeBox>,
     hub: Hub,
     truth: Truth,
+    rollouts: Rollouts,
     climate: Climate,
     plan: Vec<Planned>,
     /// Things that end at a step.
@@ -96,8 +100,9 @@ impl World {
             now: Millis(0),
             step: 0,
             boxes,
-            hub: Hub::new(seed, bug),
+            hub: Hub::new(seed, climate.rolls_out, bug),
             truth,
+            rollouts: Rollouts::default(),
             climate,
             plan: plan.unwrap_or_else(|| faults::plan(seed, climate, STEPS, count)),
             ending: Vec::new(),
@@ -146,7 +151,7 @@ impl World {
             74..80 => self.hub.work_disk(&mut self.random),
             80..86 => self.hub_reports(most)?,
             86..88 => self.hub.compact(),
-            88..92 => self.boxes[at].infer(),
+            88..92 => self.with_box(at, |edge, _, _| edge.infer())?,
             _ => self.let_time_pass(at)?,
         }
         Ok(())
@@ -424,8 +429,23 @@ impl World {
             }
             Fault::ClockJump(minutes) => self.boxes[at].clock_error_ms += i64::from(minutes) * 60_000,
             Fault::LongSilence(minutes) => self.pass(u64::from(minutes) * 60_000)?,
+            Fault::Release(number) => {
+                self.tally.releases += 1;
+                let mut said = Vec::new();
+                // Every other version is a good one.
+                let nature = if number % 2 == 0 { Nature::Good } else { Nature::ALL[usize::from(number / 2) % 9] };
+                self.hub.release(self.now.0 as i64, nature, &mut said);
+                self.hub_said(said);
+            }
+            Fault::Wish(number) => self.wish([Wish::Pause, Wish::Resume, Wish::Abort][usize::from(number) % 3]),
         }
         Ok(())
+    }
+
+    fn wish(&mut self, wish: Wish) {
+        let mut said = Vec::new();
+        self.hub.wish(self.now.0 as i64, wish, &mut said);
+        self.hub_said(said);
     }
 
     fn end_what_ends(&mut self) {
@@ -462,6 +482,7 @@ impl World {
         let mut seen = Vec::new();
         self.boxes[at].boot(self.now, &mut seen);
         self.truth.seen(at, seen)?;
+        self.rollouts.check(&self.boxes[at], &self.hub)?;
         self.truth.check_boot(at, &self.boxes[at], &self.hub.entries())
     }
 
@@ -488,7 +509,8 @@ impl World {
         }
     }
 
-    fn check(&self, at: usize) -> Result<(), Violation> {
+    fn check(&mut self, at: usize) -> Result<(), Violation> {
+        self.rollouts.check(&self.boxes[at], &self.hub)?;
         let edge = &self.boxes[at];
         if edge.due_at().is_some_and(|due| due < self.now) && !edge.is_dead() {
             return Err(format!("{}: something is due that was not done", edge.name));
@@ -497,70 +519,5 @@ impl World {
             return Err(format!("{}: what came in is not shown to the hub, which is connected", edge.name));
         }
         Ok(())
-    }
-
-    /// Ends all trouble, and lets everything come to rest as it must.
-    fn settle(&mut self) -> Result<(), Violation> {
-        std::mem::take(&mut self.ending).into_iter().for_each(|(_, ending)| self.end(ending));
-        for _ in 0..ROUNDS {
-            for at in 0..self.boxes.len() {
-                self.boxes[at].broker.connect();
-                self.run_until_idle(at)?;
-            }
-            if (0..self.boxes.len()).all(|at| self.is_at_rest(at)) {
-                let entries = self.hub.entries();
-                self.truth.check_hub(&self.boxes, &entries)?;
-                return self.truth.check_rest(&self.boxes, &entries, &self.hub.counts());
-            }
-            let due = self.boxes.iter().filter_map(EdgeBox::due_at).min();
-            self.pass(due.map_or(1_000, |due| due.0.saturating_sub(self.now.0).clamp(1, 5_000)))?;
-        }
-        let stuck: Vec<String> = (0..self.boxes.len())
-            .filter(|at| !self.is_at_rest(*at))
-            .map(|at| {
-                let edge = &self.boxes[at];
-                let hub = self.hub.next_of(&edge.name, edge.epoch());
-                let ledger = edge.core.status().ledger;
-                format!(
-                    "{} (spool up to {}, hub up to {hub:?}, idle {}, broker empty {}, flushed {}, {:?}, {ledger:?})",
-                    edge.name,
-                    edge.next(),
-                    edge.is_idle(),
-                    edge.broker.is_empty(),
-                    edge.core.is_flushed(),
-                    edge.core.hub_problem()
-                )
-            })
-            .collect();
-        Err(format!("no rest although all trouble ended: {}", stuck.join(", ")))
-    }
-
-    fn run_until_idle(&mut self, at: usize) -> Result<(), Violation> {
-        for _ in 0..10_000 {
-            self.boxes[at].receive(usize::MAX, &mut self.random);
-            self.broker_works(at, usize::MAX);
-            self.with_box(at, |edge, now, seen| edge.take_messages(now, 256, seen))?;
-            self.disk_works(at)?;
-            self.boxes[at].work_state();
-            self.boxes[at].infer();
-            self.link_works(at)?;
-            self.hub.work_disk(&mut self.random);
-            self.hub_reports(usize::MAX)?;
-            self.hub.compact();
-            self.with_box(at, |edge, now, seen| edge.report(now, usize::MAX, seen))?;
-            let is_idle = self.boxes[at].is_idle() || (self.boxes[at].is_blocked() && self.boxes[at].link.is_idle());
-            if is_idle && self.hub.is_idle() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// A box with a full spool that blocks rests with messages at its broker until the hub has taken some.
-    fn is_at_rest(&self, at: usize) -> bool {
-        let edge = &self.boxes[at];
-        let is_delivered = edge.next().0 == 0 || self.hub.next_of(&edge.name, edge.epoch()) == Some(edge.next().0);
-        let pending: u64 = edge.core.status().ledger.iter().map(|ledger| ledger.pending()).sum();
-        edge.is_idle() && edge.broker.is_empty() && edge.core.is_flushed() && is_delivered && pending == 0
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shared::event::{SpoolEntry, UnixMillis};
 use shared::ids::{Epoch, ModelVersion, Sequence, StreamId};
-use shared::wire::message::{Hello, HubToEdge, ModelOffer, ModelOutcome, ModelReport};
+use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelOffer, ModelOutcome, ModelReport};
 
 use super::shells::{Outgoing, Shells};
 use super::support::{COMPACTION, agent, batch, hello, model, reading, stream};
@@ -228,6 +228,8 @@ impl Hub {
         let outcome = ModelOutcome::Serving;
         let report = ModelReport { model: newest.model, digest: newest.digest, outcome };
         self.tell(Event::ModelReport { connection, report });
+        let status = AgentStatus { kept: Some(newest.digest), ..AgentStatus::default() };
+        self.tell(Event::Status { connection, status });
         self.tell(Event::Tick);
     }
 
