@@ -32,6 +32,7 @@ use crate::status::{self, Rejected};
 use crate::store::memory::MemoryFile;
 use crate::store::{StateStore, StoreError};
 use crate::telemetry::Telemetry;
+use crate::tls::TlsError;
 use crate::{infer, ingest, spool};
 use start::Recovered;
 
@@ -59,6 +60,9 @@ pub enum AgentError {
     /// The device.
     #[error("{0}")]
     Infer(#[from] infer::StartError),
+    /// TLS with the broker.
+    #[error("{0}")]
+    Broker(#[from] TlsError),
     /// The link to the hub.
     #[error("{0}")]
     Link(#[from] LinkError),
@@ -141,7 +145,7 @@ impl Agent {
         let password = start::password(config.mqtt.password_file.as_deref())?;
         let decoder = Decoder::new(&config.inputs);
         let seed = rand::random();
-        let (ingest, client) = ingest::open(&config.mqtt, &name, password, decoder, clock, telemetry.clone(), seed);
+        let (ingest, client) = ingest::open(&config.mqtt, &name, password, decoder, clock, telemetry.clone(), seed)?;
         tasks.spawn(client.run());
         let (status, status_reader) = watch::channel(Value::Null);
         tasks.spawn(status::serve(directory, status_reader).await?);

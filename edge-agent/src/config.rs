@@ -109,10 +109,21 @@ pub struct Mqtt {
     pub username: Option<String>,
     /// The file that holds the password; only with a `username`.
     pub password_file: Option<PathBuf>,
+    /// How TLS is spoken with it, if it is.
+    pub tls: Option<BrokerTls>,
     /// Messages the broker may send before acks, in [`RECEIVE_MAXIMUM`]. With `max_packet_bytes` it bounds memory.
     pub receive_maximum: u16,
     /// Bytes of the largest packet taken, in [`PACKET_BYTES`].
     pub max_packet_bytes: u32,
+}
+
+/// TLS with a broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerTls {
+    /// The certificates of those who vouch for the broker.
+    pub ca_file: PathBuf,
+    /// The files of the agent's own certificate and of its key, if the broker asks for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// One kind of message and how it becomes a reading.
@@ -341,6 +352,28 @@ feature = [{ name = "flow", path = "$.flow" }]
     }
 
     #[test]
+    fn a_broker_with_tls_has_files_that_go_together() {
+        let with = |lines: &str| parse(&SMALLEST.replace("\"mqtt://broker\"", &format!("\"mqtts://broker\"\n{lines}")));
+        let mqtt = with("ca_file = 'a'").expect("valid").mqtt;
+        assert_eq!((mqtt.port, mqtt.tls.expect("TLS").identity), (8883, None));
+        let identity =
+            with("ca_file = 'a'\ncertificate_file = 'b'\nkey_file = 'c'").expect("valid").mqtt.tls.expect("TLS");
+        assert!(identity.identity.is_some_and(|(certificate, key)| certificate.ends_with("b") && key.ends_with("c")));
+        let refused = |lines: &str| with(lines).expect_err("refused").to_string();
+        assert!(refused("").contains("6:7: mqtt.url: TLS needs `ca_file`"), "{}", refused(""));
+        let alone = refused("ca_file = 'a'\ncertificate_file = 'b'");
+        assert!(
+            alone.contains("8:20: mqtt.certificate_file: a certificate without its key; give `key_file`, too"),
+            "{alone}"
+        );
+        let alone = refused("ca_file = 'a'\nkey_file = 'c'");
+        assert!(
+            alone.contains("8:12: mqtt.key_file: a key without its certificate; give `certificate_file`, too"),
+            "{alone}"
+        );
+    }
+
+    #[test]
     fn the_smallest_file_has_the_defaults() {
         let config = parse(SMALLEST).expect("valid");
         assert_eq!(config.hub, None);
@@ -372,14 +405,14 @@ feature = [{ name = "flow", path = "$.flow" }]
     fn all_mistakes_are_reported_at_once_at_their_places() {
         let text = SMALLEST
             .replace("\"box\"", "\"my box\"")
-            .replace("mqtt://broker", "mqtts://broker")
+            .replace("mqtt://broker", "tcp://broker")
             .replace("key = \"{pump}\"", "key = \"{line}\"")
             .replace("$.flow", "$..flow")
             + "[model]\ndevice = \"tpu\"\npin = 0\n[spool]\nmax_bytes = 1000\n[status]\ninterval_ms = 99\n";
         let mistakes = parse(&text).expect_err("wrong").to_string();
         let expected = [
             "3:8: agent.name: agent name \"my box\" holds ' '; allowed: letters, digits, '-', '_' and '.'",
-            "6:7: mqtt.url: \"mqtts://\" is not supported; supported is mqtt://host[:port], MQTT over TCP without TLS",
+            "6:7: mqtt.url: \"tcp://\" is not supported; supported are mqtt://host[:port], and mqtts://host[:port] with TLS",
             "10:7: input.key: key uses {line}, which is not in the topic; the topic has {pump}",
             "11:36: input.feature.path: path \"$..flow\" is wrong at character 3: `..` may find several values; \
              name the way to one, as in $.a.b[0]['c d']",
@@ -488,6 +521,8 @@ feature = [{ name = "flow", path = "$.flow" }]
             ("client_id = ''", "7:13: mqtt.client_id: \"\" is no client id; "),
             ("username = ''", "7:12: mqtt.username: the name is empty or not printable; "),
             ("password_file = 'p'", "7:17: mqtt.password_file: a password without a name; "),
+            ("ca_file = 'a'", "7:11: mqtt.ca_file: certificates without TLS; write mqtts:// in `url`"),
+            ("key_file = 'a'", "7:12: mqtt.key_file: certificates without TLS; write mqtts:// in `url`"),
             ("receive_maximum = 10001", "7:19: mqtt.receive_maximum: 10001 is out of range; allowed: 1 to 10000"),
             ("max_packet_bytes = -1", "7:20: mqtt.max_packet_bytes: -1 is out of range; allowed: 1024 to 1048576"),
             ("[spool]\ncommit_delay_ms = 0", "8:19: spool.commit_delay_ms: 0 is out of range; allowed: 1 to 1000"),

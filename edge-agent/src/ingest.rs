@@ -7,23 +7,27 @@ pub mod packets;
 pub mod payload;
 pub mod session;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustls_pki_types::ServerName;
 use shared::ids::AgentId;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::ReadHalf;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::config::Mqtt;
+use crate::config::{BrokerTls, Mqtt};
 use crate::core::backoff::Backoff;
 use crate::core::{NewReading, Receipt, Received, Rejection};
 use crate::status::{REJECTED_PAYLOAD_BYTES, Rejected};
 use crate::telemetry::Telemetry;
+use crate::tls::{self, TlsError};
 use packets::{Delivery, Hello, Message, Reader};
 use payload::Decoder;
 use session::{Arrival, Problem, Session};
@@ -94,6 +98,9 @@ pub async fn has_room(outbox: &mpsc::Sender<Outgoing>, messages: usize) {
 }
 
 /// Sets up MQTT and gives the agent's side and the task to run. `seed` spreads the attempts of a fleet.
+///
+/// # Errors
+/// If a certificate or key for TLS cannot be used.
 pub fn open(
     mqtt: &Mqtt,
     agent: &AgentId,
@@ -102,7 +109,7 @@ pub fn open(
     clock: Clock,
     telemetry: Telemetry,
     seed: u64,
-) -> (Ingest, Client) {
+) -> Result<(Ingest, Client), TlsError> {
     let availability = format!("tideline/{agent}/availability");
     let hello = Hello {
         client_id: mqtt.client_id.clone(),
@@ -117,7 +124,7 @@ pub fn open(
     let (acknowledge, acknowledged) = watch::channel(None);
     let (outbox, outgoing) = mpsc::channel(OUTBOX);
     let client = Client {
-        address: (mqtt.host.clone(), mqtt.port),
+        broker: Broker::new(mqtt)?,
         max_packet_bytes: mqtt.max_packet_bytes,
         session: Session::new(hello, decoder.filters()),
         decoder,
@@ -130,12 +137,54 @@ pub fn open(
         stalled: None,
         out: BytesMut::new(),
     };
-    (Ingest { received, acknowledge, outbox }, client)
+    Ok((Ingest { received, acknowledge, outbox }, client))
+}
+
+/// Where the broker is, and how it is talked to.
+struct Broker {
+    address: (String, u16),
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+/// A connection to the broker.
+enum Network {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Broker {
+    fn new(mqtt: &Mqtt) -> Result<Self, TlsError> {
+        let connector = |tls: &BrokerTls| {
+            let identity = tls.identity.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+            let client = tls::client(&tls.ca_file, identity)?;
+            // The configuration has checked that the host is a name or an address.
+            let name =
+                ServerName::try_from(mqtt.host.clone()).map_err(|error| rustls::Error::General(error.to_string()))?;
+            Ok::<_, TlsError>((TlsConnector::from(Arc::new(client)), name))
+        };
+        Ok(Self { address: (mqtt.host.clone(), mqtt.port), tls: mqtt.tls.as_ref().map(connector).transpose()? })
+    }
+
+    async fn dial(&self) -> Result<Network, String> {
+        let (host, port) = &self.address;
+        let connecting = async {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            // Acknowledgements are written in batches; waiting for more would only slow the broker down.
+            stream.set_nodelay(true)?;
+            Ok(match &self.tls {
+                None => Network::Plain(stream),
+                Some((connector, name)) => Network::Tls(Box::new(connector.connect(name.clone(), stream).await?)),
+            })
+        };
+        let connected = tokio::time::timeout(DIAL_TIMEOUT, connecting).await;
+        let connected = connected.map_err(|_| format!("{host}:{port} does not answer"))?;
+        connected.map_err(|error: std::io::Error| format!("{host}:{port}: {error}"))
+    }
 }
 
 /// The task that keeps the connection.
 pub struct Client {
-    address: (String, u16),
+    broker: Broker,
     max_packet_bytes: u32,
     session: Session,
     decoder: Decoder,
@@ -161,11 +210,22 @@ impl Client {
     pub async fn run(mut self) {
         let mut is_known_away = false;
         loop {
-            let problem = match self.dial().await {
-                Ok(stream) => match self.converse(stream, &mut is_known_away).await {
-                    End::Lost(problem) => problem.to_string(),
-                    End::Stopped => return,
-                },
+            let ended = match self.broker.dial().await {
+                Ok(Network::Plain(mut stream)) => {
+                    let quickly = Quickly::of(&stream);
+                    let (network_in, network_out) = stream.split();
+                    Ok(self.converse(network_in, network_out, quickly, false, &mut is_known_away).await)
+                }
+                Ok(Network::Tls(stream)) => {
+                    let quickly = Quickly::of(stream.get_ref().0);
+                    let (network_in, network_out) = tokio::io::split(*stream);
+                    Ok(self.converse(network_in, network_out, quickly, true, &mut is_known_away).await)
+                }
+                Err(problem) => Err(problem),
+            };
+            let problem = match ended {
+                Ok(End::Lost(problem)) => problem.to_string(),
+                Ok(End::Stopped) => return,
                 Err(problem) => problem,
             };
             if !std::mem::replace(&mut is_known_away, true) {
@@ -180,19 +240,17 @@ impl Client {
         }
     }
 
-    async fn dial(&mut self) -> Result<TcpStream, String> {
-        let (host, port) = &self.address;
-        let connected = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await;
-        let stream = connected.map_err(|_| format!("{host}:{port} does not answer"))?;
-        let stream = stream.map_err(|error| format!("{host}:{port}: {error}"))?;
-        // Acknowledgements are written in batches; waiting for more would only slow the broker down.
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        Ok(stream)
-    }
-
-    async fn converse(&mut self, mut stream: TcpStream, is_known_away: &mut bool) -> End {
+    /// `is_buffered` says that what is written may wait for a flush, as with TLS.
+    async fn converse(
+        &mut self,
+        mut network_in: impl AsyncRead + Unpin,
+        mut network_out: impl AsyncWrite + Unpin,
+        quickly: Quickly,
+        is_buffered: bool,
+        is_known_away: &mut bool,
+    ) -> End {
         self.out.clear();
-        let (mut network_in, mut network_out) = stream.split();
+        let mut is_flushed = true;
         let mut reader = Reader::default();
         let mut publishes = Vec::with_capacity(PUBLISHES_AT_ONCE);
         let mut trouble = self.session.connect(self.clock.monotonic(), &mut self.out).err();
@@ -211,15 +269,20 @@ impl Client {
             let due = self.session.poll_timeout().map_or(u64::MAX, |at| at.0.saturating_sub(now.0));
             tokio::select! {
                 biased;
-                written = network_out.write_buf(&mut self.out), if !self.out.is_empty() => {
+                written = write_some(&mut network_out, &mut self.out), if !(self.out.is_empty() && is_flushed) => {
                     trouble = written.is_err().then_some(Problem::Closed);
+                    is_flushed = !is_buffered || written.is_ok_and(|count| count == 0);
                 }
                 changed = self.acknowledged.changed() => match changed {
                     Ok(()) => self.acknowledge(),
                     Err(_) => {
                         self.last_words();
                         // Who does not take them has them in the spool, or as the last will.
-                        drop(tokio::time::timeout(GOODBYE_TIMEOUT, network_out.write_all_buf(&mut self.out)).await);
+                        let goodbye = async {
+                            network_out.write_all_buf(&mut self.out).await?;
+                            network_out.shutdown().await
+                        };
+                        drop(tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await);
                         return End::Stopped;
                     }
                 },
@@ -235,7 +298,7 @@ impl Client {
                     let publishes = publishes.drain(..);
                     publishes.for_each(|message| self.session.publish(now, message, is_reading, &mut self.out));
                 }
-                read = read_some(&mut network_in, &mut reader.buffer), if is_reading => {
+                read = read_some(&mut network_in, &mut reader.buffer, &quickly), if is_reading => {
                     trouble = (!read).then_some(Problem::Closed);
                 }
                 () = tokio::time::sleep(Duration::from_millis(due)) => {}
@@ -335,19 +398,40 @@ impl Client {
     }
 }
 
+/// Writes what there is, or has what was written go out; returns how much was written.
+async fn write_some(network: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut) -> std::io::Result<usize> {
+    if out.is_empty() { network.flush().await.map(|()| 0) } else { network.write_buf(out).await }
+}
+
 /// Reads what there is; false at the end of the connection.
-async fn read_some(network: &mut ReadHalf<'_>, buffer: &mut BytesMut) -> bool {
+async fn read_some(network: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, quickly: &Quickly) -> bool {
     buffer.reserve(READ_BYTES);
     let Ok(count) = network.read_buf(buffer).await else {
         return false;
     };
-    // Brokers keep a small message back while the one before it is not acknowledged by TCP (RFC 896), and Linux takes its
-    // time with that: together tens of milliseconds. It is only a wish, and forgotten with the next packet.
-    #[cfg(target_os = "linux")]
     if count < SMALL_READ_BYTES {
-        socket2::SockRef::from(network.as_ref()).set_tcp_quickack(true).ok();
+        quickly.acknowledge();
     }
     count > 0
+}
+
+/// A second handle on a connection's socket, to have TCP acknowledge at once.
+///
+/// Brokers keep a small message back while the one before it is not acknowledged by TCP (RFC 896), and Linux takes its time
+/// with that: together tens of milliseconds. It is only a wish, and forgotten with the next packet.
+struct Quickly(Option<socket2::Socket>);
+
+impl Quickly {
+    fn of(stream: &TcpStream) -> Self {
+        Self(socket2::SockRef::from(stream).try_clone().ok())
+    }
+
+    fn acknowledge(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(socket) = &self.0 {
+            socket.set_tcp_quickack(true).ok();
+        }
+    }
 }
 
 /// Waits until the agent takes a message. When its side is gone, the caller ends by another way.

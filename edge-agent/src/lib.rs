@@ -17,3 +17,4 @@ pub mod spool;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

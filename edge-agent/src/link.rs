@@ -3,16 +3,11 @@
 mod quic;
 mod tcp;
 
-use std::fs::File;
-use std::io::{self, BufReader};
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::limits::MAX_BATCHES_IN_FLIGHT;
 use shared::wire::frame::{self, FrameDecoder, FrameError};
 use shared::wire::message::EdgeToHub;
@@ -24,6 +19,7 @@ use tracing::{info, warn};
 use crate::config::{Hub, Transport};
 use crate::core::Event;
 use crate::telemetry::{HubTransport, Telemetry};
+use crate::tls::{self, TlsError};
 
 /// Commands that may wait: a full window of batches, and fetches and reports beside it. The agent's loop must not wait for a
 /// slow link.
@@ -67,17 +63,9 @@ pub struct Inbox {
 /// Why the link cannot be set up or broke.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// A certificate or key file cannot be read.
-    #[error("read {path}: {problem}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// The certificates do not make an identity.
-    #[error("use the certificate: {0}")]
-    Tls(#[from] rustls::Error),
+    /// The certificates cannot be used.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// No socket can be had.
     #[error("open a socket: {0}")]
     Socket(io::Error),
@@ -311,21 +299,9 @@ async fn read_messages(receive: &mut (impl AsyncRead + Unpin), events: &mpsc::Se
 }
 
 /// Proves who the hub is and who the agent is, over either transport.
-fn tls(hub: &Hub) -> Result<rustls::ClientConfig, LinkError> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates(&hub.ca_file)? {
-        roots.add(certificate)?;
-    }
-    let key = PrivateKeyDer::from_pem_file(&hub.key_file)
-        .map_err(|error| LinkError::File { path: hub.key_file.clone(), problem: error.to_string() })?;
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(certificates(&hub.certificate_file)?, key)?;
+fn tls(hub: &Hub) -> Result<rustls::ClientConfig, TlsError> {
+    let mut tls = tls::client(&hub.ca_file, Some((&hub.certificate_file, &hub.key_file)))?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
-    // Resumption would skip the check of certificates, and 0-RTT could be replayed.
-    tls.resumption = rustls::client::Resumption::disabled();
-    tls.enable_early_data = false;
     Ok(tls)
 }
 
@@ -338,12 +314,4 @@ async fn resolve(address: &str) -> Result<SocketAddr, LinkError> {
         .map_err(|source| error(source.to_string()))?
         .map_err(|source| error(source.to_string()))?
         .ok_or_else(|| error("the name has no address".to_owned()))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {
-    let error = |problem: String| LinkError::File { path: path.to_owned(), problem };
-    let file = File::open(path).map_err(|source| error(source.to_string()))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(BufReader::new(file)).collect();
-    let found = found.map_err(|source| error(source.to_string()))?;
-    if found.is_empty() { Err(error("it holds no PEM certificate".to_owned())) } else { Ok(found) }
 }

@@ -19,7 +19,7 @@ use tests::{Process, free_port, pause};
 
 const KILLS: usize = 20;
 /// Kills of a hub that rolls versions out.
-const ROLLOUT_KILLS: usize = 12;
+const ROLLOUT_KILLS: usize = 50;
 /// Readings published ahead of what the agent says it has made durable.
 const WINDOW: u64 = 400;
 const DEADLINE: Duration = Duration::from_secs(60);

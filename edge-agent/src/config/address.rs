@@ -4,8 +4,9 @@ use std::fmt;
 
 use rustls_pki_types::ServerName;
 
-/// The port of MQTT without TLS, as registered with IANA.
+/// The ports of MQTT without and with TLS, as registered with IANA.
 const MQTT_PORT: u16 = 1883;
+const MQTTS_PORT: u16 = 8883;
 
 /// A host, by name or by number, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,14 +17,23 @@ pub(super) struct HostPort {
     pub(super) port: u16,
 }
 
+/// Where a broker is, and whether TLS is spoken with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BrokerUrl {
+    pub(super) address: HostPort,
+    pub(super) is_tls: bool,
+}
+
 /// Why a text is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum AddressError {
     /// The URL has another scheme, or none.
-    #[error("{0:?} is not supported; supported is mqtt://host[:port], MQTT over TCP without TLS")]
+    #[error("{0:?} is not supported; supported are mqtt://host[:port], and mqtts://host[:port] with TLS")]
     Scheme(String),
     /// The URL holds a password or a path.
-    #[error("a broker's URL is mqtt://host[:port]; give `username` and `password_file` as keys of their own")]
+    #[error(
+        "a broker's URL is mqtt://host[:port] or mqtts://host[:port]; give `username` and `password_file` as keys of their own"
+    )]
     MoreThanHost,
     /// No port, where one is needed.
     #[error("{0:?} has no port; write host:port, or [address]:port for IPv6")]
@@ -36,6 +46,26 @@ pub(super) enum AddressError {
     Host(String),
 }
 
+impl BrokerUrl {
+    /// Reads `mqtt://host[:port]` or `mqtts://host[:port]`; without a port it is [`MQTT_PORT`] or [`MQTTS_PORT`].
+    ///
+    /// # Errors
+    /// Says what is wrong and what would be right.
+    pub(super) fn parse(url: &str) -> Result<Self, AddressError> {
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| AddressError::Scheme(url.to_owned()))?;
+        let is_tls = scheme.eq_ignore_ascii_case("mqtts");
+        if !is_tls && !scheme.eq_ignore_ascii_case("mqtt") {
+            return Err(AddressError::Scheme(format!("{scheme}://")));
+        }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains(['@', '/', '?', '#']) {
+            return Err(AddressError::MoreThanHost);
+        }
+        let port = if is_tls { MQTTS_PORT } else { MQTT_PORT };
+        Ok(Self { address: HostPort::with_default_port(rest, Some(port))?, is_tls })
+    }
+}
+
 impl HostPort {
     /// Reads `host:port`.
     ///
@@ -43,22 +73,6 @@ impl HostPort {
     /// Says what is wrong and what would be right.
     pub(super) fn parse(text: &str) -> Result<Self, AddressError> {
         Self::with_default_port(text, None)
-    }
-
-    /// Reads `mqtt://host[:port]`; without a port it is [`MQTT_PORT`].
-    ///
-    /// # Errors
-    /// Says what is wrong and what would be right.
-    pub(super) fn parse_mqtt_url(url: &str) -> Result<Self, AddressError> {
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| AddressError::Scheme(url.to_owned()))?;
-        if !scheme.eq_ignore_ascii_case("mqtt") {
-            return Err(AddressError::Scheme(format!("{scheme}://")));
-        }
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        if rest.contains(['@', '/', '?', '#']) {
-            return Err(AddressError::MoreThanHost);
-        }
-        Self::with_default_port(rest, Some(MQTT_PORT))
     }
 
     fn with_default_port(text: &str, default: Option<u16>) -> Result<Self, AddressError> {
@@ -118,7 +132,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn broker(url: &str) -> Result<String, String> {
-        HostPort::parse_mqtt_url(url).map(|address| address.to_string()).map_err(|error| error.to_string())
+        BrokerUrl::parse(url).map(|url| url.address.to_string()).map_err(|error| error.to_string())
     }
 
     fn address(text: &str) -> Result<String, String> {
@@ -130,14 +144,16 @@ mod tests {
         assert_eq!(broker("mqtt://127.0.0.1:1884").as_deref(), Ok("127.0.0.1:1884"));
         assert_eq!(broker("MQTT://broker.local/").as_deref(), Ok("broker.local:1883"));
         assert_eq!(broker("mqtt://[::1]").as_deref(), Ok("[::1]:1883"));
+        assert_eq!(broker("mqtts://broker.local").as_deref(), Ok("broker.local:8883"));
+        assert!(BrokerUrl::parse("mqtts://broker:1").is_ok_and(|url| url.is_tls));
         assert_eq!(address("hub.example.com:4433").as_deref(), Ok("hub.example.com:4433"));
         assert_eq!(address("[2001:db8::1]:4433").as_deref(), Ok("[2001:db8::1]:4433"));
     }
 
     #[test]
     fn other_schemes_are_refused_with_the_supported_one() {
-        let only = "is not supported; supported is mqtt://host[:port], MQTT over TCP without TLS";
-        assert_eq!(broker("mqtts://broker:8883"), Err(format!("\"mqtts://\" {only}")));
+        let only = "is not supported; supported are mqtt://host[:port], and mqtts://host[:port] with TLS";
+        assert_eq!(broker("wss://broker:8883"), Err(format!("\"wss://\" {only}")));
         assert_eq!(broker("broker:1883"), Err(format!("\"broker:1883\" {only}")));
     }
 
@@ -158,7 +174,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "(mqtt://)?[a-b0-9.:@/\\[\\]-]{0,16}|.{0,10}") {
-            for address in [HostPort::parse(&text), HostPort::parse_mqtt_url(&text)].into_iter().flatten() {
+            let broker = BrokerUrl::parse(&text).map(|url| url.address);
+            for address in [HostPort::parse(&text), broker].into_iter().flatten() {
                 prop_assert_eq!(HostPort::parse(&address.to_string()), Ok(address));
             }
         }

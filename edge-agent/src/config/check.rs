@@ -16,14 +16,14 @@ use toml::Spanned;
 
 use crate::core::spool::WhenFull;
 
-use super::address::HostPort;
+use super::address::{BrokerUrl, HostPort};
 use super::path::JsonPath;
 use super::topic::{StreamKey, TopicPattern};
 use super::{
-    AgentSection, COMMIT_DELAY_MS, Config, DEFAULT_MAX_ANSWER_MS, DEFAULT_MAX_PACKET_BYTES, DEFAULT_RECEIVE_MAXIMUM,
-    DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, Feature, Hub, Input, MAX_CLIENT_ID_BYTES, MAX_UNIT_BYTES, Model,
-    Mqtt, PACKET_BYTES, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status, TimeSource, TimeUnit,
-    Transport, raw,
+    AgentSection, BrokerTls, COMMIT_DELAY_MS, Config, DEFAULT_MAX_ANSWER_MS, DEFAULT_MAX_PACKET_BYTES,
+    DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, Feature, Hub, Input, MAX_CLIENT_ID_BYTES,
+    MAX_UNIT_BYTES, Model, Mqtt, PACKET_BYTES, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status,
+    TimeSource, TimeUnit, Transport, raw,
 };
 
 pub(super) fn check(source: &Source, raw: &raw::Root) -> Result<Config, ConfigError> {
@@ -65,7 +65,8 @@ impl Checker<'_> {
     }
 
     fn mqtt(&mut self, raw: &raw::Mqtt, agent: Option<&AgentSection>) -> Option<Mqtt> {
-        let address = self.text(&raw.url, HostPort::parse_mqtt_url);
+        let url = self.text(&raw.url, BrokerUrl::parse);
+        let tls = url.as_ref().and_then(|url| self.broker_tls(raw, url.is_tls));
         let client_id = match &raw.client_id {
             Some(id) => self.text(id, parse_client_id),
             None => agent.map(|agent| format!("tideline-{}", agent.name)),
@@ -78,14 +79,41 @@ impl Checker<'_> {
         let receive_maximum = self.number(raw.receive_maximum.as_ref(), RECEIVE_MAXIMUM, DEFAULT_RECEIVE_MAXIMUM);
         let max_packet_bytes = self.number(raw.max_packet_bytes.as_ref(), PACKET_BYTES, DEFAULT_MAX_PACKET_BYTES);
         Some(Mqtt {
-            host: address.as_ref()?.host.clone(),
-            port: address?.port,
+            host: url.as_ref()?.address.host.clone(),
+            port: url?.address.port,
+            tls: tls?,
             client_id: client_id?,
             username: username?,
             password_file: password_file?,
             receive_maximum: receive_maximum?,
             max_packet_bytes: max_packet_bytes?,
         })
+    }
+
+    /// Files that TLS needs are there, and none where there is no TLS.
+    fn broker_tls(&mut self, raw: &raw::Mqtt, is_tls: bool) -> Option<Option<BrokerTls>> {
+        if !is_tls {
+            let useless = [&raw.ca_file, &raw.certificate_file, &raw.key_file].into_iter().flatten().next();
+            return match useless {
+                Some(file) => self.fail(file, "certificates without TLS; write mqtts:// in `url`"),
+                None => Some(None),
+            };
+        }
+        let identity = match (&raw.certificate_file, &raw.key_file) {
+            (Some(certificate), Some(key)) => self.path(certificate).zip(self.path(key)).map(Some),
+            (Some(certificate), None) => self.fail(certificate, "a certificate without its key; give `key_file`, too"),
+            (None, Some(key)) => self.fail(key, "a key without its certificate; give `certificate_file`, too"),
+            (None, None) => Some(None),
+        };
+        let ca_file = match &raw.ca_file {
+            Some(file) => self.path(file),
+            None => self.fail(
+                &raw.url,
+                "TLS needs `ca_file`, the certificates of those who vouch for the broker; for a public one the system's, on \
+                 Debian /etc/ssl/certs/ca-certificates.crt",
+            ),
+        };
+        Some(Some(BrokerTls { ca_file: ca_file?, identity: identity? }))
     }
 
     fn inputs(&mut self, raw: &[Spanned<raw::Input>]) -> Option<Vec<Input>> {

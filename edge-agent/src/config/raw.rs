@@ -38,6 +38,9 @@ pub(super) struct Mqtt {
     pub(super) client_id: Option<Spanned<String>>,
     pub(super) username: Option<Spanned<String>>,
     pub(super) password_file: Option<Spanned<PathBuf>>,
+    pub(super) ca_file: Option<Spanned<PathBuf>>,
+    pub(super) certificate_file: Option<Spanned<PathBuf>>,
+    pub(super) key_file: Option<Spanned<PathBuf>>,
     pub(super) receive_maximum: Option<Spanned<i64>>,
     pub(super) max_packet_bytes: Option<Spanned<i64>>,
 }

@@ -69,7 +69,7 @@ async fn an_old_broker_is_served_in_its_version_and_a_message_too_large_holds_up
     let telemetry = Telemetry::default();
     let decoder = Decoder::new(&config.inputs);
     let (mut ingest, client) =
-        open(&config.mqtt, &config.agent.name, None, decoder, Clock::start(), telemetry.clone(), 1);
+        open(&config.mqtt, &config.agent.name, None, decoder, Clock::start(), telemetry.clone(), 1).unwrap();
     let client = tokio::spawn(client.run());
 
     let refused = ingest.received.recv().await.unwrap();

@@ -53,11 +53,15 @@ impl Broker {
         Self::with(directory, "persistence false\n")
     }
 
-    fn with(directory: &Path, persistence: &str) -> anyhow::Result<Self> {
+    /// One with more settings, as mosquitto.conf(5) has them.
+    ///
+    /// # Errors
+    /// If mosquitto is not installed or does not start.
+    pub fn with(directory: &Path, settings: &str) -> anyhow::Result<Self> {
         let address = free_port()?;
         let file = directory.join("mosquitto.conf");
         let text = format!(
-            "listener {} 127.0.0.1\nallow_anonymous true\n{persistence}user root\nmax_queued_messages 0\n",
+            "listener {} 127.0.0.1\nallow_anonymous true\n{settings}user root\nmax_queued_messages 0\n",
             address.port(),
         );
         std::fs::write(&file, text)?;
