@@ -21,7 +21,7 @@ mod twins;
 use std::collections::{BTreeMap, VecDeque};
 
 use shared::event::{SpoolEntry, UnixMillis};
-use shared::ids::{AgentId, Digest, Epoch, ModelName, ModelVersion, StreamId};
+use shared::ids::{AgentId, Digest, Epoch, ModelName, ModelVersion, Sequence, StreamId};
 use shared::wire::live::LivePicture;
 use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelReport};
 
@@ -397,7 +397,7 @@ impl HubCore {
             }
             Event::Live { connection, picture } => {
                 if let Some(agent) = self.sessions.greeted_agent(connection) {
-                    self.newest.picture(now, agent, picture);
+                    self.newest.picture(agent, picture);
                 }
             }
             Event::Durable { end } => self.durable(now, end, effects),
@@ -428,11 +428,10 @@ impl HubCore {
         &self.newest
     }
 
-    /// Events that wait at an agent, as far as it said.
+    /// The first sequence of an agent's row that is not here.
     #[must_use]
-    pub fn pending(&self, facts: &session::AgentFacts) -> u64 {
-        let reached = self.observed.next_of(&(facts.agent.clone(), facts.hello.epoch)).unwrap_or(facts.hello.base);
-        self.newest.pending(&facts.agent, reached)
+    pub fn reached(&self, facts: &session::AgentFacts) -> Sequence {
+        self.observed.next_of(&(facts.agent.clone(), facts.hello.epoch)).unwrap_or(facts.hello.base)
     }
 
     /// The agents' sessions, for the view.
@@ -487,7 +486,9 @@ impl HubCore {
         let (next, mark) = self.observed.reached(&key).unwrap_or((hello.base, None));
         let newest_epoch = self.observed.newest_epoch(&key.0).max(key.1);
         self.note_served(now, &key.0, &hello, effects);
-        self.newest.greeted(&key.0);
+        if self.sessions.facts(&key.0).is_none_or(|facts| facts.hello.epoch != key.1) {
+            self.newest.begins_anew(&key.0);
+        }
         self.sessions.hello(now, connection, hello, next, effects);
         let message = HubToEdge::Welcome { next, mark, newest_epoch, time_ms: now };
         effects.push(Effect::Send { connection, message });

@@ -34,6 +34,8 @@ use crate::identity::{self, IdentityError};
 const OUTGOING: usize = 64;
 /// The connection is dead after this long without a word; agents say how they are every second.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Ports tried where any free one will do: with a thousand outgoing connections each is taken for TCP with one chance in thirty.
+const FREE_PORT_TRIES: u32 = 8;
 /// Time to open the stream after the handshake.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes taken from a connection at once.
@@ -115,9 +117,21 @@ impl Link {
     /// # Errors
     /// If a file is missing or a port is taken.
     pub fn bind(section: &LinkSection) -> Result<Self, LinkError> {
+        let mut tries = if section.listen.port() == 0 && section.tcp_listen.is_none() { FREE_PORT_TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            match Self::bind_once(section) {
+                // What is free for UDP may be taken for TCP.
+                Err(LinkError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+                bound => return bound,
+            }
+        }
+    }
+
+    /// Port 0 takes a free one; both transports have the same unless the configuration says otherwise.
+    fn bind_once(section: &LinkSection) -> Result<Self, LinkError> {
         let tls = tls(section)?;
         let quic = quic::Listener::bind(section.listen, tls.clone(), key(section)?.secret_der())?;
-        // Port 0 takes a free one; both transports have the same unless the configuration says otherwise.
         let address = quic.local_address().map_err(|source| LinkError::Listen { address: section.listen, source })?;
         let tcp = tcp::Listener::bind(section.tcp_listen.unwrap_or(address), tls)?;
         Ok(Self { quic, tcp, connections: Arc::new(AtomicU64::new(1)) })

@@ -95,7 +95,7 @@ fn agents(core: &HubCore) -> Vec<Value> {
                     "version": serving.model.version.0,
                     "digest": serving.digest.to_string(),
                 })),
-                "pending": core.pending(facts),
+                "pending": core.newest().pending(&facts.agent, core.reached(facts)),
                 "spool_bytes": facts.status.as_ref().map(|status| status.spool_bytes),
             })
         })
@@ -124,13 +124,16 @@ fn streams(core: &HubCore) -> Vec<Value> {
             "predictions": facts.predictions.iter().map(|(version, counts)| json!({
                 "version": version, "total": counts.total, "anomalous": counts.anomalous,
             })).collect::<Vec<_>>(),
-            "newest": newest.map(show_newest),
+            "newest": newest.map(|newest| {
+                let reached = core.sessions().facts(agent).map(|facts| core.reached(facts)).unwrap_or_default();
+                show_newest(newest, newest.told_before.is_some_and(|told_before| told_before > reached))
+            }),
         })
     };
     all.into_iter().map(show).collect()
 }
 
-fn show_newest(newest: &NewestOf) -> Value {
+fn show_newest(newest: &NewestOf, is_ahead: bool) -> Value {
     let said = |said: &Said| {
         let mut shown = match &said.outcome {
             Outcome::Anomaly(Verdict { score, threshold, anomaly }) => {
@@ -151,7 +154,7 @@ fn show_newest(newest: &NewestOf) -> Value {
         "values": newest.values,
         "prediction": newest.prediction.as_ref().map(said),
         "alarm": newest.alarm.as_ref().map(said),
-        "ahead_of_backlog": newest.ahead_since_ms.is_some(),
+        "ahead_of_backlog": is_ahead,
     })
 }
 

@@ -15,6 +15,7 @@ use shared::ids::{AgentId, ChannelName, StreamId};
 use tokio_util::sync::CancellationToken;
 
 use crate::publish::topic;
+use crate::scenario::Scenario;
 
 /// The model of the demo.
 pub const MODEL: &str = "demo-anomaly";
@@ -44,6 +45,31 @@ pub struct Plan<'a> {
     pub hub: (SocketAddr, SocketAddr),
     /// The stages of a rollout: the share of boxes in percent, and how long each has to go well, in seconds.
     pub stages: Vec<(u8, f64)>,
+}
+
+impl<'a> Plan<'a> {
+    /// One agent, called as it is named, and a hub that rolls out to it at once, on the CPU.
+    #[must_use]
+    pub fn of_one(
+        directory: &'a Path,
+        broker: SocketAddr,
+        scenario: &'a Scenario,
+        agent: &AgentId,
+        hub: (SocketAddr, SocketAddr),
+        seed: u64,
+    ) -> Self {
+        Self {
+            directory,
+            broker,
+            stream: &scenario.stream,
+            channels: &scenario.channels,
+            agents: vec![(agent.clone(), None)],
+            device: "flex",
+            seed,
+            hub,
+            stages: vec![(100, 0.0)],
+        }
+    }
 }
 
 /// A loopback address with a port that is free when it is used.
@@ -144,7 +170,7 @@ impl Site {
 impl Member {
     fn join(self) -> anyhow::Result<()> {
         let ended = self.thread.join().map_err(|_| anyhow!("{} failed", self.name))?;
-        ended.with_context(|| self.name)
+        ended.with_context(|| format!("run {}", self.name))
     }
 }
 

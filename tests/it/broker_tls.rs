@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::ensure;
 use cloud_hub::authority::{self, Subject};
 use shared::ids::AgentId;
 use tests::torture::broker::{self, Broker};
-use tests::{Process, pause};
+use tests::{Process, wait_until};
 
 const CONFIG: &str = include_str!("../../deploy/config/agent.toml");
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -67,11 +67,8 @@ fn start(directory: &Path, broker: &Broker, trusted: &Path, own: &Path) -> anyho
 }
 
 fn said(directory: &Path, words: &str) -> anyhow::Result<()> {
-    for _ in 0..DEADLINE.as_millis() / 50 {
-        if std::fs::read_to_string(directory.join("agent.log"))?.contains(words) {
-            return Ok(());
-        }
-        pause(Duration::from_millis(50));
-    }
-    bail!("the agent did not say {words:?} within {} s", DEADLINE.as_secs())
+    let log = directory.join("agent.log");
+    let is_said = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains(words));
+    ensure!(wait_until(DEADLINE, is_said), "the agent did not say {words:?} within {} s", DEADLINE.as_secs());
+    Ok(())
 }

@@ -15,7 +15,7 @@ use rand::seq::index;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use shared::ids::{AgentId, ModelVersion};
-use tests::{Process, free_port, pause};
+use tests::{Process, free_port, pause, wait_until};
 
 const KILLS: usize = 20;
 /// Kills of a hub that rolls versions out.
@@ -163,17 +163,7 @@ impl World {
         let broker = broker::start()?;
         let agent_id = AgentId::new("line-1")?;
         let hub_ports = (free_port()?, free_port()?);
-        let plan = Plan {
-            directory,
-            broker,
-            stream: &scenario.stream,
-            channels: &scenario.channels,
-            agents: vec![(agent_id.clone(), None)],
-            device: "flex",
-            seed,
-            hub: hub_ports,
-            stages: vec![(100, 0.0)],
-        };
+        let plan = Plan::of_one(directory, broker, &scenario, &agent_id, hub_ports, seed);
         let hub_file = site::write_hub(&plan)?;
         let agent_file = site::write_agent(&plan, &agent_id, None, hub_ports.0)?;
         let hub_arguments = ["serve", "--config", &hub_file.display().to_string()];
@@ -394,11 +384,8 @@ impl World {
     }
 
     fn wait_for(&self, deadline: Duration, what: &str, ready: impl Fn() -> bool) -> anyhow::Result<()> {
-        for _ in 0..deadline.as_millis() / 50 {
-            if ready() {
-                return Ok(());
-            }
-            pause(Duration::from_millis(50));
+        if wait_until(deadline, ready) {
+            return Ok(());
         }
         bail!(
             "waited {} s for {what}; published {}, at the hub {}",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use demo::observe::Observer;
 use demo::play::HubApi;
 use demo::publish::Publisher;
@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use shared::ids::AgentId;
 use tests::torture::proxy::{Faults, Proxy};
-use tests::{Process, free_port, pause};
+use tests::{Process, free_port, wait_until};
 
 /// Readings that wait when the hub comes back: numbers that do not compress, a minute's worth for the link.
 const BACKLOG: u64 = 20_000;
@@ -39,17 +39,7 @@ fn watch(directory: &std::path::Path) -> anyhow::Result<()> {
     let broker = broker::start()?;
     let agent = AgentId::new("line-1")?;
     let hub_ports = (free_port()?, free_port()?);
-    let plan = Plan {
-        directory,
-        broker,
-        stream: &scenario.stream,
-        channels: &scenario.channels,
-        agents: vec![(agent.clone(), None)],
-        device: "flex",
-        seed: 7,
-        hub: hub_ports,
-        stages: Vec::new(),
-    };
+    let plan = Plan::of_one(directory, broker, &scenario, &agent, hub_ports, 7);
     let proxy = Proxy::start(hub_ports.0, LINK, 7)?;
     let hub_file = site::write_hub(&plan)?;
     let agent_file = site::write_agent(&plan, &agent, None, proxy.address())?;
@@ -85,27 +75,20 @@ fn watch(directory: &std::path::Path) -> anyhow::Result<()> {
         Ok(newest.filter(|newest| newest["values"][0] == time_ms as f64))
     };
     for time_ms in [1_000_000, 1_000_001, 1_000_002] {
-        wait(DEADLINE, "the lane to open", || api.items("agents").is_ok_and(|agents| agents[0]["connected"] == true))?;
-        pause(Duration::from_secs(1));
         let values = scenario.channels.iter().map(|_| time_ms as f64).collect();
         let row = Row { time_ms, values, known_normal: false, label: None };
         publisher.publish(agent.as_str(), &scenario.stream, &scenario.channels, &row)?;
         wait(SEEN_WITHIN, "a new reading to be seen", || matches!(newest(time_ms), Ok(Some(_))))?;
         let seen = newest(time_ms)?.context("it was there")?;
         let pending = api.items("agents")?[0]["pending"].as_u64().context("what is pending")?;
-        anyhow::ensure!(seen["ahead_of_backlog"] == true, "{seen}");
-        anyhow::ensure!(pending > BACKLOG / 10, "only {pending} events waited, so that nothing is proven");
+        ensure!(seen["ahead_of_backlog"] == true, "{seen}");
+        ensure!(pending > BACKLOG / 10, "only {pending} events waited, so that nothing is proven");
     }
     box_process.stop()?;
     hub.stop()
 }
 
 fn wait(deadline: Duration, what: &str, ready: impl Fn() -> bool) -> anyhow::Result<()> {
-    for _ in 0..deadline.as_millis() / 50 {
-        if ready() {
-            return Ok(());
-        }
-        pause(Duration::from_millis(50));
-    }
-    bail!("waited {} s for {what}", deadline.as_secs())
+    ensure!(wait_until(deadline, ready), "waited {} s for {what}", deadline.as_secs());
+    Ok(())
 }

@@ -54,17 +54,7 @@ fn kill_in_the_middle(directory: &Path) -> anyhow::Result<()> {
     let (broker, agent_id) = (broker::start()?, AgentId::new(AGENT)?);
     // There is no hub at this address.
     let hub: SocketAddr = free_port()?;
-    let plan = Plan {
-        directory,
-        broker,
-        stream: &scenario.stream,
-        channels: &scenario.channels,
-        agents: vec![(agent_id.clone(), None)],
-        device: "flex",
-        seed: 1,
-        hub: (hub, hub),
-        stages: vec![(100, 0.0)],
-    };
+    let plan = Plan::of_one(directory, broker, &scenario, &agent_id, (hub, hub), 1);
     site::write_hub(&plan)?;
     let file = site::write_agent(&plan, &agent_id, None, hub)?;
     // The model was made here, and not by the hub whose key the site trusts.

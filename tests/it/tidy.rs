@@ -280,6 +280,31 @@ fn named(file: &Source, banned: &[&str], found: &mut Vec<String>) {
     }
 }
 
+/// The largest file that lands: the lock file and a picture are somewhat below.
+const LARGEST_FILE_BYTES: u64 = 256 * 1024;
+
+#[test]
+fn nothing_large_lands() {
+    let listed = std::process::Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output();
+    let Some(listed) = listed.ok().filter(|listed| listed.status.success()) else {
+        println!("skipped: this is no checkout");
+        return;
+    };
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let mut found = Vec::new();
+    for file in listed.split('\0').filter(|file| !file.is_empty()) {
+        let bytes = std::fs::metadata(root().join(file)).map_or(0, |metadata| metadata.len());
+        if bytes > LARGEST_FILE_BYTES {
+            found.push(format!("{file}:1: {bytes} bytes"));
+        }
+    }
+    report(
+        &format!("a file that lands has at most {LARGEST_FILE_BYTES} bytes"),
+        "what is larger was downloaded or built, and stays in the history for ever",
+        &found,
+    );
+}
+
 /// Adds a line for each shell that this file imports without being allowed to.
 fn stray_shell_imports(file: &Source, shells: &[&str], wiring: &str, found: &mut Vec<String>) {
     let module = file.module();

@@ -15,6 +15,8 @@ use anyhow::{Context, bail};
 /// Time a program has to end when it is asked to.
 const STOP_ATTEMPTS: u32 = 600;
 const STOP_PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks at whether something is so.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A loopback address that was free a moment ago, for UDP as well as TCP.
 ///
@@ -138,6 +140,17 @@ impl Drop for Process {
 pub fn pause(time: Duration) {
     #[expect(clippy::disallowed_methods, reason = "processes are waited for from outside")]
     std::thread::sleep(time);
+}
+
+/// Waits until something is so; false if it is not within `deadline`.
+pub fn wait_until(deadline: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    for _ in 0..deadline.as_millis() / LOOK_PAUSE.as_millis() {
+        if is_so() {
+            return true;
+        }
+        pause(LOOK_PAUSE);
+    }
+    false
 }
 
 fn spawn(name: &str, arguments: &[String], log: &Path) -> anyhow::Result<Child> {

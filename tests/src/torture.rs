@@ -21,7 +21,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use shared::ids::{AgentId, ChannelName, StreamId};
 
-use crate::{Process, free_port, pause};
+use crate::{Process, free_port, pause, wait_until};
 use broker::Broker;
 use proxy::{Faults, Proxy};
 use publisher::{CHANNEL, Publisher, STREAM};
@@ -34,7 +34,6 @@ pub const WINDOW: u64 = 3_000;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// The same over a network that loses datagrams, where one handshake may take many seconds.
 const LOSSY_DEADLINE: Duration = Duration::from_secs(300);
-const PAUSE: Duration = Duration::from_millis(10);
 /// Readings published while the disk is full: more than what still fits into the last page of the spool, which has its
 /// space already.
 const WHILE_FULL: u64 = 500;
@@ -318,11 +317,8 @@ impl World {
     fn wait(&self, what: &str, ready: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
         let is_lossy = !matches!(self.torture.network.loss_percent, 0 | 100);
         let deadline = if is_lossy { LOSSY_DEADLINE } else { DEADLINE };
-        for _ in 0..deadline.as_millis() / PAUSE.as_millis() {
-            if ready(self) {
-                return Ok(());
-            }
-            pause(PAUSE);
+        if wait_until(deadline, || ready(self)) {
+            return Ok(());
         }
         let status = self.status().unwrap_or_default();
         bail!("waited {} s for {what}; the agent says {status}", deadline.as_secs())

@@ -9,7 +9,6 @@ use shared::event::{Event as StoredEvent, EventBatch, ModelRef, Outcome, SpoolEn
 use shared::ids::{AgentId, ChannelName, Sequence, StreamId};
 use shared::wire::live::{LivePicture, LivePrediction};
 
-use super::Now;
 use super::limits::LIVE_STREAMS_KEPT;
 
 /// The newest of every stream, and how far behind boxes are.
@@ -33,8 +32,8 @@ pub struct NewestOf {
     pub prediction: Option<Said>,
     /// The newest anomalous prediction.
     pub alarm: Option<Said>,
-    /// When a box told it ahead of a backlog; `None` where it came in its place.
-    pub ahead_since_ms: Option<Now>,
+    /// A box told it ahead of a backlog: it has come in its place when the hub has everything before this.
+    pub told_before: Option<Sequence>,
 }
 
 /// What a model said.
@@ -75,6 +74,11 @@ impl Newest {
 
     fn batch(&mut self, agent: &AgentId, batch: &EventBatch) {
         let streams = self.streams.entry(agent.clone()).or_default();
+        for schema in &batch.streams {
+            if let Some(newest) = streams.get_mut(&schema.stream) {
+                newest.told_before = newest.told_before.filter(|told_before| *told_before > batch.end());
+            }
+        }
         let mut has_reading = vec![false; batch.streams.len()];
         let mut has_prediction = vec![false; batch.streams.len()];
         let mut has_alarm = vec![false; batch.streams.len()];
@@ -87,10 +91,9 @@ impl Newest {
                     }
                     let schema = &batch.streams[index];
                     let newest = streams.entry(schema.stream.clone()).or_default();
-                    if newest.ahead_since_ms.is_some() && reading.time_ms < newest.time_ms {
+                    if newest.told_before.is_some() {
                         continue;
                     }
-                    newest.ahead_since_ms = None;
                     newest.time_ms = reading.time_ms;
                     newest.channels.clone_from(&schema.channels);
                     reading.values.clone_into(&mut newest.values);
@@ -109,7 +112,7 @@ impl Newest {
                         time_ms: prediction.time_ms,
                         outcome: prediction.outcome.clone(),
                     };
-                    let is_ahead = newest.ahead_since_ms.is_some();
+                    let is_ahead = newest.told_before.is_some();
                     if is_newest_alarm {
                         replace(&mut newest.alarm, &said, is_ahead);
                     }
@@ -122,7 +125,7 @@ impl Newest {
     }
 
     /// Takes a picture that a box sent ahead of its backlog.
-    pub(super) fn picture(&mut self, now: Now, agent: &AgentId, picture: LivePicture) {
+    pub(super) fn picture(&mut self, agent: &AgentId, picture: LivePicture) {
         self.given.insert(agent.clone(), picture.next);
         let streams = self.streams.entry(agent.clone()).or_default();
         for shown in picture.streams {
@@ -134,15 +137,18 @@ impl Newest {
             newest.channels = shown.schema.channels;
             newest.time_ms = shown.time_ms;
             newest.values = shown.values;
-            newest.ahead_since_ms = Some(now);
+            newest.told_before = Some(picture.next);
             newest.prediction = shown.prediction.map(Said::from).or(newest.prediction.take());
             newest.alarm = shown.alarm.map(Said::from).or(newest.alarm.take());
         }
     }
 
-    /// A box greets: what it said before may be of another spool.
-    pub(super) fn greeted(&mut self, agent: &AgentId) {
+    /// A box begins another row of events: what it told of the one before has no place in it.
+    pub(super) fn begins_anew(&mut self, agent: &AgentId) {
         self.given.remove(agent);
+        for newest in self.streams.get_mut(agent).into_iter().flat_map(BTreeMap::values_mut) {
+            newest.told_before = None;
+        }
     }
 }
 
@@ -184,7 +190,7 @@ mod tests {
     }
 
     /// A reading at each time, and its prediction.
-    fn batch(times: &[(i64, bool)]) -> EventBatch {
+    fn batch(first: u64, times: &[(i64, bool)]) -> EventBatch {
         let events = times.iter().flat_map(|(time_ms, anomaly)| {
             let reading =
                 Reading { stream: 0, time_ms: *time_ms, known_normal: false, id: 1, values: vec![*time_ms as f64] };
@@ -193,7 +199,7 @@ mod tests {
             [StoredEvent::Reading(reading), StoredEvent::Prediction(prediction)]
         });
         let (streams, models) = (vec![schema()], vec![model()]);
-        EventBatch { epoch: Epoch(1), first: Sequence(0), streams, models, events: events.collect() }
+        EventBatch { epoch: Epoch(1), first: Sequence(first), streams, models, events: events.collect() }
     }
 
     fn picture(time_ms: i64, anomaly: bool) -> LivePicture {
@@ -207,25 +213,35 @@ mod tests {
     #[test]
     fn the_last_of_a_batch_is_the_newest_and_an_alarm_is_remembered() {
         let mut newest = Newest::default();
-        newest.batch(&agent(), &batch(&[(1, false), (2, true), (3, false)]));
+        newest.batch(&agent(), &batch(0, &[(1, false), (2, true), (3, false)]));
         let of = newest.of(&agent(), &schema().stream).expect("known");
-        assert_eq!((of.time_ms, &of.values[..], of.ahead_since_ms), (3, &[3.0][..], None));
+        assert_eq!((of.time_ms, &of.values[..], of.told_before), (3, &[3.0][..], None));
         assert_eq!(of.prediction.as_ref().map(|said| said.time_ms), Some(3));
         assert_eq!(of.alarm.as_ref().map(|said| said.time_ms), Some(2));
     }
 
     #[test]
-    fn what_a_box_told_ahead_stays_until_its_place_is_reached() {
+    fn what_a_box_told_ahead_stays_until_its_place_is_reached_whatever_its_clock_says() {
         let mut newest = Newest::default();
-        newest.picture(7, &agent(), picture(100, true));
+        newest.picture(&agent(), picture(100, true));
         assert_eq!(newest.pending(&agent(), Sequence(1_000)), 8_000);
-        newest.batch(&agent(), &batch(&[(1, true), (2, false)]));
+        newest.batch(&agent(), &batch(0, &[(1, true), (2_000, false)]));
         let of = newest.of(&agent(), &schema().stream).expect("known").clone();
-        assert_eq!((of.time_ms, of.ahead_since_ms), (100, Some(7)));
+        assert_eq!((of.time_ms, of.told_before), (100, Some(Sequence(9_000))));
         assert_eq!(of.alarm.as_ref().map(|said| said.time_ms), Some(100));
-        newest.batch(&agent(), &batch(&[(100, true), (101, false)]));
+        newest.batch(&agent(), &batch(8_998, &[(99, false)]));
         let of = newest.of(&agent(), &schema().stream).expect("known");
-        assert_eq!((of.time_ms, of.ahead_since_ms), (101, None));
+        assert_eq!((of.time_ms, of.told_before), (99, None));
         assert_eq!(newest.pending(&agent(), Sequence(9_000)), 0);
+    }
+
+    #[test]
+    fn a_box_that_begins_anew_is_not_held_against_what_it_told_before() {
+        let mut newest = Newest::default();
+        newest.picture(&agent(), picture(100, false));
+        newest.begins_anew(&agent());
+        newest.batch(&agent(), &batch(0, &[(1, false)]));
+        assert_eq!(newest.of(&agent(), &schema().stream).map(|of| of.time_ms), Some(1));
+        assert_eq!(newest.pending(&agent(), Sequence(0)), 0);
     }
 }

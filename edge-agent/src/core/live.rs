@@ -1,7 +1,8 @@
 //! The live lane: while events wait in line for the hub, it is told beside the line what comes in now.
 //!
 //! A picture holds the newest of each stream that changed, alarms first, and takes a bounded share of the link: what is sent
-//! here is sent again in its place. A box that keeps up sends none.
+//! here is sent again in its place. A box that keeps up sends none. What is newest is always noted, so that a lane which opens
+//! shows also what came in before, perhaps from a sensor that speaks once an hour.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -46,11 +47,10 @@ impl LiveLane {
 
     /// A reading came in.
     pub fn reading(&mut self, schema: &Arc<StreamSchema>, time_ms: UnixMillis, values: &[f64]) {
-        if !self.is_open() {
-            return;
-        }
         if let Some(newest) = self.newest.get_mut(&schema.stream) {
-            newest.schema.clone_from(schema);
+            if !Arc::ptr_eq(&newest.schema, schema) {
+                newest.schema.clone_from(schema);
+            }
             newest.time_ms = time_ms;
             values.clone_into(&mut newest.values);
             if !std::mem::replace(&mut newest.has_changed, true) {
@@ -70,9 +70,12 @@ impl LiveLane {
         }
     }
 
-    /// A prediction was made.
+    /// A prediction was made. While the lane is closed only alarms are noted.
     pub fn prediction(&mut self, stream: &StreamId, model: &ModelRef, time_ms: UnixMillis, outcome: &Outcome) {
-        let Some(newest) = self.newest.get_mut(stream).filter(|_| self.is_behind && self.is_connected) else {
+        if !self.is_open() && !outcome.is_anomaly() {
+            return;
+        }
+        let Some(newest) = self.newest.get_mut(stream) else {
             return;
         };
         let said = LivePrediction { model: model.clone(), time_ms, outcome: outcome.clone() };
@@ -99,12 +102,7 @@ impl LiveLane {
             let (_, since) = *self.mark.get_or_insert((next, now));
             self.is_behind |= since.plus(LIVE_LAG_MS) <= now;
         }
-        if !self.is_open() {
-            self.newest.clear();
-            self.changed.clear();
-            return None;
-        }
-        if self.changed.is_empty() || now < self.picture_at {
+        if !self.is_open() || self.changed.is_empty() || now < self.picture_at {
             return None;
         }
         let (picture, bytes) = self.picture(next);
@@ -253,10 +251,20 @@ mod tests {
         assert_eq!(lane.follow(now, true, Sequence(20_000), Sequence(20_000)), None);
         assert_eq!((lane.is_open(), lane.poll_timeout()), (false, None));
         let (mut lane, now) = behind();
-        lane.reading(&schema("a"), 1, &[1.0]);
         assert_eq!(lane.follow(now, false, Sequence(100), Sequence(10_200)), None);
         assert_eq!((lane.is_open(), lane.poll_timeout()), (false, None));
-        assert_eq!(lane.follow(now, true, Sequence(100), Sequence(10_200)), None, "what was shown before is old");
-        assert!(lane.is_open());
+    }
+
+    #[test]
+    fn what_came_in_while_there_was_no_hub_is_shown_as_soon_as_there_is_one() {
+        let mut lane = LiveLane::default();
+        lane.reading(&schema("hourly"), 1, &[1.0]);
+        lane.prediction(&schema("hourly").stream, &model(), 1, &verdict(true));
+        assert_eq!(lane.follow(Millis(0), false, Sequence(0), Sequence(2)), None);
+        let later = Millis(3_600_000);
+        let picture = lane.follow(later, true, Sequence(0), Sequence(9_000)).expect("a picture");
+        assert_eq!(picture.streams.len(), 1);
+        assert!(picture.streams[0].alarm.is_some());
+        assert_eq!(lane.follow(later.plus(LIVE_INTERVAL_MS), true, Sequence(10), Sequence(9_000)), None, "once");
     }
 }

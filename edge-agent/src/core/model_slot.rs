@@ -94,8 +94,7 @@ impl ModelSlot {
     pub(super) fn resume(&mut self, state: SlotState, effects: &mut Vec<Effect>) {
         self.state = state;
         // A package that is remembered is no part of one, whatever its file is called.
-        let kept = [&self.state.serving, &self.state.previous].map(|model| model.as_ref().map(|model| model.digest));
-        self.partial = self.partial.filter(|(digest, _)| !kept.contains(&Some(*digest)));
+        self.partial = self.partial.filter(|(digest, _)| !self.is_remembered(*digest));
         let Some(model) = self.state.serving.clone() else {
             return;
         };
@@ -127,6 +126,12 @@ impl ModelSlot {
     fn remember(&mut self, effects: &mut Vec<Effect>) {
         self.unremembered += 1;
         effects.push(Effect::Remember(self.state.clone()));
+    }
+
+    /// Whether a package serves, or is gone back to.
+    fn is_remembered(&self, digest: Digest) -> bool {
+        let remembered = [&self.state.serving, &self.state.previous].into_iter().flatten();
+        remembered.into_iter().any(|model| model.digest == digest)
     }
 
     /// The agent is told to stop: this start is not one that the model ended.
@@ -238,9 +243,8 @@ impl ModelSlot {
 
     /// Makes ready for a package: what lies on the disk of it is kept, what lies there of another is not.
     fn begin(&mut self, offer: ModelOffer, effects: &mut Vec<Effect>) {
-        let kept = [&self.state.serving, &self.state.previous].map(|model| model.as_ref().map(|model| model.digest));
-        let is_useless = |incoming: &Incoming| !incoming.loading && !kept.contains(&Some(incoming.offer.digest));
-        let replaced = self.incoming.take().filter(is_useless);
+        let replaced = self.incoming.take();
+        let replaced = replaced.filter(|incoming| !incoming.loading && !self.is_remembered(incoming.offer.digest));
         effects.extend(replaced.map(|incoming| Effect::Discard(incoming.offer.digest)));
         let mut incoming = Incoming::new(offer);
         // What is on the disk need not be fetched, and a part of it fetched anew would spoil the file.
@@ -301,7 +305,7 @@ impl ModelSlot {
     }
 
     fn load_previous_first(&mut self) {
-        if let Some(previous) = self.state.previous.clone() {
+        if let Some(previous) = self.state.previous.clone().filter(|previous| self.serving.as_ref() != Some(previous)) {
             self.resuming = Some(previous.digest);
             self.to_load.insert(0, previous);
         }

@@ -433,7 +433,11 @@ impl World {
                 self.tally.releases += 1;
                 let mut said = Vec::new();
                 // Every other version is a good one.
-                let nature = if number % 2 == 0 { Nature::Good } else { Nature::ALL[usize::from(number / 2) % 9] };
+                let nature = if number % 2 == 0 {
+                    Nature::Good
+                } else {
+                    Nature::ALL[usize::from(number / 2) % Nature::ALL.len()]
+                };
                 self.hub.release(self.now.0 as i64, nature, &mut said);
                 self.hub_said(said);
             }
