@@ -115,6 +115,8 @@ pub struct Hub {
     release_key: Arc<ReleaseKey>,
     /// Whose packages may be brought by hand.
     trusted: Vec<PublicKey>,
+    /// How often a picture of the hub was taken: whoever sees a higher number knows that what it sees is newer.
+    pictures: u64,
 }
 
 impl Hub {
@@ -352,13 +354,13 @@ impl Hub {
 
     fn count(&self, entry: &SpoolEntry) {
         let events = entry.batch().map_or(&[][..], |batch| &batch.events);
-        let readings = events.iter().filter(|event| matches!(event, StoredEvent::Reading(_))).count() as u64;
+        let count = |is: fn(&StoredEvent) -> bool| events.iter().filter(|event| is(event)).count() as u64;
         self.telemetry.batches.inc();
-        self.telemetry.readings.inc_by(readings);
-        self.telemetry.predictions.inc_by(events.len() as u64 - readings);
+        self.telemetry.readings.inc_by(count(|event| matches!(event, StoredEvent::Reading(_))));
+        self.telemetry.predictions.inc_by(count(|event| matches!(event, StoredEvent::Prediction(_))));
     }
 
-    fn publish(&self, picture: &watch::Sender<Arc<View>>) {
+    fn publish(&mut self, picture: &watch::Sender<Arc<View>>) {
         let progress = self.progress.borrow().clone();
         let gauges = &self.telemetry;
         let (_, observed, compacted) = self.core.positions();
@@ -368,6 +370,7 @@ impl Hub {
             .set(self.core.observed().watches().filter(|(_, watch)| watch.is_raised()).count() as i64);
         gauges.training_runs.set(i64::from(!self.core.retraining().is_idle()));
         gauges.ingest_log_batches.set(observed.saturating_sub(compacted) as i64);
-        picture.send_replace(Arc::new(view::picture(&self.core, progress.as_ref())));
+        self.pictures += 1;
+        picture.send_replace(Arc::new(view::picture(&self.core, progress.as_ref(), self.pictures)));
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use shared::event::{Outcome, UnixMillis, Verdict};
 use shared::ids::{AgentId, ModelName, ModelVersion, StreamId};
 use shared::package::DataRange;
+use shared::wire::message::StreamLedger;
 
 use crate::core::HubCore;
 use crate::core::newest::{NewestOf, Said};
@@ -39,9 +40,9 @@ pub struct View {
     pub ready: bool,
 }
 
-/// Takes a picture.
+/// Takes a picture, when `pictures` were taken before it.
 #[must_use]
-pub fn picture(core: &HubCore, progress: Option<&(i64, Progress)>) -> View {
+pub fn picture(core: &HubCore, progress: Option<&(i64, Progress)>, pictures: u64) -> View {
     let (appended, observed, compacted) = core.positions();
     View {
         agents: agents(core),
@@ -50,7 +51,7 @@ pub fn picture(core: &HubCore, progress: Option<&(i64, Progress)>) -> View {
         drift: drift(core),
         runs: core.retraining().runs().map(|run| show_run(run, progress)).collect(),
         rollouts: rollouts(core),
-        ledger: ledger(core, [appended, observed, compacted]),
+        ledger: ledger(core, [appended, observed, compacted], pictures),
         ready: true,
     }
 }
@@ -288,7 +289,7 @@ fn show_run(run: &Run, progress: Option<&(i64, Progress)>) -> Value {
 
 /// Readings by agent and stream: what the agent says it accepted, and what is here. The hub takes every sequence
 /// once, so what is here is delivered.
-fn ledger(core: &HubCore, [appended, observed, compacted]: [u64; 3]) -> Value {
+fn ledger(core: &HubCore, [appended, observed, compacted]: [u64; 3], pictures: u64) -> Value {
     let mut rows = Vec::new();
     for ((agent, stream), facts) in core.observed().streams() {
         let at_agent = core
@@ -303,12 +304,16 @@ fn ledger(core: &HubCore, [appended, observed, compacted]: [u64; 3]) -> Value {
             "accepted": at_agent.map(|entry| entry.accepted),
             "delivered": at_agent.map(|entry| entry.delivered),
             "duplicates_dropped_at_agent": at_agent.map(|entry| entry.duplicates),
+            "pending": at_agent.map(StreamLedger::pending),
+            "dropped": at_agent.map(|entry| entry.dropped.iter().cloned().collect::<BTreeMap<_, _>>()),
             "at_hub": facts.readings,
+            "gone_at_hub": facts.dropped.iter().map(|(reason, count)| (reason.name(), *count)).collect::<BTreeMap<_, _>>(),
         }));
     }
     json!({
         "streams": rows,
         "ingest_log": { "appended": appended, "durable": observed, "compacted": compacted },
         "training_idle": core.retraining().is_idle(),
+        "pictures": pictures,
     })
 }

@@ -28,8 +28,6 @@ use plan::{End, FleetPlan, SensorFault, Step};
 
 /// How often the hub and the boxes are looked at.
 const POLL: Duration = Duration::from_millis(50);
-/// The hub shows a new picture of itself at least this often.
-const PICTURE_AGE: Duration = Duration::from_millis(250);
 /// The longest a rollout of a plan may take, and a fleet may need to come to rest.
 const ROLLOUT_DEADLINE_S: f64 = 120.0;
 /// What the issue of a bad version promises: every box is back on the one before by then.
@@ -282,8 +280,7 @@ impl Fleet<'_> {
         let mut rollout = json!(null);
         while seconds(&self.clock) < deadline {
             let served = self.serving(version);
-            // What the hub shows is older than what boxes say by up to this.
-            pause(PICTURE_AGE);
+            self.newer_picture(deadline);
             if let Ok(rollouts) = self.api.items("rollouts")
                 && let Some(found) = rollouts.into_iter().rfind(|rollout| rollout["version"] == version)
             {
@@ -313,6 +310,15 @@ impl Fleet<'_> {
                 Ok((End::RolledBack, reason))
             }
             other => bail!("version {version} is {other:?} after {ROLLOUT_DEADLINE_S} s"),
+        }
+    }
+
+    /// Waits until what the hub shows is newer than what the boxes have said so far.
+    fn newer_picture(&self, deadline: f64) {
+        let pictures = || self.api.get("ledger").ok().and_then(|ledger| ledger["pictures"].as_u64());
+        let before = pictures();
+        while seconds(&self.clock) < deadline && pictures().is_none_or(|now| Some(now) == before) {
+            pause(POLL);
         }
     }
 

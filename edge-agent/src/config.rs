@@ -19,7 +19,7 @@ use shared::device::DeviceChoice;
 use shared::ids::{AgentId, ChannelName, ModelVersion};
 use shared::package::signature::PublicKey;
 
-use crate::core::spool::WhenFull;
+use crate::core::spool::{Shedding, WhenFull};
 use path::JsonPath;
 use topic::{StreamKey, TopicPattern};
 
@@ -139,6 +139,8 @@ pub struct Input {
     pub time: Option<TimeSource>,
     /// Where a message may hold `true` to say that the machine runs normally.
     pub known_normal: Option<JsonPath>,
+    /// What it lets go where the spool runs full, so that the room is left to other inputs.
+    pub shedding: Option<Shedding>,
     /// Where a message holds its producer's own id, a string or an integer, unique in its stream.
     pub id: Option<JsonPath>,
     /// The channels: 1 to [`shared::limits::MAX_CHANNELS`], with unique names.
@@ -430,7 +432,7 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(
             mistakes("key = ", "keys = "),
             ["10:1: input.keys: unknown key `keys`; did you mean `key`? \
-              known here: name, topic, key, time, known_normal, id, feature"]
+              known here: name, topic, key, time, known_normal, id, when_full, feature"]
         );
         assert_eq!(
             mistakes("path = \"$.flow\"", "path = \"$.flow\", scael = 1"),
@@ -502,6 +504,17 @@ feature = [{ name = "flow", path = "$.flow" }]
             ("{pump}\"", "{pump}x\"", "9:9: input.topic: level \"{pump}x\" mixes text with a wildcard; "),
             ("key = ", "known_normal = 'x'\nkey = ", "10:16: input.known_normal: path \"x\" is wrong at character 1: "),
             ("key = ", "id = '$.*'\nkey = ", "10:6: input.id: path \"$.*\" is wrong at character 3: "),
+            (
+                "key = ",
+                "when_full = 'drop-newst'\nkey = ",
+                "10:13: input.when_full: \"drop-newst\" is no rule for a full spool; did you mean `drop-newest`? there are block, \
+                 drop-oldest, drop-newest, downsample",
+            ),
+            (
+                "key = ",
+                "when_full = 'block'\nkey = ",
+                "10:13: input.when_full: \"block\" is a rule for the whole spool, which has another; write it in [spool]",
+            ),
             (
                 "key = ",
                 "time = {path='$.t', unit='mss'}\nkey = ",

@@ -63,6 +63,8 @@ pub struct Question {
     pub values: Vec<f64>,
     /// Only brings the pipeline's state up to date after a restart; it was answered before.
     pub warm_up: bool,
+    /// It is in the spool. Where it was let go, only an answer is stored that somebody should look at.
+    pub kept: bool,
 }
 
 /// What inference says of a reading.
@@ -441,20 +443,28 @@ impl EdgeCore {
         }
         self.ledger.accept(stream);
         self.live.reading(&reading.schema, reading.time_ms, &reading.values);
+        let mut asked = None;
         if !self.slot.will_answer() {
             *self.unanswered.entry("no_model").or_default() += 1;
         } else if self.questions.len() >= INFER_QUEUE {
             *self.unanswered.entry("inference_overloaded").or_default() += 1;
         } else {
-            self.questions.push_back(Question {
-                of: self.spool.next(),
-                schema: Arc::clone(&reading.schema),
-                time_ms: reading.time_ms,
-                values: reading.values.clone(),
-                warm_up: false,
-            });
+            asked = Some((Arc::clone(&reading.schema), reading.time_ms, reading.values.clone()));
         }
-        self.spool.accept(now, message.receipt, reading, effects);
+        let shed = self.spool.sheds(&reading);
+        let of = match shed {
+            Some(reason) => self.spool.shed(now, message.receipt, &reading, reason, effects),
+            None => self.spool.accept(now, message.receipt, reading, effects),
+        };
+        let kept = shed.is_none();
+        self.questions.extend(asked.map(|(schema, time_ms, values)| Question {
+            of,
+            schema,
+            time_ms,
+            values,
+            warm_up: false,
+            kept,
+        }));
     }
 
     fn answered(
@@ -472,10 +482,12 @@ impl EdgeCore {
             match outcome {
                 Err(reason) => *self.unanswered.entry(reason).or_default() += 1,
                 Ok(outcome) => {
-                    let Question { of, time_ms, schema, .. } = question;
-                    let prediction = Prediction { stream: 0, model: 0, of, time_ms, outcome: outcome.clone() };
+                    let Question { of, time_ms, schema, kept, .. } = question;
                     self.live.prediction(&schema.stream, model, time_ms, &outcome);
-                    self.spool.accept_prediction(now, &schema, model, prediction, effects);
+                    if kept || outcome.is_anomaly() {
+                        let prediction = Prediction { stream: 0, model: 0, of, time_ms, outcome: outcome.clone() };
+                        self.spool.accept_prediction(now, &schema, model, prediction, effects);
+                    }
                     let stream = schema.stream.clone();
                     published.push(Published { stream, model: model.clone(), of, time_ms, outcome });
                 }
@@ -509,7 +521,7 @@ impl EdgeCore {
                 Content::Readings(readings) => self.ledger.deliver(readings),
                 Content::Dropped => self.ledger.mark_at_hub(*end),
                 Content::Gap(GapReason::Damaged) => self.ledger.lose_unknown(),
-                Content::Gap(GapReason::DropOldest | GapReason::HubLost) => {}
+                Content::Gap(_) => {}
             }
             self.ledger.settle(*end);
         }
@@ -566,9 +578,9 @@ impl EdgeCore {
 
     /// Gives back what the hub has, but for the newest events, from which a restarted agent knows redeliveries.
     fn release(&self, acked: Sequence) -> Effect {
-        // Two events per message: the reading and its prediction. A full spool needs the room of what is beyond need.
+        // Two events per message: the reading and its prediction. A spool that runs full needs the room of what is beyond need.
         let least = 2 * self.settings.receive_maximum as u64;
-        let keep = if self.spool.is_full() { least } else { limits::RECENT_EVENTS.max(least) };
+        let keep = if self.spool.is_tight() { least } else { limits::RECENT_EVENTS.max(least) };
         Effect::Release(acked.min(self.spool.start_of_newest(keep)))
     }
 }

@@ -342,6 +342,7 @@ impl Client {
                 time_ms: decoded.time_ms,
                 values: decoded.values,
                 known_normal: decoded.known_normal,
+                shedding: decoded.shedding,
                 id: decoded.id,
                 named_by_producer: decoded.has_producer_id,
                 may_be_redelivered,

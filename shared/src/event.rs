@@ -65,6 +65,18 @@ pub struct Prediction {
     pub outcome: Outcome,
 }
 
+/// Readings of a stream that were let go as they came in, because the spool was running full. They are counted here, where
+/// they would have stood: durably, before their messages are acknowledged, and at the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shed {
+    /// Index into [`EventBatch::streams`].
+    pub stream: u16,
+    /// By which rule: [`GapReason::DropNewest`] or [`GapReason::Downsample`].
+    pub reason: GapReason,
+    /// The names of their messages, one each, so that a redelivered one is recognised and not counted again.
+    pub ids: Vec<u64>,
+}
+
 /// What a model says. New kinds are added at the end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {
@@ -146,6 +158,8 @@ pub enum Event {
     Reading(Reading),
     /// A prediction.
     Prediction(Prediction),
+    /// Readings that were let go.
+    Shed(Shed),
 }
 
 /// The events of one group commit, with consecutive sequences from `first`.
@@ -244,6 +258,7 @@ impl SpoolEntry {
             Event::Prediction(Prediction { time_ms, of, outcome, .. }) => {
                 postcard::to_allocvec(&(batch.end(), time_ms, of, outcome))
             }
+            Event::Shed(Shed { reason, ids, .. }) => postcard::to_allocvec(&(batch.end(), reason, ids)),
         };
         Some(crc32c::crc32c(&said.ok()?))
     }
@@ -328,6 +343,14 @@ impl EventBatch {
         counts
     }
 
+    /// What was let go, as it came in.
+    pub fn shed(&self) -> impl Iterator<Item = &Shed> {
+        self.events.iter().filter_map(|event| match event {
+            Event::Shed(shed) => Some(shed),
+            Event::Reading(_) | Event::Prediction(_) => None,
+        })
+    }
+
     fn inconsistency(&self) -> Option<&'static str> {
         if self.events.is_empty() {
             return Some("it holds no event");
@@ -360,6 +383,16 @@ impl EventBatch {
                     None
                 }
             }
+            Event::Shed(shed) if usize::from(shed.stream) >= self.streams.len() => {
+                Some("readings that were let go refer to a stream that is not listed")
+            }
+            Event::Shed(shed) if shed.ids.is_empty() => Some("no reading was let go where some are said to be"),
+            Event::Shed(shed) => match shed.reason {
+                GapReason::DropNewest | GapReason::Downsample => None,
+                GapReason::Damaged | GapReason::DropOldest | GapReason::HubLost => {
+                    Some("readings were let go for a reason that is none")
+                }
+            },
         })
     }
 }
@@ -426,6 +459,30 @@ pub(crate) mod tests {
                 .replace(' ', "")
         );
         assert_eq!(SpoolEntry::decode(&bytes).expect("decodes"), entry);
+    }
+
+    #[test]
+    fn golden_bytes_of_what_was_let_go() {
+        let shed = Event::Shed(Shed { stream: 0, reason: GapReason::Downsample, ids: vec![9, 300] });
+        let batch = EventBatch { events: vec![shed], models: vec![], ..sample_batch() };
+        let entry = SpoolEntry::Events(batch.clone());
+        let bytes = entry.encode().expect("encodes");
+        assert_eq!(
+            hex(&bytes),
+            "000307010b706c616e742f70756d70310204666c6f770763757272656e740001 0200040209ac02".replace(' ', "")
+        );
+        assert_eq!(SpoolEntry::decode(&bytes).expect("decodes"), entry);
+        let refused = |change: fn(&mut Shed)| {
+            let mut batch = batch.clone();
+            if let Event::Shed(shed) = &mut batch.events[0] {
+                change(shed);
+            }
+            let bytes = postcard::to_allocvec(&SpoolEntry::Events(batch)).expect("encodes");
+            SpoolEntry::decode(&bytes).expect_err("refused").to_string()
+        };
+        assert!(refused(|shed| shed.stream = 1).ends_with("a stream that is not listed"));
+        assert!(refused(|shed| shed.ids.clear()).ends_with("no reading was let go where some are said to be"));
+        assert!(refused(|shed| shed.reason = GapReason::Damaged).ends_with("for a reason that is none"));
     }
 
     #[test]

@@ -24,6 +24,7 @@ fn no_world_breaks_and_everything_happens_in_them() {
     // Worlds in which nothing happens prove nothing.
     assert!(tally.crashes > 4_000 && tally.partitions > 1_500 && tally.disk_faults > 500, "{tally:?}");
     assert!(tally.entries > 50_000 && tally.drops > 500 && tally.pictures > 1_000 && tally.releases > 500, "{tally:?}");
+    assert!(tally.shed > 1_000, "{tally:?}");
 }
 
 #[test]

@@ -120,6 +120,7 @@ impl Newest {
                         replace(&mut newest.prediction, &said, is_ahead);
                     }
                 }
+                StoredEvent::Shed(_) => {}
             }
         }
     }

@@ -279,6 +279,11 @@ impl Observed {
                     counts.total += 1;
                     counts.anomalous += u64::from(prediction.outcome.is_anomaly());
                 }
+                StoredEvent::Shed(shed) => {
+                    let stream = &batch.streams[usize::from(shed.stream)].stream;
+                    let facts = self.durable.streams.entry((agent.clone(), stream.clone())).or_default();
+                    *facts.dropped.entry(shed.reason).or_default() += shed.ids.len() as u64;
+                }
             }
         }
     }

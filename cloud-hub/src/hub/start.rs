@@ -88,6 +88,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         telemetry: Telemetry::default(),
         trusted: config.trust.into_iter().chain([release_key.public()]).collect(),
         release_key,
+        pictures: 0,
     })
 }
 

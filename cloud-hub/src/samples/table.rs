@@ -93,6 +93,8 @@ pub(super) fn group(batches: &[Committed]) -> Result<Groups<'_>, SamplesError> {
                     let key = (&schema.stream, Day::of(prediction.time_ms));
                     groups.predictions.entry(key).or_default().push(Predicted { origin, model, prediction });
                 }
+                // It holds no values.
+                Event::Shed(_) => {}
             }
         }
     }

@@ -15,7 +15,7 @@ use super::AgentError;
 use crate::artifacts::Artifacts;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::core::ledger::{Readings, readings_of_batch};
+use crate::core::ledger::{Readings, Tally};
 use crate::core::limits::{RECENT_EVENTS, RECENT_IDS, REPLAYED_READINGS, WARM_UP_READINGS};
 use crate::core::memory::PipelineMemory;
 use crate::core::{Checkpoint, EdgeCore, Effect, Event, Question, Settings, SlotState, Start};
@@ -237,8 +237,8 @@ impl Scan {
     fn add_batch(&mut self, batch: &EventBatch) {
         // An entry holds at least one event.
         push_bounded(&mut self.recent_entries, (batch.first, batch.events.len() as u32), RECENT_EVENTS as usize);
-        for (stream, count) in readings_of_batch(batch, self.acked) {
-            *self.pending.entry(stream).or_default() += count;
+        for (stream, count) in Tally::of(batch, self.acked).accepted() {
+            *self.pending.entry(stream.clone()).or_default() += count;
         }
         let schemas: Vec<Arc<StreamSchema>> = batch.streams.iter().cloned().map(Arc::new).collect();
         for (offset, event) in batch.events.iter().enumerate() {
@@ -256,12 +256,16 @@ impl Scan {
                         time_ms: reading.time_ms,
                         values: reading.values.clone(),
                         warm_up: false,
+                        kept: true,
                     };
                     let limit = if self.remembered.is_some() { REPLAYED_READINGS } else { WARM_UP_READINGS };
                     self.overflown |= self.remembered.is_some() && self.newest.len() == limit;
                     push_bounded(&mut self.newest, question, limit);
                 }
                 StoredEvent::Prediction(prediction) => self.answered = self.answered.max(Some(prediction.of)),
+                StoredEvent::Shed(shed) => {
+                    shed.ids.iter().for_each(|id| push_bounded(&mut self.recent_ids, *id, RECENT_IDS));
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ use shared::limits::{COMMIT_MAX_DELAY_MS, MAX_CHANNELS, MAX_ID_BYTES};
 use shared::package::signature::PublicKey;
 use toml::Spanned;
 
-use crate::core::spool::WhenFull;
+use crate::core::spool::{Shedding, WhenFull};
 
 use super::address::{BrokerUrl, HostPort};
 use super::path::JsonPath;
@@ -42,10 +42,10 @@ impl Checker<'_> {
     fn config(&mut self, raw: &raw::Root) -> Option<Config> {
         let agent = self.agent(&raw.agent);
         let mqtt = self.mqtt(&raw.mqtt, agent.as_ref());
-        let inputs = self.inputs(&raw.input);
         let hub = self.optional(raw.hub.as_ref(), Self::hub);
         let model = self.model(&raw.model);
         let spool = self.spool(&raw.spool);
+        let inputs = self.inputs(&raw.input, spool.map(|spool| spool.when_full));
         let status = self.status(&raw.status);
         Some(Config {
             agent: agent?,
@@ -116,12 +116,12 @@ impl Checker<'_> {
         Some(Some(BrokerTls { ca_file: ca_file?, identity: identity? }))
     }
 
-    fn inputs(&mut self, raw: &[Spanned<raw::Input>]) -> Option<Vec<Input>> {
+    fn inputs(&mut self, raw: &[Spanned<raw::Input>], of_spool: Option<WhenFull>) -> Option<Vec<Input>> {
         if raw.is_empty() {
             self.problems.at(0..0, "there is no [[input]]; at least one says which messages are readings");
             return None;
         }
-        let checked: Vec<Option<Input>> = raw.iter().map(|input| self.input(input.get_ref())).collect();
+        let checked: Vec<Option<Input>> = raw.iter().map(|input| self.input(input.get_ref(), of_spool)).collect();
         self.no_repeats(raw.iter().map(|input| &input.get_ref().name), "input");
         for (index, later) in checked.iter().enumerate() {
             let Some(later) = later else { continue };
@@ -137,13 +137,14 @@ impl Checker<'_> {
         checked.into_iter().collect()
     }
 
-    fn input(&mut self, raw: &raw::Input) -> Option<Input> {
+    fn input(&mut self, raw: &raw::Input, of_spool: Option<WhenFull>) -> Option<Input> {
         let name = self.text(&raw.name, parse_input_name);
         let topic = self.text(&raw.topic, TopicPattern::parse);
         let key = topic.as_ref().and_then(|topic| self.text(&raw.key, |key| StreamKey::parse(key, topic)));
         let time = self.optional(raw.time.as_ref(), Self::time);
         let known_normal = self.optional(raw.known_normal.as_ref(), Self::json_path);
         let id = self.optional(raw.id.as_ref(), Self::json_path);
+        let shedding = self.optional(raw.when_full.as_ref(), |checker, rule| checker.shedding(rule, of_spool));
         let features = self.features(&raw.feature);
         Some(Input {
             name: name?,
@@ -151,6 +152,7 @@ impl Checker<'_> {
             key: key?,
             time: time?,
             known_normal: known_normal?,
+            shedding: shedding?.flatten(),
             id: id?,
             features: features?,
         })
@@ -246,6 +248,32 @@ impl Checker<'_> {
             None => Some(WhenFull::DropOldest),
         };
         Some(Spool { max_bytes: max_bytes?, commit_delay_ms: delay?, when_full: when_full? })
+    }
+
+    /// What an input lets go by itself. What is in the spool goes by the spool's rule, whatever input it is from.
+    fn shedding(&mut self, raw: &Spanned<String>, of_spool: Option<WhenFull>) -> Option<Option<Shedding>> {
+        let name = raw.get_ref();
+        if let Some(rule) = Shedding::ALL.into_iter().find(|rule| rule.name() == name) {
+            return Some(Some(rule));
+        }
+        match WhenFull::ALL.into_iter().find(|rule| rule.name() == name) {
+            Some(rule) if of_spool.is_none_or(|of_spool| of_spool == rule) => Some(None),
+            Some(rule) => self.fail(
+                raw,
+                format!(
+                    "{:?} is a rule for the whole spool, which has another; write it in [spool], or give this input \
+                     \"drop-newest\" or \"downsample\"",
+                    rule.name()
+                ),
+            ),
+            None => {
+                let [block, oldest] = WhenFull::ALL.map(WhenFull::name);
+                let [newest, sample] = Shedding::ALL.map(Shedding::name);
+                self.text(raw, |name| {
+                    named(name, "rule for a full spool", [block, oldest, newest, sample], |rule| rule).map(|_| None)
+                })
+            }
+        }
     }
 
     fn status(&mut self, raw: &raw::Status) -> Option<Status> {

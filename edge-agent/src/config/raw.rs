@@ -54,6 +54,7 @@ pub(super) struct Input {
     pub(super) time: Option<Time>,
     pub(super) known_normal: Option<Spanned<String>>,
     pub(super) id: Option<Spanned<String>>,
+    pub(super) when_full: Option<Spanned<String>>,
     pub(super) feature: Spanned<Vec<Feature>>,
 }
 

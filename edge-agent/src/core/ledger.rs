@@ -46,6 +46,15 @@ pub struct Settled {
 /// Readings by stream.
 pub type Readings = BTreeMap<StreamId, u64>;
 
+/// What an entry of the spool holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Readings that are there.
+    pub readings: Readings,
+    /// Readings that were let go as they came in, by stream and reason.
+    pub shed: BTreeMap<(StreamId, GapReason), u64>,
+}
+
 impl Ledger {
     /// The ledger of an agent that starts: what was settled at its last checkpoint, which the hub had acknowledged up to
     /// `acked`, and what is in its spool from there on: readings, and gaps.
@@ -80,10 +89,13 @@ impl Ledger {
         self.account(stream).duplicates += 1;
     }
 
-    /// The hub has these.
-    pub fn deliver(&mut self, readings: &Readings) {
-        for (stream, count) in readings {
+    /// The hub has these, or the word that they were let go.
+    pub fn deliver(&mut self, tally: &Tally) {
+        for (stream, count) in &tally.readings {
             self.account(stream).settled.delivered += count;
+        }
+        for ((stream, reason), count) in &tally.shed {
+            self.account(stream).settled.add(*reason, Fate::Gone, *count);
         }
     }
 
@@ -197,17 +209,28 @@ impl Settled {
     }
 }
 
-/// The readings of a batch from `acked` on.
-#[must_use]
-pub fn readings_of_batch(batch: &EventBatch, acked: Sequence) -> Readings {
-    if batch.end() <= acked {
-        return Readings::new();
+impl Tally {
+    /// Of a batch, from `acked` on.
+    #[must_use]
+    pub fn of(batch: &EventBatch, acked: Sequence) -> Self {
+        let mut tally = Self::default();
+        if batch.end() <= acked {
+            return tally;
+        }
+        let counts = batch.readings_by_stream();
+        for (schema, count) in batch.streams.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            *tally.readings.entry(schema.stream.clone()).or_default() += u64::from(count);
+        }
+        for shed in batch.shed() {
+            let stream = batch.streams[usize::from(shed.stream)].stream.clone();
+            *tally.shed.entry((stream, shed.reason)).or_default() += shed.ids.len() as u64;
+        }
+        tally
     }
-    let counts = batch.readings_by_stream();
-    let counted = batch.streams.iter().zip(counts).filter(|(_, count)| *count > 0);
-    let mut readings = Readings::new();
-    for (schema, count) in counted {
-        *readings.entry(schema.stream.clone()).or_default() += u64::from(count);
+
+    /// Readings that were taken in, whatever became of them.
+    pub fn accepted(&self) -> impl Iterator<Item = (&StreamId, u64)> {
+        let shed = self.shed.iter().map(|((stream, _), count)| (stream, *count));
+        self.readings.iter().map(|(stream, count)| (stream, *count)).chain(shed)
     }
-    readings
 }

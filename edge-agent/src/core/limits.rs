@@ -68,6 +68,13 @@ pub const READ_RETRY_MS: u64 = 500;
 /// commits under way, the answers to what was taken in, and the reserve.
 pub const SPOOL_MARGIN_BYTES: u64 = (COMMITS_IN_FLIGHT * MAX_BATCH_BYTES) as u64 + 2 * 1024 * 1024 + RESERVE_BYTES;
 
+/// From here on, in percent of what makes the spool full, an input whose rule is `drop-newest` lets go what comes in: the
+/// rest is for the others, and is enough for hours of their alarms.
+pub const SHED_PERCENT: u64 = 90;
+/// An input whose rule is `downsample` keeps one reading of so many from so many percent on. Each step halves the rate at
+/// which the rest fills, so that what is left lasts many times longer than it took to fill the first three quarters.
+pub const KEEP_ONE_OF: [(u64, u64); 4] = [(75, 2), (80, 4), (85, 8), (90, 16)];
+
 /// Answers after which a new model's trial is over: enough to tell one alarm in five from one in twenty.
 pub const TRIAL_ANSWERS: u64 = 200;
 /// A trial is over after this time also where readings are seldom, if there was an answer.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shared::event::{StreamSchema, UnixMillis};
 
+use super::spool::Shedding;
 use crate::status::Rejected;
 
 /// A message's place in the order in which messages were received, within one MQTT connection. Acknowledging one
@@ -45,6 +46,8 @@ pub struct NewReading {
     pub values: Vec<f64>,
     /// An operator vouches for normal operation.
     pub known_normal: bool,
+    /// What becomes of it where the spool runs full, if its input has a rule of its own.
+    pub shedding: Option<Shedding>,
     /// Names the message.
     pub id: u64,
     /// The producer gave the name, so that equal names mean equal messages, however far apart.

@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
-use shared::event::{Event as StoredEvent, EventBatch, ModelRef, Prediction, Reading, SpoolEntry, StreamSchema};
-use shared::ids::{Epoch, Sequence};
+use shared::event::{
+    Event as StoredEvent, EventBatch, GapReason, ModelRef, Prediction, Reading, Shed, SpoolEntry, StreamSchema,
+};
+use shared::ids::{Epoch, Sequence, StreamId};
 use shared::limits::{COMMIT_MAX_BYTES, COMMIT_MAX_EVENTS};
 
-use super::limits::{APPEND_RETRY_MS, COMMITS_IN_FLIGHT, SPOOL_MARGIN_BYTES, WINDOW_SHARES};
+use super::limits::{
+    APPEND_RETRY_MS, COMMITS_IN_FLIGHT, KEEP_ONE_OF, SHED_PERCENT, SPOOL_MARGIN_BYTES, WINDOW_SHARES,
+};
 use super::recent::{RecentEntries, RecentIds};
 use super::{Effect, Millis, NewReading, Receipt, Settings, Start};
 
@@ -34,6 +38,60 @@ impl WhenFull {
     }
 }
 
+/// What an input lets go where the spool runs full, so that it is not full for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shedding {
+    /// Nothing that comes in is kept from [`SHED_PERCENT`] on.
+    DropNewest,
+    /// One reading of several is kept, of the more the fuller it is ([`KEEP_ONE_OF`]).
+    Downsample,
+}
+
+impl Shedding {
+    /// Every rule.
+    pub const ALL: [Self; 2] = [Self::DropNewest, Self::Downsample];
+
+    /// Its name in a configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DropNewest => "drop-newest",
+            Self::Downsample => "downsample",
+        }
+    }
+
+    /// What readings are counted under that it lets go.
+    #[must_use]
+    pub const fn reason(self) -> GapReason {
+        match self {
+            Self::DropNewest => GapReason::DropNewest,
+            Self::Downsample => GapReason::Downsample,
+        }
+    }
+
+    /// One reading of so many is kept where the spool is full to `percent`; none for 0.
+    const fn keeps_one_of(self, percent: u64) -> u64 {
+        match self {
+            Self::DropNewest if percent >= SHED_PERCENT => 0,
+            Self::DropNewest => 1,
+            Self::Downsample => {
+                let mut of = 1;
+                let mut step = 0;
+                while step < KEEP_ONE_OF.len() {
+                    if percent >= KEEP_ONE_OF[step].0 {
+                        of = KEEP_ONE_OF[step].1;
+                    }
+                    step += 1;
+                }
+                of
+            }
+        }
+    }
+}
+
+/// Roughly what a reading takes that is let go: its name.
+const SHED_BYTES: usize = 12;
+
 /// The spool as the core sees it.
 #[derive(Debug)]
 pub struct SpoolState {
@@ -51,6 +109,8 @@ pub struct SpoolState {
     bytes: u64,
     max_bytes: u64,
     when_full: WhenFull,
+    /// Readings of streams of which one of several is kept.
+    downsampled: BTreeMap<StreamId, u64>,
     /// The oldest events are being dropped.
     dropping: bool,
     /// Nothing could be dropped; not tried before this time again.
@@ -97,6 +157,7 @@ impl SpoolState {
             bytes: start.spool_bytes,
             max_bytes: settings.spool_max_bytes,
             when_full: settings.when_full,
+            downsampled: BTreeMap::new(),
             dropping: false,
             drop_at: None,
             commit_delay_ms: settings.commit_delay_ms,
@@ -135,6 +196,15 @@ impl SpoolState {
         self.bytes >= self.full_bytes()
     }
 
+    /// Whether it is so full that inputs may let go what comes in.
+    pub(super) fn is_tight(&self) -> bool {
+        self.percent_full() >= KEEP_ONE_OF[0].0
+    }
+
+    fn percent_full(&self) -> u64 {
+        100 * self.bytes / self.full_bytes().max(1)
+    }
+
     /// From so many bytes on the spool is full. What is on its way to it still finds room.
     pub(super) fn full_bytes(&self) -> u64 {
         self.max_bytes - SPOOL_MARGIN_BYTES.min(self.max_bytes / 4)
@@ -163,7 +233,60 @@ impl SpoolState {
         }
     }
 
-    pub(super) fn accept(&mut self, now: Millis, receipt: Receipt, reading: NewReading, effects: &mut Vec<Effect>) {
+    /// Why a reading that comes in is let go, if it is.
+    pub(super) fn sheds(&mut self, reading: &NewReading) -> Option<GapReason> {
+        let shedding = reading.shedding?;
+        let one_of = match shedding.keeps_one_of(self.percent_full()) {
+            1 => return None,
+            0 => return Some(shedding.reason()),
+            one_of => one_of,
+        };
+        let stream = &reading.schema.stream;
+        let seen = match self.downsampled.get_mut(stream) {
+            Some(seen) => seen,
+            None => self.downsampled.entry(stream.clone()).or_default(),
+        };
+        let is_kept = seen.is_multiple_of(one_of);
+        *seen += 1;
+        (!is_kept).then(|| shedding.reason())
+    }
+
+    /// Counts a reading that is let go; gives the place where that stands.
+    pub(super) fn shed(
+        &mut self,
+        now: Millis,
+        receipt: Receipt,
+        reading: &NewReading,
+        reason: GapReason,
+        effects: &mut Vec<Effect>,
+    ) -> Sequence {
+        self.recent.insert(reading.id, reading.may_be_redelivered);
+        self.make_room(SHED_BYTES, effects);
+        let stream = self.open.stream(&reading.schema);
+        self.open.receipt = Some(receipt);
+        self.open.readings += 1;
+        let first = self.next.0 - self.open.events.len() as u64;
+        let events = self.open.events.iter_mut().enumerate();
+        let known = events.rev().find_map(|(offset, event)| match event {
+            StoredEvent::Shed(shed) if (shed.stream, shed.reason) == (stream, reason) => Some((offset, shed)),
+            StoredEvent::Shed(_) | StoredEvent::Reading(_) | StoredEvent::Prediction(_) => None,
+        });
+        if let Some((offset, shed)) = known {
+            shed.ids.push(reading.id);
+            self.open.bytes += SHED_BYTES;
+            return Sequence(first + offset as u64);
+        }
+        self.push(now, StoredEvent::Shed(Shed { stream, reason, ids: vec![reading.id] }), SHED_BYTES)
+    }
+
+    /// Takes a reading; gives its place.
+    pub(super) fn accept(
+        &mut self,
+        now: Millis,
+        receipt: Receipt,
+        reading: NewReading,
+        effects: &mut Vec<Effect>,
+    ) -> Sequence {
         self.recent.insert(reading.id, reading.may_be_redelivered);
         let bytes = 24 + 8 * reading.values.len();
         self.make_room(bytes, effects);
@@ -177,7 +300,7 @@ impl SpoolState {
         });
         self.open.receipt = Some(receipt);
         self.open.readings += 1;
-        self.push(now, event, bytes);
+        self.push(now, event, bytes)
     }
 
     /// Takes a prediction; its indices are filled in here.
@@ -265,11 +388,13 @@ impl SpoolState {
         }
     }
 
-    fn push(&mut self, now: Millis, event: StoredEvent, bytes: usize) {
+    fn push(&mut self, now: Millis, event: StoredEvent, bytes: usize) -> Sequence {
         self.open.events.push(event);
         self.open.bytes += bytes;
         self.open.deadline.get_or_insert(now.plus(self.commit_delay_ms));
-        self.next = self.next.plus(1);
+        let place = self.next;
+        self.next = place.plus(1);
+        place
     }
 }
 

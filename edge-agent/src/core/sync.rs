@@ -13,7 +13,7 @@ use shared::wire::PROTOCOL_VERSION;
 use shared::wire::message::{AgentStatus, EdgeToHub, Hello, PackedEntry, ServedModel};
 
 use super::backoff::Backoff;
-use super::ledger::{Readings, readings_of_batch};
+use super::ledger::Tally;
 use super::limits::{
     ACK_TIMEOUT_MS, BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, ENTRIES_AT_ONCE, GREETING_TIMEOUT_MS, READ_RETRY_MS,
     STABLE_AFTER_MS, STATUS_INTERVAL_MS, STATUS_REPEAT_MS,
@@ -106,7 +106,7 @@ pub struct Delivered {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// Readings, by stream.
-    Readings(Readings),
+    Readings(Tally),
     /// What was dropped from the spool after it was sent.
     Dropped,
     /// A gap.
@@ -342,7 +342,7 @@ impl SyncSession {
                 continue;
             }
             let content = match &entry {
-                SpoolEntry::Events(batch) => Content::Readings(readings_of_batch(batch, self.acked)),
+                SpoolEntry::Events(batch) => Content::Readings(Tally::of(batch, self.acked)),
                 SpoolEntry::Gap(gap) => {
                     if self.must_wait(gap, effects) {
                         break;

@@ -5,7 +5,7 @@ use shared::ids::{ChannelName, ModelName};
 use shared::wire::message::{ModelOffer, ModelOutcome};
 use shared::wire::part::PackedPart;
 
-use super::spool::WhenFull;
+use super::spool::{Shedding, WhenFull};
 use super::*;
 
 fn settings() -> Settings {
@@ -66,6 +66,7 @@ fn message(number: u64, id: u64, may_be_redelivered: bool) -> Received {
         time_ms: id as i64,
         values: vec![1.0],
         known_normal: false,
+        shedding: None,
         id,
         named_by_producer: false,
         may_be_redelivered,
@@ -632,4 +633,83 @@ fn what_a_box_goes_back_to_stays_on_its_disk_when_an_offer_of_it_is_taken_back()
     handle(&mut core, 702, Event::FromHub(HubToEdge::Offer(again)));
     let effects = handle(&mut core, 703, Event::FromHub(HubToEdge::Offer(offer(5, 10))));
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Discard(digest) if *digest == old.digest)));
+}
+
+/// A message of an input with a rule of its own.
+fn sheddable(number: u64, shedding: Shedding) -> Received {
+    let mut received = message(number, number, false);
+    if let Ok(reading) = &mut received.content {
+        reading.shedding = Some(shedding);
+    }
+    received
+}
+
+/// How many of 16 messages are kept by a spool that is full to `percent`; none is lost sight of.
+fn kept_at(percent: u64, shedding: Shedding) -> u64 {
+    let mut core = agent();
+    let full_bytes = core.spool.full_bytes();
+    handle(&mut core, 0, Event::Received(vec![message(1, 100, false)]));
+    handle(&mut core, 20, Event::Tick);
+    handle(&mut core, 21, Event::Durable { end: Sequence(1), spool_bytes: (full_bytes * percent).div_ceil(100) });
+    let messages = (2..18).map(|number| sheddable(number, shedding)).collect();
+    let mut effects = handle(&mut core, 22, Event::Received(messages));
+    effects.extend(handle(&mut core, 42, Event::Tick));
+    let batches = appended(&effects);
+    let end = batches.last().expect("one").end();
+    effects = handle(&mut core, 43, Event::Durable { end, spool_bytes: 0 });
+    assert_eq!(acknowledged(&effects), [17]);
+    let kept: u64 = batches.iter().flat_map(EventBatch::readings_by_stream).map(u64::from).sum();
+    let shed: u64 = batches.iter().flat_map(EventBatch::shed).map(|shed| shed.ids.len() as u64).sum();
+    assert_eq!((kept + shed, core.status().ledger[0].accepted), (16, 17));
+    let again = (2..18).map(|number| {
+        let mut received = sheddable(number + 100, shedding);
+        if let Ok(reading) = &mut received.content {
+            (reading.id, reading.may_be_redelivered) = (number, true);
+        }
+        received
+    });
+    handle(&mut core, 44, Event::Received(again.collect()));
+    assert_eq!(core.status().ledger[0].duplicates, 16);
+    kept
+}
+
+#[test]
+fn an_input_may_let_go_what_comes_in_and_it_is_counted_before_it_is_acknowledged() {
+    let at = |shedding| [74, 75, 80, 85, 90, 99].map(|percent| kept_at(percent, shedding));
+    assert_eq!(at(Shedding::Downsample), [16, 8, 4, 2, 1, 1]);
+    assert_eq!(at(Shedding::DropNewest), [16, 16, 16, 16, 0, 0]);
+}
+
+#[test]
+fn what_was_let_go_is_dropped_in_the_ledger_once_the_hub_knows_and_answered_all_the_same() {
+    let offer = offer(1, 9);
+    let model = ServedModel {
+        model: ModelRef { name: offer.model, version: ModelVersion(1) },
+        digest: offer.digest,
+    };
+    let (mut core, _) = EdgeCore::new(settings(), Start { slot: serves(&model), ..start(0, 0) }, 7);
+    let full_bytes = core.spool.full_bytes();
+    handle(&mut core, 0, Event::ModelLoaded { model: model.clone(), floor: ModelVersion(0) });
+    handle(&mut core, 0, Event::Received(vec![message(1, 100, false)]));
+    let first = appended(&handle(&mut core, 20, Event::Tick)).remove(0);
+    handle(&mut core, 21, Event::Durable { end: Sequence(1), spool_bytes: full_bytes - 1 });
+    handle(&mut core, 600, Event::LinkUp);
+    handle(&mut core, 601, welcome(1));
+    handle(&mut core, 601, spooled(&first));
+    let messages = vec![sheddable(2, Shedding::DropNewest), sheddable(3, Shedding::DropNewest)];
+    let effects = handle(&mut core, 602, Event::Received(messages));
+    let questions = |effect: &Effect| if let Effect::Infer(asked) = effect { Some(asked.clone()) } else { None };
+    let asked = effects.iter().find_map(questions);
+    let asked = asked.expect("asked");
+    assert!(asked.iter().all(|question| !question.kept && question.of == Sequence(1)), "{asked:?}");
+    let batch = appended(&handle(&mut core, 622, Event::Tick)).remove(0);
+    assert_eq!(batch.events.len(), 1);
+    handle(&mut core, 623, Event::Durable { end: Sequence(2), spool_bytes: full_bytes - 1 });
+    handle(&mut core, 624, spooled(&batch));
+    let ledger = &core.status().ledger[0];
+    assert_eq!((ledger.accepted, ledger.delivered, ledger.pending()), (3, 1, 2));
+    handle(&mut core, 625, Event::FromHub(HubToEdge::Acked { epoch: Epoch(5), next: Sequence(2) }));
+    let ledger = &core.status().ledger[0];
+    assert_eq!((ledger.delivered, ledger.pending()), (1, 0));
+    assert_eq!(ledger.dropped, [("drop_newest".to_owned(), 2)]);
 }

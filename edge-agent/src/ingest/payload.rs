@@ -14,6 +14,7 @@ use shared::ids::{ChannelName, Digest, StreamId};
 
 use crate::config::topic::{StreamKey, TopicPattern};
 use crate::config::{Feature, Input, PACKET_BYTES, TimeUnit};
+use crate::core::spool::Shedding;
 use extract::{Extractor, Found};
 
 /// Streams of one agent: a plant's worth of machines. Each holds a window and a model's state in memory, and a topic
@@ -43,6 +44,8 @@ pub struct Decoded {
     pub values: Vec<f64>,
     /// An operator vouches that the machine ran normally.
     pub known_normal: bool,
+    /// What becomes of it where the spool runs full, if its input has a rule of its own.
+    pub shedding: Option<Shedding>,
     /// The same for the same message, also after a restart: from the stream and the producer's own id if the input
     /// maps one, else from the topic and the payload.
     pub id: u64,
@@ -167,6 +170,7 @@ impl Decoder {
             time_ms,
             values,
             known_normal,
+            shedding: input.shedding,
             id: id.unwrap_or_else(|| hash(&mut self.id_bytes, b'p', topic, payload)),
             has_producer_id: id.is_some(),
         })
@@ -181,6 +185,7 @@ struct Compiled {
     extractor: Extractor,
     time: Option<(usize, TimeUnit)>,
     known_normal: Option<usize>,
+    shedding: Option<Shedding>,
     id: Option<usize>,
     channels: Vec<(usize, Feature)>,
     schemas: BTreeMap<String, Arc<StreamSchema>>,
@@ -194,6 +199,7 @@ impl Compiled {
             key: input.key.clone(),
             time: input.time.as_ref().map(|time| (extractor.add(&time.path), time.unit)),
             known_normal: input.known_normal.as_ref().map(|path| extractor.add(path)),
+            shedding: input.shedding,
             id: input.id.as_ref().map(|path| extractor.add(path)),
             channels: input.features.iter().map(|feature| (extractor.add(&feature.path), feature.clone())).collect(),
             extractor,

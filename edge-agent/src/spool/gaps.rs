@@ -67,11 +67,17 @@ impl<S: Storage> Spool<S> {
                 SpoolEntry::Events(batch) => {
                     let readings = batch.streams.iter().zip(batch.readings_by_stream());
                     let counted = readings.filter(|(_, count)| *count > 0);
-                    gap.push(
-                        spooled.entry.count(),
-                        fate,
-                        counted.map(|(schema, count)| (schema.stream.clone(), count)),
-                    );
+                    let counted: Vec<_> = counted.map(|(schema, count)| (schema.stream.clone(), count)).collect();
+                    let shed: Vec<_> = batch.shed().collect();
+                    let rest = spooled.entry.count() - shed.len() as u32;
+                    if rest > 0 {
+                        gap.push(rest, fate, counted);
+                    }
+                    // What was let go stays gone, also if the hub has the word of it.
+                    for of in shed {
+                        let stream = batch.streams[usize::from(of.stream)].stream.clone();
+                        gap.push(1, Fate::Gone, [(stream, of.ids.len() as u32)]);
+                    }
                 }
             }
         }

@@ -20,6 +20,10 @@ pub enum GapReason {
     DropOldest,
     /// The hub had them and lost them, and the box had given them back by then.
     HubLost,
+    /// The spool was running full, and the input's rule is to let go what comes in.
+    DropNewest,
+    /// The spool was running full, and the input's rule is to keep one reading of several.
+    Downsample,
 }
 
 impl GapReason {
@@ -30,6 +34,8 @@ impl GapReason {
             Self::Damaged => "damaged",
             Self::DropOldest => "drop_oldest",
             Self::HubLost => "hub_lost",
+            Self::DropNewest => "drop_newest",
+            Self::Downsample => "downsample",
         }
     }
 }

@@ -93,6 +93,7 @@ fn explore(arguments: &Arguments) -> Result<bool, String> {
                 "disk_faults": tally.disk_faults,
                 "entries": tally.entries,
                 "drops": tally.drops,
+                "shed": tally.shed,
                 "pictures": tally.pictures,
                 "releases": tally.releases,
                 "seconds": seconds,
@@ -103,7 +104,7 @@ fn explore(arguments: &Arguments) -> Result<bool, String> {
         Output::Text => {
             print(&format!(
                 "{} worlds, {} steps, {} crashes, {} partitions, {} disk faults, {} entries delivered, {} times events \
-                 dropped, {} live pictures, {} versions, in {seconds:.1} s: {} broke",
+                 dropped, {} readings let go, {} live pictures, {} versions, in {seconds:.1} s: {} broke",
                 arguments.seeds,
                 tally.steps,
                 tally.crashes,
@@ -111,6 +112,7 @@ fn explore(arguments: &Arguments) -> Result<bool, String> {
                 tally.disk_faults,
                 tally.entries,
                 tally.drops,
+                tally.shed,
                 tally.pictures,
                 tally.releases,
                 broken.len()

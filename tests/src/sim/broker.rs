@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use edge_agent::core::spool::Shedding;
 use edge_agent::core::{NewReading, Receipt, Received, Rejection};
 use shared::event::StreamSchema;
 use shared::ids::{ChannelName, StreamId};
@@ -44,6 +45,8 @@ pub(super) struct Broker {
     number: u64,
     acknowledgements: VecDeque<Receipt>,
     schemas: Vec<Arc<StreamSchema>>,
+    /// What its streams let go where the spool runs full.
+    sheds: [Option<Shedding>; STREAMS],
     /// An acknowledgement counts whatever its generation: a planted bug.
     pub(super) takes_stale: bool,
 }
@@ -64,6 +67,7 @@ impl Broker {
             number: 0,
             acknowledgements: VecDeque::new(),
             schemas: (0..STREAMS).map(schema).collect(),
+            sheds: [None, [Some(Shedding::DropNewest), Some(Shedding::Downsample), None][of % 3]],
             takes_stale: false,
         }
     }
@@ -113,6 +117,7 @@ impl Broker {
                     time_ms: id as i64,
                     values: vec![id as f64],
                     known_normal: false,
+                    shedding: self.sheds[stream],
                     id,
                     named_by_producer: named,
                     // Not every broker sets the flag, and after a resumed session it is set on new messages as well.

@@ -90,6 +90,16 @@ pub(super) enum Seen {
     PackageMissing(Digest),
 }
 
+impl Seen {
+    /// Readings that were let go.
+    pub(super) fn shed(&self) -> u64 {
+        match self {
+            Self::Appended(SpoolEntry::Events(batch)) => batch.shed().map(|shed| shed.ids.len() as u64).sum(),
+            Self::Appended(SpoolEntry::Gap(_)) | Self::Dropped | Self::PackageMissing(_) => 0,
+        }
+    }
+}
+
 impl EdgeBox {
     pub(super) fn new(index: usize, seed: u64, is_cramped: bool, bug: Option<Bug>, seen: &mut Vec<Seen>) -> Self {
         let disk = FakeDisk::new(seed, 1 << 30);

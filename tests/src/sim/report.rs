@@ -19,6 +19,8 @@ pub struct Tally {
     pub releases: u64,
     /// Times events were dropped from a full spool.
     pub drops: u64,
+    /// Readings that were let go as a spool ran full.
+    pub shed: u64,
 }
 
 impl Tally {
@@ -32,5 +34,6 @@ impl Tally {
         self.pictures += other.pictures;
         self.releases += other.releases;
         self.drops += other.drops;
+        self.shed += other.shed;
     }
 }

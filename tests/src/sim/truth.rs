@@ -29,7 +29,7 @@ struct BoxTruth {
     /// Readings whose message was acknowledged to the broker: promised.
     acknowledged: BTreeSet<u64>,
     /// Which reading each sequence was given to. A sequence whose commit a crash lost may be given again.
-    given: BTreeMap<Place, Option<u64>>,
+    given: BTreeMap<Place, Vec<u64>>,
     /// Sequences given to events that are known to be durable: they must never be given again.
     durable: BTreeMap<Epoch, Sequence>,
     /// Media lost what was synced: what follows is not held against the agent.
@@ -194,11 +194,11 @@ impl BoxTruth {
         let durable = self.durable.get(&batch.epoch).copied().unwrap_or_default();
         for (offset, event) in batch.events.iter().enumerate() {
             let sequence = batch.first.plus(offset as u64);
-            let id = if let StoredEvent::Reading(reading) = event { Some(reading.id) } else { None };
-            let before = self.given.insert((batch.epoch, sequence), id);
-            if sequence < durable && before.is_some_and(|before| before != id) {
+            let ids = ids(event);
+            let before = self.given.insert((batch.epoch, sequence), ids.to_vec());
+            if sequence < durable && before.as_ref().is_some_and(|before| before != ids) {
                 let epoch = batch.epoch;
-                return Err(format!("sequence {sequence} of epoch {epoch} was given to {before:?}, and now to {id:?}"));
+                return Err(format!("sequence {sequence} of epoch {epoch} was given to {before:?}, and now to {ids:?}"));
             }
         }
         Ok(())
@@ -212,9 +212,9 @@ impl BoxTruth {
     fn was_given(&self, (epoch, sequence): Place, id: u64) -> bool {
         let mut epochs = self.given.keys().filter(|(of, at)| *at == sequence && *of <= epoch);
         match self.given.get(&(epoch, sequence)) {
-            Some(given) if *given == Some(id) => true,
+            Some(given) if given.contains(&id) => true,
             _ if self.excused.contains(&id) => true,
-            _ => self.was_restored && epochs.any(|place| self.given[place] == Some(id)),
+            _ => self.was_restored && epochs.any(|place| self.given[place].contains(&id)),
         }
     }
 
@@ -223,7 +223,7 @@ impl BoxTruth {
             let is_epoch = |of: &Epoch| of == epoch || (self.was_restored && of > epoch);
             gaps.iter().any(|(of, first, end)| is_epoch(of) && first <= sequence && sequence < end)
         };
-        self.given.iter().any(|(place, given)| *given == Some(id) && is_covered(place))
+        self.given.iter().any(|(place, given)| given.contains(&id) && is_covered(place))
     }
 
     /// `accepted = delivered + pending + dropped`, per stream, on both sides, and equal to what really is.
@@ -295,8 +295,14 @@ impl AtHub {
 fn dropped_readings(agent: &AgentId, entries: &[(u64, Entry)]) -> BTreeMap<String, u64> {
     let mut dropped = BTreeMap::new();
     for (_, Entry { entry, .. }) in entries.iter().filter(|(_, entry)| entry.agent == *agent) {
-        if let SpoolEntry::Gap(gap) = entry {
-            gone(gap, &mut dropped);
+        match entry {
+            SpoolEntry::Gap(gap) => gone(gap, &mut dropped),
+            SpoolEntry::Events(batch) => {
+                for shed in batch.shed() {
+                    let stream = batch.streams[usize::from(shed.stream)].stream.to_string();
+                    *dropped.entry(stream).or_default() += shed.ids.len() as u64;
+                }
+            }
         }
     }
     dropped
@@ -310,9 +316,17 @@ fn gone(gap: &Gap, dropped: &mut BTreeMap<String, u64>) {
     }
 }
 
+/// Readings that a batch holds or says to be let go, and where.
 fn readings(batch: &EventBatch) -> impl Iterator<Item = (Sequence, u64)> {
-    batch.events.iter().enumerate().filter_map(|(offset, event)| match event {
-        StoredEvent::Reading(reading) => Some((batch.first.plus(offset as u64), reading.id)),
-        StoredEvent::Prediction(_) => None,
-    })
+    let placed = batch.events.iter().enumerate();
+    placed.flat_map(move |(offset, event)| ids(event).iter().map(move |id| (batch.first.plus(offset as u64), *id)))
+}
+
+/// The readings that an event speaks of.
+fn ids(event: &StoredEvent) -> &[u64] {
+    match event {
+        StoredEvent::Reading(reading) => std::slice::from_ref(&reading.id),
+        StoredEvent::Prediction(_) => &[],
+        StoredEvent::Shed(shed) => &shed.ids,
+    }
 }

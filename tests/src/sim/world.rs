@@ -326,6 +326,7 @@ impl World {
     fn with_box(&mut self, at: usize, act: impl FnOnce(&mut EdgeBox, Millis, &mut Vec<Seen>)) -> Result<(), Violation> {
         let mut seen = Vec::new();
         act(&mut self.boxes[at], self.now, &mut seen);
+        self.tally.shed += seen.iter().map(Seen::shed).sum::<u64>();
         self.truth.seen(at, seen)?;
         if self.boxes[at].is_dead() {
             self.kill(at, false)?;

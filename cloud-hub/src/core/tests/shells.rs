@@ -281,7 +281,7 @@ fn rows_in(log: &[(AgentId, EventBatch)], range: &DataRange) -> u64 {
                 && batch.streams[usize::from(reading.stream)].stream == range.stream
                 && (range.from_ms..=range.to_ms).contains(&reading.time_ms)
         }
-        StoredEvent::Prediction(_) => false,
+        StoredEvent::Prediction(_) | StoredEvent::Shed(_) => false,
     };
     let batches = log.iter().filter(|(agent, _)| *agent == range.agent);
     batches.map(|(_, batch)| batch.events.iter().filter(|event| is_meant(batch, event)).count() as u64).sum()

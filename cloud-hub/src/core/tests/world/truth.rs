@@ -34,6 +34,7 @@ impl Truth {
                 let index = match event {
                     StoredEvent::Reading(reading) => reading.stream,
                     StoredEvent::Prediction(prediction) => prediction.stream,
+                    StoredEvent::Shed(shed) => shed.stream,
                 };
                 let key = (agent.clone(), batch.streams[usize::from(index)].stream.clone());
                 truth.streams.entry(key).or_default().take(event);
@@ -64,6 +65,7 @@ impl StreamTruth {
                 self.anomalous += u64::from(prediction.outcome.is_anomaly());
                 return;
             }
+            StoredEvent::Shed(_) => return,
         };
         let gap = reading.time_ms - self.last_time_ms;
         if reading.known_normal {
