@@ -40,6 +40,7 @@ use crate::ingest_log::{self, Entry, IngestLogError, Report};
 use crate::link::{Link, LinkError, LinkEvent};
 use crate::release_key::ReleaseKeyError;
 use crate::samples::{SampleStore, SamplesError};
+use crate::step_files::StepFiles;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
 use crate::train::Progress;
@@ -113,6 +114,7 @@ pub struct Hub {
     progress: watch::Sender<Option<(i64, Progress)>>,
     telemetry: Telemetry,
     release_key: Arc<ReleaseKey>,
+    step_files: StepFiles,
     /// Whose packages may be brought by hand.
     trusted: Vec<PublicKey>,
     /// How often a picture of the hub was taken: whoever sees a higher number knows that what it sees is newer.

@@ -2,7 +2,7 @@
 //!
 //! Agents connect over QUIC and deliver event batches; the hub makes them durable, acknowledges them, compacts them
 //! into Parquet, watches every stream for drift, retrains, proves candidates and offers them. `core` decides, in a state
-//! machine without IO; the shells `link`, `ingest_log`, `samples`, `store`, `artifacts`, `train` and `api` each do one
+//! machine without IO; the shells `link`, `ingest_log`, `samples`, `store`, `artifacts`, `step_files`, `train` and `api` each do one
 //! kind of IO; `hub` wires them.
 
 pub mod api;
@@ -22,6 +22,7 @@ pub mod link;
 pub mod recipe;
 pub mod release_key;
 pub mod samples;
+pub mod step_files;
 pub mod store;
 pub mod telemetry;
 pub mod train;

@@ -18,6 +18,7 @@ use cloud_hub::hub::offline::{self, CheckpointFile, OfflineError, OfflineSummary
 use cloud_hub::import::{self, Import as ImportOrder, ImportError, Source};
 use cloud_hub::inspect;
 use cloud_hub::release_key;
+use cloud_hub::train::steps::Steps;
 use cloud_hub::train::{Progress, Watch};
 use indicatif::{ProgressBar, ProgressStyle};
 use shared::device::DeviceKind;
@@ -336,7 +337,8 @@ fn train(options: Train) -> Result<(), Failure> {
     let mut reporter = Reporter::new();
     let mut progress = |step: Progress| reporter.report(&step);
     let mut checkpoint = CheckpointFile::beside(&options.output);
-    let mut watch = Watch { progress: &mut progress, cancelled: &cancelled, checkpoint: Some(&mut checkpoint) };
+    let (progress, steps) = (&mut progress, Steps::default());
+    let mut watch = Watch { progress, cancelled: &cancelled, checkpoint: Some(&mut checkpoint), steps };
     let summary = offline::train(&training, &mut watch);
     reporter.finish();
     let summary = summary.map_err(|error| match error {

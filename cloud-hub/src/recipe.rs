@@ -272,6 +272,13 @@ impl Recipe {
         Digest::of(&postcard::to_allocvec(self).unwrap_or_default())
     }
 
+    /// The name of all in it that a fitted pipeline depends on.
+    #[must_use]
+    pub fn fit_digest(&self) -> Digest {
+        let (gate, drift, retrain) = (GateRules::default(), DriftRecipe::default(), RetrainRules::default());
+        Self { gate, drift, retrain, ..self.clone() }.digest()
+    }
+
     /// The pipeline for streams with these channels, without what training finds.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ pub mod gate;
 pub mod measure;
 pub mod pack;
 mod ridge;
+pub mod steps;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ use shared::pipeline::weights::WeightsError;
 use crate::core::retrain::CandidateReport;
 use crate::recipe::Recipe;
 use dataset::Dataset;
+use steps::Steps;
 
 /// What to make.
 pub struct Order<'a> {
@@ -90,6 +92,8 @@ pub struct Watch<'a> {
     pub cancelled: &'a AtomicBool,
     /// Where a long training keeps what it has, to go on from.
     pub checkpoint: Option<&'a mut dyn Checkpoints>,
+    /// The steps, and where what they come to is kept.
+    pub steps: Steps<'a>,
 }
 
 /// Keeps the newest checkpoint of a training.
@@ -159,7 +163,8 @@ pub enum TrainError {
 pub fn run(order: &Order<'_>, materials: &[Material], watch: &mut Watch<'_>) -> Result<Made, TrainError> {
     let mut made = Made::default();
     for material in materials {
-        let (report, verdict) = candidate(order, material, watch)?;
+        let (mut report, verdict) = candidate(order, material, watch)?;
+        report.steps = watch.steps.take();
         made.candidates.push(report);
         match verdict {
             Verdict::Blessed(package, sealed) => {
@@ -193,6 +198,7 @@ fn candidate(
         blessed: false,
         reasons: Vec::new(),
         metrics: BTreeMap::new(),
+        steps: Vec::new(),
     };
     let refused = |report: CandidateReport| Ok((report, Verdict::Refused));
     if order.champion.is_some()
@@ -204,7 +210,7 @@ fn candidate(
     let fitted = fit::fit(order.recipe, dataset, order.device, "training", watch)?;
     report.metrics.insert("loss".into(), fitted.loss);
     report.metrics.insert("threshold".into(), fitted.threshold());
-    let sight = gate::sight(&fitted, dataset, order.recipe, order.device)?;
+    let sight = gate::sight(&fitted, dataset, order.recipe, order.device, watch)?;
     report.metrics.insert("planted_faults_seen".into(), sight.mean());
     if order.champion.is_some() {
         match sight.judge(rules) {
@@ -220,7 +226,7 @@ fn candidate(
         Some((version, champion)) => {
             let held_out = gate::cross_validate(order.recipe, dataset, order.device, watch)?;
             report.metrics.insert("held_out_false_alarm_rate".into(), held_out.false_alarm_rate());
-            let against = gate::against_champion(&held_out, &sight, *version, champion, dataset, order)?;
+            let against = gate::against_champion(&held_out, &sight, *version, champion, (dataset, order), watch)?;
             for verdict in [held_out.judge(rules), against.judge(rules)] {
                 match verdict {
                     Ok(reason) => report.reasons.push(reason),

@@ -283,6 +283,7 @@ fn show_run(run: &Run, progress: Option<&(i64, Progress)>) -> Value {
             "blessed": candidate.blessed,
             "reasons": candidate.reasons,
             "metrics": candidate.metrics,
+            "steps": candidate.steps,
         })).collect::<Vec<_>>(),
     })
 }

@@ -2,6 +2,7 @@
 
 pub mod candidates;
 pub mod plan;
+mod training;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -32,8 +33,6 @@ const POLL: Duration = Duration::from_millis(50);
 const ROLLOUT_DEADLINE_S: f64 = 120.0;
 /// What the issue of a bad version promises: every box is back on the one before by then.
 const BACK_DEADLINE_S: f64 = 60.0;
-/// Boxes that the first version is trained on.
-const BASELINE_BOXES: usize = 3;
 
 /// What became of a plan.
 #[derive(Debug, Serialize)]
@@ -111,7 +110,7 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
     let mut fleet = Fleet { story, site, names, observer, api, clock, offline: 0, left_with: 0 };
     fleet.wait("the boxes' first status", |fleet| fleet.seen(|_, _| true) == fleet.names.len())?;
     let mut publisher = Publisher::connect(broker)?;
-    let baseline = fleet.first_version(&scenario, &mut publisher)?;
+    let baseline = fleet.first_version(&scenario, &mut publisher, plan.baseline_boxes)?;
     let live = Live::start(publisher, &scenario, &fleet.names, plan.readings_per_s)?;
     fleet.wait("every box to answer", |fleet| fleet.serving(1) == fleet.names.len())?;
     story.tell(
@@ -135,12 +134,10 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
 
 impl Fleet<'_> {
     /// Trains version 1 on what the first boxes measure.
-    fn first_version(&mut self, scenario: &Scenario, publisher: &mut Publisher) -> anyhow::Result<u64> {
+    fn first_version(&mut self, scenario: &Scenario, publisher: &mut Publisher, boxes: usize) -> anyhow::Result<u64> {
         let mut published = 0;
-        for (recording, name) in
-            scenario.phases[0].recordings.iter().zip(self.names.iter().cycle()).take(BASELINE_BOXES)
-        {
-            for row in &recording.rows {
+        for name in self.names.iter().take(boxes) {
+            for row in scenario.phases[0].recordings.iter().flat_map(|recording| &recording.rows) {
                 publisher.publish(name.as_str(), &scenario.stream, &scenario.channels, row)?;
                 published += 1;
             }
@@ -157,6 +154,7 @@ impl Fleet<'_> {
                 let name = self.names[number.saturating_sub(1).min(self.names.len() - 1)].clone();
                 self.sensor(live, &name, channel, *fault, cause)
             }
+            Step::Retrain { hub_restarts } => self.retrain(*hub_restarts),
             Step::Offline(count) => {
                 self.offline = (*count).min(self.names.len());
                 self.left_with = self.champion();

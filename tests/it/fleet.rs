@@ -71,6 +71,14 @@ fn a_hub_that_is_restarted_all_the_time_ends_every_rollout_as_it_must() {
 }
 
 #[test]
+fn a_training_goes_on_where_the_hub_was_stopped_and_the_same_again_computes_nothing() {
+    let directory = tempfile::tempdir().expect("dir");
+    let result = run("interrupted-training.toml", "3", &directory.path().join("data"));
+    let step = &result["steps"][0];
+    assert!(step["interrupted"].as_u64() >= Some(1) && step["computed_again"] == 0, "{step}");
+}
+
+#[test]
 fn sick_sensors_and_changed_units_are_named_and_train_nothing() {
     let directory = tempfile::tempdir().expect("dir");
     let result = run("sick-sensors.toml", "10", &directory.path().join("data"));

@@ -12,6 +12,7 @@ use shared::pipeline::weights::{WeightTensor, Weights, needed};
 
 use cloud_hub::recipe::Recipe;
 use cloud_hub::train::dataset::{Dataset, SegmentData};
+use cloud_hub::train::steps::Steps;
 use cloud_hub::train::{Watch, fit};
 use shared::package::DataRange;
 
@@ -39,7 +40,7 @@ fn trained() -> (fit::Fitted, SegmentData) {
     let recipe = Recipe::load(&path).expect("the shipped recipe is good");
     let dataset = Dataset { segments: vec![segment.clone()] };
     let cancelled = std::sync::atomic::AtomicBool::new(false);
-    let mut watch = Watch { progress: &mut |_| {}, cancelled: &cancelled, checkpoint: None };
+    let mut watch = Watch { progress: &mut |_| {}, cancelled: &cancelled, checkpoint: None, steps: Steps::default() };
     let fitted = fit::fit(&recipe, &dataset, DeviceKind::Flex, "training", &mut watch).expect("trains");
     (fitted, segment)
 }

@@ -30,6 +30,9 @@ pub const UNIT_MEAN_TOLERANCE: f64 = 0.1;
 pub const UNIT_SPREAD_TOLERANCE: f64 = 2.0;
 /// Readings before a live histogram is judged: a half-full one differs from any reference.
 pub const DRIFT_FILL_ROWS: u32 = 60;
+/// Runs on end that the hub did not live to see the end of, after which what a person asked for is not taken up again by
+/// itself: it may be the training that ends the hub.
+pub const INTERRUPTIONS: u32 = 10;
 /// Runs shown; all of them are in the database.
 pub const RUNS_KEPT: usize = 200;
 /// Points from which a model could be trained anew; each may cost a training. Older ones are given up.

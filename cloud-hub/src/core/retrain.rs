@@ -11,7 +11,7 @@ use shared::event::UnixMillis;
 use shared::ids::{Digest, ModelName, ModelVersion};
 use shared::package::DataRange;
 
-use super::limits::RUNS_KEPT;
+use super::limits::{INTERRUPTIONS, RUNS_KEPT};
 use super::observe::Observed;
 use super::registry::{Registry, Release};
 use super::{Effect, ModelSpec, Now};
@@ -45,6 +45,8 @@ pub struct Retraining {
 
 #[derive(Debug, Default)]
 struct ModelState {
+    /// Runs on end that the hub did not live to see the end of.
+    interruptions: u32,
     requested_by: Option<String>,
     /// A job that waits for its data to be compacted.
     waiting: Option<(u64, TrainingJob)>,
@@ -103,6 +105,20 @@ pub enum RunState {
     },
 }
 
+/// Why a run failed that the hub did not live to see the end of.
+pub const INTERRUPTED: &str = "the hub stopped";
+/// How a trigger begins that is a person's.
+const REQUESTED: &str = "requested by ";
+
+/// A step of a training.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// What was done, in words.
+    pub step: String,
+    /// Nothing was computed: what it came to with the same inputs before was still there.
+    pub cached: bool,
+}
+
 /// What became of a candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CandidateReport {
@@ -116,6 +132,9 @@ pub struct CandidateReport {
     pub reasons: Vec<String>,
     /// The figures.
     pub metrics: BTreeMap<String, f64>,
+    /// The steps, in order.
+    #[serde(default)]
+    pub steps: Vec<StepReport>,
 }
 
 /// What to train.
@@ -200,6 +219,13 @@ impl Retraining {
 
     /// Puts back a run from before the hub started.
     pub fn remember(&mut self, run: Run) {
+        if let Some(state) = self.models.get_mut(&run.model) {
+            // What was due is due again; what a person asked for has to be asked for again.
+            let is_interrupted = matches!(&run.state, RunState::Failed { reason } if reason == INTERRUPTED);
+            state.interruptions = if is_interrupted { state.interruptions + 1 } else { 0 };
+            let goes_on = (1..=INTERRUPTIONS).contains(&state.interruptions);
+            state.requested_by = run.trigger.strip_prefix(REQUESTED).filter(|_| goes_on).map(str::to_owned);
+        }
         // A run that was interrupted tried nothing, and is due again.
         if let Some(state) = self.models.get_mut(&run.model).filter(|_| !run.candidates.is_empty()) {
             let tried = run.candidates.iter().map(|tried| (tried.selection.clone(), total_rows(&tried.trained_on)));
@@ -329,7 +355,7 @@ fn propose(
     let (newest, largest) = (rows(selections.last()), rows(selections.first()));
     let newest_since = regimes.last().map_or(0, |regime| regime.since_position);
     let trigger = match (state.requested_by.take(), champion) {
-        (Some(by), _) => format!("requested by {by}"),
+        (Some(by), _) => format!("{REQUESTED}{by}"),
         (None, None) => return None,
         (None, Some(champion)) => {
             // A version that is on its way to boxes knows what it was trained on, too.

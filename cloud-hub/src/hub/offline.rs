@@ -152,7 +152,7 @@ pub fn train(options: &OfflineTraining, watch: &mut Watch<'_>) -> Result<Offline
         if fitted.threshold() > 0.0 {
             metrics.insert("threshold".to_owned(), fitted.threshold());
         }
-        let sight = gate::sight(&fitted, &dataset, &recipe, options.device)?;
+        let sight = gate::sight(&fitted, &dataset, &recipe, options.device, watch)?;
         if sight.is_measured() {
             metrics.insert("planted_faults_seen".to_owned(), sight.mean());
         }

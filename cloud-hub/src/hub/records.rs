@@ -12,7 +12,7 @@ use crate::artifacts::Artifacts;
 use crate::core::Effect;
 use crate::core::drift::DriftAlarm;
 use crate::core::registry::Release;
-use crate::core::retrain::{CandidateReport, Run, RunState};
+use crate::core::retrain::{CandidateReport, INTERRUPTED, Run, RunState};
 use crate::core::rollout::{Rollout, RolloutState};
 use crate::core::session::AgentFacts;
 use crate::store::history::HistoryHead;
@@ -122,7 +122,7 @@ pub(super) fn runs(stored: &Stored) -> Result<Vec<Run>, HubError> {
         .map(|row| {
             let candidates: Vec<CandidateReport> = serde_json::from_value(row.report["candidates"].clone())
                 .map_err(|error| HubError::Record(format!("run {}: {error}", row.id)))?;
-            let reason = row.report["reason"].as_str().unwrap_or("the hub stopped").to_owned();
+            let reason = row.report["reason"].as_str().unwrap_or(INTERRUPTED).to_owned();
             Ok(Run {
                 id: row.id,
                 model: row.model.clone(),

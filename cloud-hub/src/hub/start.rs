@@ -19,6 +19,7 @@ use crate::ingest_log::IngestLog;
 use crate::link::Link;
 use crate::release_key;
 use crate::samples::SampleStore;
+use crate::step_files::StepFiles;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 
@@ -88,6 +89,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         telemetry: Telemetry::default(),
         trusted: config.trust.into_iter().chain([release_key.public()]).collect(),
         release_key,
+        step_files: StepFiles::at(&directory.join("training-steps")),
         pictures: 0,
     })
 }

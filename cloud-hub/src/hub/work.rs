@@ -19,12 +19,14 @@ use crate::artifacts::Artifacts;
 use crate::clock;
 use crate::config::ModelSection;
 use crate::core::registry::Release;
-use crate::core::retrain::{RunOutcome, TrainingJob};
+use crate::core::retrain::{INTERRUPTED, RunOutcome, TrainingJob};
 use crate::ingest_log::{Entry, Placed, Request};
 use crate::samples::{Committed, SampleStore, Series};
+use crate::step_files::StepFiles;
 use crate::store::{CompactionPlan, Store};
 use crate::train::dataset::{Dataset, SegmentData};
-use crate::train::{self, Material, Order, Progress, Watch};
+use crate::train::steps::{StepResults, Steps};
+use crate::train::{self, Material, Order, Progress, TrainError, Watch};
 
 /// The wait before a compaction that failed is tried again.
 const COMPACTION_RETRY: Duration = Duration::from_secs(2);
@@ -107,6 +109,7 @@ impl Hub {
             progress: self.progress.clone(),
             cancelled: Arc::clone(&self.training_cancelled),
             release_key: Arc::clone(&self.release_key),
+            step_files: self.step_files.clone(),
         };
         info!(run = job.run, model = %job.model, trigger = job.trigger, "training");
         self.work.spawn(async move {
@@ -158,6 +161,20 @@ struct TrainingTask {
     progress: watch::Sender<Option<(i64, Progress)>>,
     cancelled: Arc<AtomicBool>,
     release_key: Arc<ReleaseKey>,
+    step_files: StepFiles,
+}
+
+/// What steps of training come to is kept on the disk.
+struct Results(StepFiles);
+
+impl StepResults for Results {
+    fn load(&mut self, key: Digest) -> Option<Vec<u8>> {
+        self.0.load(key)
+    }
+
+    fn save(&mut self, key: Digest, bytes: &[u8]) {
+        self.0.save(key, bytes);
+    }
 }
 
 impl TrainingTask {
@@ -203,8 +220,14 @@ impl TrainingTask {
         let mut report = |progress: Progress| {
             self.progress.send_replace(Some((job.run, progress)));
         };
-        let mut watch = Watch { progress: &mut report, cancelled: &self.cancelled, checkpoint: None };
-        let made = train::run(&order, materials, &mut watch).map_err(|error| error.to_string())?;
+        let mut results = Results(self.step_files.clone());
+        let (progress, steps) = (&mut report, Steps::kept(&mut results));
+        let mut watch = Watch { progress, cancelled: &self.cancelled, checkpoint: None, steps };
+        // It is stopped when the hub is, and goes on when that is back.
+        let broken = |error: TrainError| {
+            if matches!(error, TrainError::Cancelled) { INTERRUPTED.to_owned() } else { error.to_string() }
+        };
+        let made = train::run(&order, materials, &mut watch).map_err(broken)?;
         let released = match made.blessed {
             None => None,
             Some((package, sealed, since)) => {

@@ -105,6 +105,14 @@ impl Dataset {
         (strip(kept), strip(out))
     }
 
+    /// All that a training sees of it: where each segment begins and ends, what its columns are, and everything in it.
+    #[must_use]
+    pub fn identity(&self) -> Digest {
+        let segments: Vec<_> = self.segments.iter().map(|segment| (&segment.schema, segment.len())).collect();
+        // Names and numbers are plain data, which postcard encodes.
+        Digest::of(&postcard::to_allocvec(&(self.digest(), segments)).unwrap_or_default())
+    }
+
     /// A hash of every time, value and label, in order.
     #[must_use]
     pub fn digest(&self) -> Digest {

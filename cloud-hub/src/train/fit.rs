@@ -6,12 +6,16 @@ use shared::pipeline::decision::{Decision, Score, Threshold};
 use shared::pipeline::network::Network;
 use shared::pipeline::runner::{Answer, Runner, RunnerInput};
 use shared::pipeline::statistics::{mean_and_deviation, quantile, whitening};
-use shared::pipeline::weights::{Weights, needed};
+use shared::pipeline::weights::{WeightFormat, Weights, needed};
 use shared::pipeline::{Baseline, Pipeline, PipelineError, Step};
+
+use serde::{Deserialize, Serialize};
+use shared::ids::Digest;
 
 use super::dataset::{Dataset, SegmentData};
 use super::descent::{self, Descended};
 use super::examples::{Bounds, Examples, Targets};
+use super::steps::name_of;
 use super::{TrainError, Watch, ridge};
 use crate::recipe::Recipe;
 use crate::recipe::decision::{RecipeDecision, RecipeThreshold};
@@ -54,11 +58,54 @@ impl Fitted {
     }
 }
 
-/// Fits a recipe to a dataset.
+/// A fitted pipeline as it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptFit {
+    pipeline: Pipeline,
+    /// Safetensors.
+    weights: Vec<u8>,
+    loss: f64,
+}
+
+impl Fitted {
+    fn to_kept(&self) -> Result<KeptFit, TrainError> {
+        let weights = self.weights.to_safetensors(WeightFormat::F32)?;
+        Ok(KeptFit { pipeline: self.pipeline.clone(), weights, loss: self.loss })
+    }
+
+    fn from_kept(kept: KeptFit) -> Result<Self, TrainError> {
+        let KeptFit { pipeline, weights, loss } = kept;
+        Ok(Self { pipeline, weights: Weights::from_safetensors(&weights)?, loss })
+    }
+
+    /// A name of everything in it.
+    pub(super) fn identity(&self) -> Result<Digest, TrainError> {
+        name_of(&self.to_kept()?)
+    }
+}
+
+/// Fits a recipe to a dataset, or finds what that came to before.
 ///
 /// # Errors
 /// If there is nothing to train on, the recipe does not fit, or training breaks.
 pub fn fit(
+    recipe: &Recipe,
+    dataset: &Dataset,
+    device: DeviceKind,
+    stage: &str,
+    watch: &mut Watch<'_>,
+) -> Result<Fitted, TrainError> {
+    let inputs = (recipe.fit_digest(), dataset.identity(), device.to_string());
+    let (key, kept) = watch.steps.find(("fit", stage), &inputs)?;
+    if let Some(kept) = kept {
+        return Fitted::from_kept(kept);
+    }
+    let fitted = fit_anew(recipe, dataset, device, stage, watch)?;
+    watch.steps.keep(key, &fitted.to_kept()?)?;
+    Ok(fitted)
+}
+
+fn fit_anew(
     recipe: &Recipe,
     dataset: &Dataset,
     device: DeviceKind,
@@ -307,8 +354,8 @@ pub(crate) mod tests {
     use super::super::dataset::tests::segment;
     use super::super::{Checkpoints, Progress};
     use super::*;
+    use crate::train::steps::Steps;
     use shared::config::Source;
-    use shared::pipeline::weights::WeightFormat;
     use std::path::Path;
     use std::sync::atomic::AtomicBool;
 
@@ -331,7 +378,12 @@ pub(crate) mod tests {
         let mut seen = Vec::new();
         let cancelled = AtomicBool::new(false);
         let mut progress = |step: Progress| seen.push(step);
-        let result = act(&mut Watch { progress: &mut progress, cancelled: &cancelled, checkpoint: None });
+        let result = act(&mut Watch {
+            progress: &mut progress,
+            cancelled: &cancelled,
+            checkpoint: None,
+            steps: Steps::default(),
+        });
         (result, seen)
     }
 
@@ -393,7 +445,8 @@ pub(crate) mod tests {
         let mut epochs = 0;
         let mut go = |checkpoints: &mut StopAfter<'_>| {
             let mut progress = |_| epochs += 1;
-            let mut watch = Watch { progress: &mut progress, cancelled: &cancelled, checkpoint: Some(checkpoints) };
+            let (progress, steps) = (&mut progress, Steps::default());
+            let mut watch = Watch { progress, cancelled: &cancelled, checkpoint: Some(checkpoints), steps };
             fit(&recipe(), &dataset, DeviceKind::Flex, "training", &mut watch)
         };
         assert!(matches!(go(&mut checkpoints), Err(TrainError::Cancelled)));

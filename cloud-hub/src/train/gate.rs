@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use shared::device::DeviceKind;
 use shared::ids::{ChannelName, ModelVersion};
 use shared::package::Package;
@@ -16,6 +17,7 @@ use shared::pipeline::statistics::{mean_and_deviation, quantile};
 
 use super::dataset::{Dataset, SegmentData};
 use super::fit::{self, Fitted, verdicts};
+use super::steps::name_of;
 use super::{Order, TrainError, Watch};
 use crate::recipe::{GateRules, Recipe};
 
@@ -48,7 +50,7 @@ pub fn enough_segments(dataset: &Dataset, rules: &GateRules) -> Verdict {
 }
 
 /// How much of planted faults a model sees, per channel.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sight {
     channels: Vec<(ChannelName, f64)>,
 }
@@ -95,8 +97,39 @@ impl Sight {
 ///
 /// # Errors
 /// If the model does not run.
-pub fn sight(fitted: &Fitted, dataset: &Dataset, recipe: &Recipe, device: DeviceKind) -> Result<Sight, TrainError> {
-    measure_sight(dataset, recipe, &names(&fitted.pipeline), &mut || fitted.runner(device))
+pub fn sight(
+    fitted: &Fitted,
+    dataset: &Dataset,
+    recipe: &Recipe,
+    device: DeviceKind,
+    watch: &mut Watch<'_>,
+) -> Result<Sight, TrainError> {
+    let inputs = (fitted.identity()?, Measure::of(recipe), dataset.identity(), device.to_string());
+    let (key, kept) = watch.steps.find(("sight", "planted faults"), &inputs)?;
+    if let Some(kept) = kept {
+        return Ok(kept);
+    }
+    let sight = measure_sight(dataset, Measure::of(recipe), &names(&fitted.pipeline), &mut || fitted.runner(device))?;
+    watch.steps.keep(key, &sight)?;
+    Ok(sight)
+}
+
+/// What measurements depend on of a recipe.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Measure {
+    fault_size: f64,
+    calibration_rows: usize,
+    warm_up_rows: usize,
+}
+
+impl Measure {
+    fn of(recipe: &Recipe) -> Self {
+        Self {
+            fault_size: recipe.gate.fault_size,
+            calibration_rows: recipe.calibration.map_or(0, |calibration| calibration.rows as usize),
+            warm_up_rows: recipe.training.warm_up_rows as usize,
+        }
+    }
 }
 
 /// False alarms on segments left out of training.
@@ -144,13 +177,33 @@ pub fn cross_validate(
     let mut segments = vec![(0, 0); count];
     for fold in 0..folds {
         let stage = format!("cross-validation {} of {folds}", fold + 1);
-        let (training, _) = dataset.split(|segment| fold_of(segment) == fold);
+        let (training, left_out_data) = dataset.split(|segment| fold_of(segment) == fold);
         let fitted = fit::fit(recipe, &training, device, &stage, watch)?;
-        for (index, segment) in dataset.segments.iter().enumerate().filter(|(index, _)| fold_of(*index) == fold) {
-            segments[index] = alarms(&mut fitted.runner(device)?, segment, recipe);
-        }
+        let left_out: Vec<usize> = (0..count).filter(|index| fold_of(*index) == fold).collect();
+        let scored = score_left_out(&fitted, &left_out_data, recipe, device, &format!("scores of {stage}"), watch)?;
+        left_out.into_iter().zip(scored).for_each(|(index, counts)| segments[index] = counts);
     }
     Ok(HeldOut { segments, folds })
+}
+
+/// Alarmed rows and rows of segments that `fitted` was not trained on.
+fn score_left_out(
+    fitted: &Fitted,
+    left_out: &Dataset,
+    recipe: &Recipe,
+    device: DeviceKind,
+    name: &str,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<(usize, usize)>, TrainError> {
+    let inputs = (fitted.identity()?, Measure::of(recipe).warm_up_rows, left_out.identity(), device.to_string());
+    let (key, kept) = watch.steps.find(("scores", name), &inputs)?;
+    if let Some(kept) = kept {
+        return Ok(kept);
+    }
+    let score = |segment| Ok(alarms(&mut fitted.runner(device)?, segment, recipe));
+    let scored: Vec<(usize, usize)> = left_out.segments.iter().map(score).collect::<Result<_, TrainError>>()?;
+    watch.steps.keep(key, &scored)?;
+    Ok(scored)
 }
 
 /// The candidate beside the champion, on segments that neither was trained on.
@@ -160,7 +213,7 @@ pub struct Against {
     figures: Option<Figures>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Figures {
     segments: usize,
     champion_far: f64,
@@ -178,8 +231,8 @@ pub fn against_champion(
     candidate_sight: &Sight,
     version: ModelVersion,
     champion: &Package,
-    dataset: &Dataset,
-    order: &Order<'_>,
+    (dataset, order): (&Dataset, &Order<'_>),
+    watch: &mut Watch<'_>,
 ) -> Result<Against, TrainError> {
     let known = &champion.manifest.lineage.trained_on;
     let overlaps = |segment: &SegmentData| {
@@ -193,6 +246,14 @@ pub fn against_champion(
     if fresh.is_empty() {
         return Ok(Against { version, figures: None });
     }
+    let package = name_of(&champion.manifest)?;
+    let measure = Measure::of(order.recipe);
+    let inputs =
+        (package, measure, dataset.identity(), &fresh, &held_out.segments, candidate_sight, order.device.to_string());
+    let (key, kept) = watch.steps.find(("against", &format!("comparison with version {version}")), &inputs)?;
+    if let Some(figures) = kept {
+        return Ok(Against { version, figures: Some(figures) });
+    }
     let device = order.device.open()?;
     let mut champion_alarms = Vec::new();
     for index in &fresh {
@@ -200,7 +261,7 @@ pub fn against_champion(
     }
     let (_, unseen) = dataset.split(|index| fresh.contains(&index));
     let channels = names(&champion.manifest.pipeline);
-    let champion_sight = measure_sight(&unseen, order.recipe, &channels, &mut || Ok(champion.load(&device)?))?;
+    let champion_sight = measure_sight(&unseen, measure, &channels, &mut || Ok(champion.load(&device)?))?;
     let figures = Figures {
         segments: fresh.len(),
         champion_far: rate(champion_alarms.into_iter()),
@@ -208,6 +269,7 @@ pub fn against_champion(
         candidate_far: rate(fresh.iter().map(|index| held_out.segments[*index])),
         candidate_seen: candidate_sight.mean(),
     };
+    watch.steps.keep(key, &figures)?;
     Ok(Against { version, figures: Some(figures) })
 }
 
@@ -255,7 +317,7 @@ impl Against {
 pub fn of_brought(package: &Package, dataset: &Dataset, recipe: &Recipe) -> Result<Vec<Verdict>, TrainError> {
     let device = DeviceKind::Flex.open()?;
     let mut runner = || Ok(package.rebuild(&device)?);
-    let sight = measure_sight(dataset, recipe, &names(&package.manifest.pipeline), &mut runner)?;
+    let sight = measure_sight(dataset, Measure::of(recipe), &names(&package.manifest.pipeline), &mut runner)?;
     let mut of_stream: BTreeMap<String, Vec<(usize, usize)>> = BTreeMap::new();
     for segment in &dataset.segments {
         let stream = format!("{} at {}", segment.range.stream, segment.range.agent);
@@ -277,15 +339,15 @@ pub fn of_brought(package: &Package, dataset: &Dataset, recipe: &Recipe) -> Resu
 /// Counts, per channel, the rows of planted faults that alarm.
 fn measure_sight(
     dataset: &Dataset,
-    recipe: &Recipe,
+    measure: Measure,
     channels: &[ChannelName],
     runner: &mut dyn FnMut() -> Result<Runner, TrainError>,
 ) -> Result<Sight, TrainError> {
-    let calibration_rows = recipe.calibration.map_or(0, |calibration| calibration.rows as usize);
-    let onset = calibration_rows.max(recipe.training.warm_up_rows as usize) + ONSET_ROWS;
+    let calibration_rows = measure.calibration_rows;
+    let onset = calibration_rows.max(measure.warm_up_rows) + ONSET_ROWS;
     let mut seen = Vec::new();
     for channel in channels {
-        let Some(size) = fault_size(dataset, channel, recipe.gate.fault_size) else {
+        let Some(size) = fault_size(dataset, channel, measure.fault_size) else {
             continue;
         };
         let mut counts = Vec::new();
@@ -361,10 +423,13 @@ mod tests {
     #[test]
     fn a_model_of_one_operating_point_sees_and_one_of_two_mixed_is_refused_as_blind() {
         let one = levels(&[5.0, 5.05, 4.95, 5.0]);
-        let sharp = sight(&fitted(&one), &one, &recipe(), DeviceKind::Flex).expect("measures");
+        let look = |fitted: &Fitted, dataset: &Dataset| {
+            with_watch(|watch| sight(fitted, dataset, &recipe(), DeviceKind::Flex, watch)).0.expect("measures")
+        };
+        let sharp = look(&fitted(&one), &one);
         assert!(sharp.judge(&recipe().gate).is_ok(), "{sharp:?}");
         let mixed = levels(&[5.0, 5.05, 4.95, 5.0, 500.0, 505.0, 495.0, 500.0]);
-        let dull = sight(&fitted(&mixed), &mixed, &recipe(), DeviceKind::Flex).expect("measures");
+        let dull = look(&fitted(&mixed), &mixed);
         let refusal = dull.judge(&recipe().gate).expect_err("blind");
         assert!(refusal.starts_with("blind: faults of 10 deviations go unseen in a (0.0 % seen), b"), "{refusal}");
     }

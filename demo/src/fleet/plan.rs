@@ -19,6 +19,8 @@ pub struct FleetPlan {
     pub says: String,
     /// Boxes, if the command line does not say.
     pub boxes: usize,
+    /// Boxes whose normal operation the first version learns from.
+    pub baseline_boxes: usize,
     /// Readings a second that each box takes in.
     pub readings_per_s: u64,
     /// The stages of a rollout: percent and seconds.
@@ -56,6 +58,12 @@ pub enum Step {
         /// What the hub must take it for: `sensor` or `unit`.
         cause: String,
     },
+    /// A person asks for a training, and then for the same again, which must compute nothing.
+    Retrain {
+        /// How often the hub is stopped while it trains, and started again.
+        #[serde(default)]
+        hub_restarts: usize,
+    },
     /// The last so many boxes go offline.
     Offline(usize),
     /// Every box is online again, and must serve the champion.
@@ -89,6 +97,8 @@ pub enum End {
 struct RawPlan {
     says: String,
     boxes: Spanned<u64>,
+    #[serde(default = "one")]
+    baseline_boxes: usize,
     readings_per_s: Spanned<u64>,
     stage: Vec<RawStage>,
     step: Spanned<Vec<Step>>,
@@ -100,6 +110,10 @@ struct RawStage {
     percent: u8,
     #[serde(default)]
     soak_s: f64,
+}
+
+const fn one() -> usize {
+    1
 }
 
 impl FleetPlan {
@@ -123,6 +137,7 @@ impl FleetPlan {
         problems.finish(Some(Self {
             says: raw.says,
             boxes: *raw.boxes.get_ref() as usize,
+            baseline_boxes: raw.baseline_boxes,
             readings_per_s: *raw.readings_per_s.get_ref(),
             stages: raw.stage.iter().map(|stage| (stage.percent, stage.soak_s)).collect(),
             steps: raw.step.into_inner(),

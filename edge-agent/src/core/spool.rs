@@ -9,9 +9,7 @@ use shared::event::{
 use shared::ids::{Epoch, Sequence, StreamId};
 use shared::limits::{COMMIT_MAX_BYTES, COMMIT_MAX_EVENTS};
 
-use super::limits::{
-    APPEND_RETRY_MS, COMMITS_IN_FLIGHT, KEEP_ONE_OF, SHED_PERCENT, SPOOL_MARGIN_BYTES, WINDOW_SHARES,
-};
+use super::limits::{APPEND_RETRY_MS, COMMITS_IN_FLIGHT, KEEP_ONE_OF, SHED_PERCENT, SPOOL_MARGIN_BYTES, WINDOW_SHARES};
 use super::recent::{RecentEntries, RecentIds};
 use super::{Effect, Millis, NewReading, Receipt, Settings, Start};
 

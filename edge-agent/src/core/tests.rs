@@ -683,10 +683,7 @@ fn an_input_may_let_go_what_comes_in_and_it_is_counted_before_it_is_acknowledged
 #[test]
 fn what_was_let_go_is_dropped_in_the_ledger_once_the_hub_knows_and_answered_all_the_same() {
     let offer = offer(1, 9);
-    let model = ServedModel {
-        model: ModelRef { name: offer.model, version: ModelVersion(1) },
-        digest: offer.digest,
-    };
+    let model = ServedModel { model: ModelRef { name: offer.model, version: ModelVersion(1) }, digest: offer.digest };
     let (mut core, _) = EdgeCore::new(settings(), Start { slot: serves(&model), ..start(0, 0) }, 7);
     let full_bytes = core.spool.full_bytes();
     handle(&mut core, 0, Event::ModelLoaded { model: model.clone(), floor: ModelVersion(0) });

@@ -161,8 +161,14 @@ mod tests {
 
     fn answer(outcome: Result<f32, &'static str>, anomaly: bool) -> Answered {
         let schema = StreamSchema { stream: StreamId::new("pump").expect("valid"), channels: vec![] };
-        let question =
-            Question { of: Sequence(1), schema: Arc::new(schema), time_ms: 0, values: vec![], warm_up: false, kept: true };
+        let question = Question {
+            of: Sequence(1),
+            schema: Arc::new(schema),
+            time_ms: 0,
+            values: vec![],
+            warm_up: false,
+            kept: true,
+        };
         let outcome = outcome.map(|score| Outcome::Anomaly(Score { score, threshold: 1.0, anomaly }));
         Answered { question, outcome }
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use cloud_hub::recipe::Recipe;
 use cloud_hub::train::dataset::{Dataset, SegmentData};
+use cloud_hub::train::steps::Steps;
 use cloud_hub::train::{self, Material, Order, Watch};
 use demo::plant;
 use edge_agent::artifacts::Artifacts;
@@ -45,7 +46,8 @@ impl Model {
     pub fn of(recipe: &Recipe) -> anyhow::Result<Self> {
         let segment = segment()?;
         let cancelled = std::sync::atomic::AtomicBool::new(false);
-        let mut watch = Watch { progress: &mut |_| {}, cancelled: &cancelled, checkpoint: None };
+        let mut watch =
+            Watch { progress: &mut |_| {}, cancelled: &cancelled, checkpoint: None, steps: Steps::default() };
         let order = Order {
             model: ModelName::new("bench")?,
             version: ModelVersion(1),

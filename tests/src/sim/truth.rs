@@ -198,7 +198,9 @@ impl BoxTruth {
             let before = self.given.insert((batch.epoch, sequence), ids.to_vec());
             if sequence < durable && before.as_ref().is_some_and(|before| before != ids) {
                 let epoch = batch.epoch;
-                return Err(format!("sequence {sequence} of epoch {epoch} was given to {before:?}, and now to {ids:?}"));
+                return Err(format!(
+                    "sequence {sequence} of epoch {epoch} was given to {before:?}, and now to {ids:?}"
+                ));
             }
         }
         Ok(())

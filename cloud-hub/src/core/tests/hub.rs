@@ -242,6 +242,7 @@ impl Hub {
             blessed: false,
             reasons: vec!["it is worse".to_owned()],
             metrics: BTreeMap::new(),
+            steps: Vec::new(),
         });
         self.end(name, RunOutcome { candidates: candidates.collect(), blind_since, released: None, failure: None });
     }

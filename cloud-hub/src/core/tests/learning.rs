@@ -219,3 +219,25 @@ fn a_run_that_broke_says_why_and_changes_nothing() {
     assert_eq!(states, [&RunState::Failed { reason: "train: stopped".to_owned() }]);
     assert!(hub.core.retraining().is_idle() && hub.champion("pump").is_none());
 }
+
+#[test]
+fn what_a_person_asked_for_goes_on_after_the_hub_was_killed_and_only_once() {
+    let mut hub = Hub::new(vec![]);
+    let connection = hub.connect("box-1", 0);
+    hub.segments(connection, "pump/1", 3, 100, NORMAL);
+    hub.request("pump");
+    let before = hub.job("pump").expect("a run");
+    hub.compact();
+    hub.restart();
+    let job = hub.job("pump").expect("the same again");
+    assert_eq!((&job.trigger, &job.selections, job.run), (&before.trigger, &before.selections, before.run + 1));
+    hub.release("pump", 0, NORMAL, vec![]);
+    hub.restart();
+    assert!(hub.job("pump").is_none() && hub.core.retraining().is_idle(), "it is done");
+    hub.request("pump");
+    let starts = (0..20).take_while(|_| {
+        hub.restart();
+        hub.job("pump").is_some()
+    });
+    assert_eq!(starts.count(), 10, "it may be the training that ends the hub");
+}

@@ -11,7 +11,7 @@ use shared::wire::message::HubToEdge;
 use super::support::{COMPACTION, specs};
 use crate::core::drift::DriftAlarm;
 use crate::core::registry::Release;
-use crate::core::retrain::{Run, RunOutcome, RunState, TrainingJob};
+use crate::core::retrain::{INTERRUPTED, Run, RunOutcome, RunState, TrainingJob};
 use crate::core::rollout::{Rollout, RolloutRules, RolloutState};
 use crate::core::session::AgentFacts;
 use crate::core::{ConnectionId, Effect, Event, HubCore, Start};
@@ -91,7 +91,7 @@ impl Shells {
         self.verdicts.truncate(self.saved_verdicts);
         self.training.clear();
         for run in self.runs.values_mut().filter(|run| run.state == RunState::Running) {
-            run.state = RunState::Failed { reason: "the hub stopped".to_owned() };
+            run.state = RunState::Failed { reason: INTERRUPTED.to_owned() };
         }
         let start = Start {
             snapshot: self.checkpoint.clone(),
