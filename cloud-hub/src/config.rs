@@ -127,11 +127,17 @@ struct RawSamples {
 struct RawModel {
     name: Spanned<String>,
     streams: Spanned<Vec<String>>,
+    #[serde(default = "every_box")]
+    boxes: Spanned<Vec<String>>,
     recipe: PathBuf,
     #[serde(default)]
     device: DeviceKind,
     #[serde(default)]
     rollout: rollout::RawRollout,
+}
+
+fn every_box() -> Spanned<Vec<String>> {
+    Spanned::new(0..0, vec!["*".to_owned()])
 }
 
 fn default_link_listen() -> SocketAddr {
@@ -204,6 +210,9 @@ fn model(raw: &RawModel, base: &Path, problems: &mut Problems<'_>) -> Result<Opt
     if raw.streams.get_ref().is_empty() {
         problems.at(raw.streams.span(), "no stream; name some, or \"*\" for all");
     }
+    if raw.boxes.get_ref().is_empty() {
+        problems.at(raw.boxes.span(), "no box; name some, or leave it out for all");
+    }
     if !matches!(recipe.decision, RecipeDecision::Anomaly(_)) {
         let file = raw.recipe.display();
         problems.at(
@@ -221,6 +230,7 @@ fn model(raw: &RawModel, base: &Path, problems: &mut Problems<'_>) -> Result<Opt
             let spec = ModelSpec {
                 name,
                 streams: raw.streams.get_ref().clone(),
+                boxes: raw.boxes.get_ref().clone(),
                 drift: recipe.drift.alarm,
                 retrain: recipe.retrain,
                 rollout,
@@ -259,8 +269,16 @@ mod tests {
         let config = load(&with_model(model)).expect("good");
         assert!(config.api.listen.ip().is_loopback());
         assert_eq!(config.models[0].recipe.network.len(), 3);
-        assert!(config.models[0].spec.covers(&shared::ids::StreamId::new("plant/7").expect("valid")));
-        assert!(!config.models[0].spec.covers(&shared::ids::StreamId::new("other").expect("valid")));
+        let covers = |config: &Config, agent: &str, stream: &str| {
+            let (agent, stream) = (shared::ids::AgentId::new(agent), shared::ids::StreamId::new(stream));
+            config.models[0].spec.covers(&agent.expect("valid"), &stream.expect("valid"))
+        };
+        assert!(covers(&config, "any", "plant/7") && !covers(&config, "any", "other"));
+        let cohort = model.replace("recipe", "boxes = [\"north-*\"]\nrecipe");
+        let config = load(&with_model(&cohort)).expect("good");
+        assert!(covers(&config, "north-1", "plant/7") && !covers(&config, "south-1", "plant/7"));
+        let error = load(&with_model(&model.replace("recipe", "boxes = []\nrecipe"))).expect_err("no box");
+        assert!(error.contains("hub.toml:10:9") && error.contains("no box"), "{error}");
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct ModelSpec {
     pub name: ModelName,
     /// The streams it answers; a pattern is a stream's name or a prefix that ends in `*`.
     pub streams: Vec<String>,
+    /// The boxes it is for, its cohort; patterns like those of streams.
+    pub boxes: Vec<String>,
     /// How drift is judged.
     pub drift: drift::DriftRules,
     /// When to train.
@@ -54,16 +56,22 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
-    /// Whether the model answers `stream`.
+    /// Whether the model answers `stream` of `agent`.
     #[must_use]
-    pub fn covers(&self, stream: &StreamId) -> bool {
-        self.streams.iter().any(|pattern| matches_pattern(pattern, stream.as_str()))
+    pub fn covers(&self, agent: &AgentId, stream: &StreamId) -> bool {
+        self.is_for(agent) && self.streams.iter().any(|pattern| matches_pattern(pattern, stream.as_str()))
     }
 
-    /// The model that answers `stream`: the first that covers it.
+    /// Whether a box belongs to the model's cohort.
     #[must_use]
-    pub fn of<'a>(specs: &'a [Self], stream: &StreamId) -> Option<&'a Self> {
-        specs.iter().find(|spec| spec.covers(stream))
+    pub fn is_for(&self, agent: &AgentId) -> bool {
+        self.boxes.iter().any(|pattern| matches_pattern(pattern, agent.as_str()))
+    }
+
+    /// The model that answers `stream` of `agent`: the first that covers it.
+    #[must_use]
+    pub fn of<'a>(specs: &'a [Self], agent: &AgentId, stream: &StreamId) -> Option<&'a Self> {
+        specs.iter().find(|spec| spec.covers(agent, stream))
     }
 }
 
@@ -518,8 +526,12 @@ impl HubCore {
             let Some(Appending { connection, agent, entry }) = self.appending.pop_front() else {
                 break;
             };
-            let position = self.observed.position();
+            let (position, streams) = (self.observed.position(), self.observed.stream_count());
             self.observed.entry(position, &agent, &entry, &self.specs, effects);
+            if self.observed.stream_count() > streams {
+                // Its streams say which model it is to serve.
+                self.offer(connection, effects);
+            }
             self.newest.entry(&agent, &entry);
             advanced.insert((agent, entry.epoch()), connection);
         }

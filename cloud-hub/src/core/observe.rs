@@ -140,6 +140,20 @@ impl Observed {
         self.durable.streams.iter()
     }
 
+    /// The streams of one agent.
+    pub fn streams_of(&self, agent: &AgentId) -> impl Iterator<Item = &StreamId> {
+        // No name is less than this: it has a character, and control characters are none.
+        let least = StreamId::new(" ").ok();
+        let from = least.into_iter().flat_map(|least| self.durable.streams.range((agent.clone(), least)..));
+        from.map(|(key, _)| key).take_while(move |(of, _)| of == agent).map(|(_, stream)| stream)
+    }
+
+    /// How many streams there are.
+    #[must_use]
+    pub fn stream_count(&self) -> usize {
+        self.durable.streams.len()
+    }
+
     /// The streams watched for drift.
     pub fn watches(&self) -> impl Iterator<Item = (&StreamKey, &DriftWatch)> {
         self.watches.iter()
@@ -199,9 +213,10 @@ impl Observed {
         if before.is_some_and(|(before, _)| before == version) {
             return;
         }
-        let is_ours = |stream: &StreamId| ModelSpec::of(specs, stream).is_some_and(|spec| spec.name == *model);
-        self.watches.retain(|(_, stream), _| !is_ours(stream));
-        self.durable.raised.retain(|(_, stream), (against, _)| !is_ours(stream) || *against == version);
+        let is_ours =
+            |(agent, stream): &StreamKey| ModelSpec::of(specs, agent, stream).is_some_and(|spec| spec.name == *model);
+        self.watches.retain(|key, _| !is_ours(key));
+        self.durable.raised.retain(|key, (against, _)| !is_ours(key) || *against == version);
         for alarm in &mut self.alarms {
             if alarm.model == *model && alarm.version != version && alarm.cleared_ms.is_none() {
                 end(alarm, &self.durable);
@@ -308,7 +323,7 @@ impl Observed {
         let closed_before = facts.segments.closed_count();
         facts.segments.add(position, reading.time_ms, reading.known_normal);
         self.segments_closed += facts.segments.closed_count() - closed_before;
-        let Some(spec) = ModelSpec::of(specs, &schema.stream) else {
+        let Some(spec) = ModelSpec::of(specs, agent, &schema.stream) else {
             return;
         };
         let Some((version, reference)) = self.references.get(&spec.name) else {
@@ -322,7 +337,7 @@ impl Observed {
             None => {}
             Some(Change::Raised { rows }) => {
                 let others = self.watches.iter().filter(|(other, watch)| {
-                    **other != key && watch.version() == *version && specs_of(specs, &other.1) == Some(&spec.name)
+                    **other != key && watch.version() == *version && name_of(specs, other) == Some(&spec.name)
                 });
                 let (drifting, streams) = others.fold((0, 1), |(drifting, streams), (_, watch)| {
                     (drifting + usize::from(watch.is_raised() || watch.is_in_excess()), streams + 1)
@@ -401,8 +416,8 @@ impl Observed {
     }
 }
 
-fn specs_of<'a>(specs: &'a [ModelSpec], stream: &StreamId) -> Option<&'a ModelName> {
-    ModelSpec::of(specs, stream).map(|spec| &spec.name)
+fn name_of<'a>(specs: &'a [ModelSpec], (agent, stream): &StreamKey) -> Option<&'a ModelName> {
+    ModelSpec::of(specs, agent, stream).map(|spec| &spec.name)
 }
 
 /// Ends an alarm with its stream's newest reading.

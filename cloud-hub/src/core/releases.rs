@@ -70,17 +70,30 @@ impl HubCore {
         let Some(session) = self.sessions.get(connection).cloned() else {
             return;
         };
-        for spec in &self.specs {
-            let wanted = match session.pinned {
-                Some(version) => self.registry.version(&spec.name, version),
-                None => self.registry.wanted(&spec.name, &session.agent),
-            };
-            if let Some(release) = wanted
-                && self.sessions.is_news(connection, release.digest)
-            {
-                effects.push(Effect::Send { connection, message: HubToEdge::Offer(release.offer()) });
-            }
+        let Some(spec) = self.model_of(&session.agent) else {
+            return;
+        };
+        let wanted = match session.pinned {
+            Some(version) => self.registry.version(&spec.name, version),
+            None => self.registry.wanted(&spec.name, &session.agent),
+        };
+        if let Some(release) = wanted
+            && self.sessions.is_news(connection, release.digest)
+        {
+            effects.push(Effect::Send { connection, message: HubToEdge::Offer(release.offer()) });
         }
+    }
+
+    /// The model a box serves: the first that answers one of its streams; as long as it has none, the first of its cohort.
+    fn model_of(&self, agent: &AgentId) -> Option<&ModelSpec> {
+        let answering: BTreeSet<&ModelName> = self
+            .observed
+            .streams_of(agent)
+            .filter_map(|stream| ModelSpec::of(&self.specs, agent, stream))
+            .map(|spec| &spec.name)
+            .collect();
+        let is_new = self.observed.streams_of(agent).next().is_none();
+        self.specs.iter().find(|spec| if is_new { spec.is_for(agent) } else { answering.contains(&spec.name) })
     }
 
     /// Watches each model's streams for drift from what its champion was trained on.
@@ -184,25 +197,15 @@ impl HubCore {
         }
     }
 
-    /// The boxes that a version of a model could go to: those with a stream of it, and those with none at all yet. What is
-    /// pinned is left alone.
+    /// The boxes that a version of a model could go to. What is pinned is left alone.
     fn members(&self, model: &ModelName) -> Vec<Member> {
-        let (mut ours, mut others) = (BTreeSet::new(), BTreeSet::new());
-        for ((agent, stream), _) in self.observed.streams() {
-            let is_ours = ModelSpec::of(&self.specs, stream).is_some_and(|spec| spec.name == *model);
-            if is_ours {
-                ours.insert(agent)
-            } else {
-                others.insert(agent)
-            };
-        }
         self.sessions
             .agents()
             .filter(|facts| facts.hello.pinned.is_none())
-            .filter(|facts| ours.contains(&facts.agent) || !others.contains(&facts.agent))
+            .filter(|facts| self.model_of(&facts.agent).is_some_and(|spec| spec.name == *model))
             .map(|facts| Member {
                 agent: facts.agent.clone(),
-                has_streams: ours.contains(&facts.agent),
+                has_streams: self.observed.streams_of(&facts.agent).next().is_some(),
                 connected: facts.connected,
                 serving: facts.hello.serving.as_ref().map(|serving| serving.digest),
                 kept: facts.status.as_ref().and_then(|status| status.kept),
@@ -220,7 +223,7 @@ impl HubCore {
     fn counts_of(&self, model: &ModelName, version: ModelVersion, who: impl Fn(&AgentId) -> bool) -> PredictionCounts {
         let mut counts = PredictionCounts::default();
         for ((agent, stream), facts) in self.observed.streams() {
-            let is_ours = ModelSpec::of(&self.specs, stream).is_some_and(|spec| spec.name == *model);
+            let is_ours = ModelSpec::of(&self.specs, agent, stream).is_some_and(|spec| spec.name == *model);
             if let Some(of_stream) = facts.predictions.get(&version.0).filter(|_| is_ours && who(agent)) {
                 counts.add(*of_stream);
             }

@@ -12,7 +12,7 @@ use shared::ids::{Digest, ModelName, ModelVersion};
 use shared::package::DataRange;
 
 use super::limits::{INTERRUPTIONS, RUNS_KEPT};
-use super::observe::Observed;
+use super::observe::{Observed, StreamKey};
 use super::registry::{Registry, Release};
 use super::{Effect, ModelSpec, Now};
 
@@ -257,7 +257,7 @@ impl Retraining {
                 continue;
             }
             if state.waiting.is_none() {
-                state.waiting = propose(spec, state, observed, registry);
+                state.waiting = propose((spec, specs), state, observed, registry);
             }
             match state.waiting.take() {
                 None => {}
@@ -333,7 +333,7 @@ impl Retraining {
 
 /// The job that is due for a model, if one is, and the position its data reaches to.
 fn propose(
-    spec: &ModelSpec,
+    (spec, specs): (&ModelSpec, &[ModelSpec]),
     state: &mut ModelState,
     observed: &Observed,
     registry: &Registry,
@@ -348,7 +348,9 @@ fn propose(
     let selections: Vec<(u64, Selection)> = regimes
         .iter()
         .filter(|regime| !regime.blind)
-        .map(|regime| select(spec, observed, regime.since_position, &regime.because, state.requested_by.is_some()))
+        .map(|regime| {
+            select((spec, specs), observed, regime.since_position, &regime.because, state.requested_by.is_some())
+        })
         .collect();
     let rows =
         |selection: Option<&(u64, Selection)>| selection.map_or(0, |(_, selection)| total_rows(&selection.segments));
@@ -405,7 +407,7 @@ fn total_rows(ranges: &[DataRange]) -> u64 {
 /// The known-normal segments since a position, and the position they reach to. A person may also want the segment
 /// that still grows.
 fn select(
-    spec: &ModelSpec,
+    (spec, specs): (&ModelSpec, &[ModelSpec]),
     observed: &Observed,
     since_position: u64,
     because: &str,
@@ -413,7 +415,10 @@ fn select(
 ) -> (u64, Selection) {
     let mut needs = 0;
     let mut segments = Vec::new();
-    let ours = observed.streams().filter(|(key, _)| spec.covers(&key.1) && !observed.is_suspect(key));
+    let is_ours = |(agent, stream): &StreamKey| {
+        ModelSpec::of(specs, agent, stream).is_some_and(|of_stream| of_stream.name == spec.name)
+    };
+    let ours = observed.streams().filter(|(key, _)| is_ours(key) && !observed.is_suspect(key));
     for ((agent, stream), facts) in ours {
         let runs = facts.segments.runs_since(since_position, with_open);
         for run in runs.into_iter().filter(|run| run.rows >= spec.retrain.min_segment_rows) {

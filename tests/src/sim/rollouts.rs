@@ -28,6 +28,7 @@ pub(super) fn specs(has_models: bool) -> Vec<ModelSpec> {
     let spec = ModelSpec {
         name: models::model(),
         streams: vec!["*".to_owned()],
+        boxes: vec!["*".to_owned()],
         drift: DriftRules::default(),
         retrain: RetrainRules::default(),
         rollout,

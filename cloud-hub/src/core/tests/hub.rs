@@ -33,7 +33,17 @@ pub(super) struct Hub {
 
 impl Hub {
     pub(super) fn new(releases: Vec<Release>) -> Self {
+        Self::on(Shells::with(releases))
+    }
+
+    /// A hub that also has a model for the boxes in the north.
+    pub(super) fn with_cohort(releases: Vec<Release>) -> Self {
         let mut shells = Shells::with(releases);
+        shells.has_cohort = true;
+        Self::on(shells)
+    }
+
+    fn on(mut shells: Shells) -> Self {
         Self {
             core: shells.start(),
             shells,

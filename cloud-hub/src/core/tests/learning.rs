@@ -241,3 +241,32 @@ fn what_a_person_asked_for_goes_on_after_the_hub_was_killed_and_only_once() {
     });
     assert_eq!(starts.count(), 10, "it may be the training that ends the hub");
 }
+
+#[test]
+fn a_cohort_has_a_model_of_its_own_and_others_are_not_concerned_when_its_machines_move() {
+    let mut hub = Hub::with_cohort(vec![release("pump", 1, NORMAL, vec![]), release("north-pump", 1, NORMAL, vec![])]);
+    let north = hub.connect("north-1", 0);
+    let (south, fan) = (hub.connect("south-1", 0), hub.connect("south-2", 0));
+    let offered = |hub: &mut Hub, connection| {
+        hub.offers(connection).iter().map(|offer| offer.model.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(offered(&mut hub, north), ["north-pump"], "the first of its cohort, as long as it measures nothing");
+    assert_eq!((offered(&mut hub, south), offered(&mut hub, fan)), (vec!["pump".into()], vec!["pump".into()]));
+    hub.readings(fan, "fan/1", 10, NORMAL, true);
+    hub.readings(south, "pump/1", 200, NORMAL, true);
+    hub.readings(north, "pump/1", 100, NORMAL, true);
+    hub.readings(north, "pump/1", 100, MOVED, true);
+    let alarms = hub.alarms();
+    assert_eq!(alarms.len(), 1, "{alarms:?}");
+    assert_eq!((alarms[0].0.model.as_str(), alarms[0].0.agent.as_str()), ("north-pump", "north-1"));
+    assert_eq!((hub.regimes("north-pump").len(), hub.regimes("pump").len()), (2, 1));
+    hub.segments(north, "pump/1", 1, 100, MOVED);
+    let job = hub.job("north-pump").expect("a run");
+    assert!(
+        job.selections.iter().flat_map(|selection| &selection.segments).all(|range| range.agent.as_str() == "north-1")
+    );
+    assert!(hub.job("pump").is_none(), "nothing is trained for the others");
+    hub.release("north-pump", 0, MOVED, vec![]);
+    assert_eq!(offered(&mut hub, north), ["north-pump"]);
+    assert!(offered(&mut hub, south).is_empty() && offered(&mut hub, fan).is_empty());
+}

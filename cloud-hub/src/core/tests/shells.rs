@@ -8,7 +8,7 @@ use shared::ids::{AgentId, Epoch, ModelName, ModelVersion, Sequence};
 use shared::package::DataRange;
 use shared::wire::message::HubToEdge;
 
-use super::support::{COMPACTION, specs};
+use super::support::{COMPACTION, specs, with_cohort};
 use crate::core::drift::DriftAlarm;
 use crate::core::registry::Release;
 use crate::core::retrain::{INTERRUPTED, Run, RunOutcome, RunState, TrainingJob};
@@ -66,6 +66,8 @@ pub(super) struct Shells {
     pub(super) rollouts: BTreeMap<i64, Rollout>,
     /// How models are rolled out, if not at once.
     pub(super) rules: Option<RolloutRules>,
+    /// Whether there is a model for some boxes.
+    pub(super) has_cohort: bool,
     pub(super) runs: BTreeMap<i64, Run>,
     pub(super) alarms: Vec<DriftAlarm>,
     agents: BTreeMap<AgentId, AgentFacts>,
@@ -100,7 +102,7 @@ impl Shells {
             rollouts: self.rollouts.values().cloned().collect(),
             last_run: self.runs.keys().next_back().copied().unwrap_or(0),
         };
-        let mut specs = specs();
+        let mut specs = if self.has_cohort { with_cohort() } else { specs() };
         for (spec, rules) in specs.iter_mut().zip(self.rules.iter().cycle()) {
             spec.rollout = rules.clone();
         }

@@ -43,11 +43,19 @@ pub(super) fn specs() -> Vec<ModelSpec> {
         .map(|name| ModelSpec {
             name: model(name),
             streams: vec![format!("{name}/*")],
+            boxes: vec!["*".to_owned()],
             drift: DriftRules { known_normal_rows: DRIFT_ROWS, rows: 100 },
             retrain: RetrainRules { growth: 0.1, min_segment_rows: SEGMENT_ROWS },
             rollout: at_once(),
         })
         .into()
+}
+
+/// The same, and before them a model for the pumps of the boxes in the north.
+pub(super) fn with_cohort() -> Vec<ModelSpec> {
+    let mut specs = specs();
+    specs.insert(0, ModelSpec { name: model("north-pump"), boxes: vec!["north-*".to_owned()], ..specs[0].clone() });
+    specs
 }
 
 /// Every box gets a version at once.
