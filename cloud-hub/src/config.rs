@@ -233,6 +233,7 @@ fn model(raw: &RawModel, base: &Path, problems: &mut Problems<'_>) -> Result<Opt
                 boxes: raw.boxes.get_ref().clone(),
                 drift: recipe.drift.alarm,
                 retrain: recipe.retrain,
+                min_segments: recipe.gate.min_segments,
                 rollout,
             };
             Ok(Some(ModelSection { spec, recipe, device: raw.device }))

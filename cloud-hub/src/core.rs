@@ -51,6 +51,8 @@ pub struct ModelSpec {
     pub drift: drift::DriftRules,
     /// When to train.
     pub retrain: retrain::RetrainRules,
+    /// Known-normal segments that a candidate must be trained on: before a regime has them, it is not tried.
+    pub min_segments: usize,
     /// How versions reach boxes.
     pub rollout: rollout::RolloutRules,
 }

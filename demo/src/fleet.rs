@@ -1,14 +1,13 @@
 //! A fleet in one process: real agents at a real hub, live readings at all of them, and a plan of what happens.
 
 pub mod candidates;
+mod cohort;
+mod live;
 pub mod plan;
 mod training;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -22,9 +21,10 @@ use crate::observe::Observer;
 use crate::plant;
 use crate::play::{HubApi, pause};
 use crate::publish::Publisher;
-use crate::scenario::{Row, Scenario};
-use crate::site::{MODEL, Plan, Site};
+use crate::scenario::Scenario;
+use crate::site::{self, MODEL, Plan, Site};
 use crate::story::{Story, Tone};
+use live::Live;
 use plan::{End, FleetPlan, SensorFault, Step};
 
 /// How often the hub and the boxes are looked at.
@@ -92,8 +92,10 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
     let broker = broker::start()?;
     let (observer, observing) = Observer::connect(broker)?;
     observer.drop_predictions();
-    let names: Vec<AgentId> =
-        (1..=plan.boxes).map(|number| AgentId::new(&format!("box-{number:03}"))).collect::<Result<_, _>>()?;
+    let groups = plan.cohorts.iter().map(|(cohort, boxes)| (cohort.as_str(), *boxes)).chain([("box", plan.boxes)]);
+    let names: Vec<AgentId> = groups
+        .flat_map(|(group, boxes)| (1..=boxes).map(move |number| AgentId::new(&format!("{group}-{number:03}"))))
+        .collect::<Result<_, _>>()?;
     let site = Site::start(&Plan {
         directory,
         broker,
@@ -103,6 +105,7 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
         device: "flex",
         seed,
         hub: (broker::free_port()?, broker::free_port()?),
+        cohorts: plan.cohorts.iter().map(|(cohort, _)| cohort.clone()).collect(),
         stages: plan.stages.clone(),
     })?;
     story.tell(Tone::Plain, &format!("broker, hub and {} boxes are up in {}", names.len(), directory.display()));
@@ -110,7 +113,7 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
     let mut fleet = Fleet { story, site, names, observer, api, clock, offline: 0, left_with: 0 };
     fleet.wait("the boxes' first status", |fleet| fleet.seen(|_, _| true) == fleet.names.len())?;
     let mut publisher = Publisher::connect(broker)?;
-    let baseline = fleet.first_version(&scenario, &mut publisher, plan.baseline_boxes)?;
+    let baseline = fleet.first_versions(&scenario, &mut publisher, plan)?;
     let live = Live::start(publisher, &scenario, &fleet.names, plan.readings_per_s)?;
     fleet.wait("every box to answer", |fleet| fleet.serving(1) == fleet.names.len())?;
     story.tell(
@@ -133,18 +136,30 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
 }
 
 impl Fleet<'_> {
-    /// Trains version 1 on what the first boxes measure.
-    fn first_version(&mut self, scenario: &Scenario, publisher: &mut Publisher, boxes: usize) -> anyhow::Result<u64> {
+    /// Trains version 1 of each model on what its first boxes measure.
+    fn first_versions(
+        &mut self,
+        scenario: &Scenario,
+        publisher: &mut Publisher,
+        plan: &FleetPlan,
+    ) -> anyhow::Result<u64> {
         let mut published = 0;
-        for name in self.names.iter().take(boxes) {
-            for row in scenario.phases[0].recordings.iter().flat_map(|recording| &recording.rows) {
-                publisher.publish(name.as_str(), &scenario.stream, &scenario.channels, row)?;
-                published += 1;
+        let cohorts = plan.cohorts.iter().map(|(cohort, _)| (cohort.as_str(), site::model_of(cohort)));
+        let models: Vec<(&str, String)> = cohorts.chain([("box", MODEL.to_owned())]).collect();
+        for (group, _) in &models {
+            let of_group = self.names.iter().filter(|name| name.as_str().starts_with(&format!("{group}-")));
+            for name in of_group.take(plan.baseline_boxes) {
+                for row in scenario.phases[0].recordings.iter().flat_map(|recording| &recording.rows) {
+                    publisher.publish(name.as_str(), &scenario.stream, &scenario.channels, row)?;
+                    published += 1;
+                }
             }
         }
         self.wait("the baseline at the hub", |fleet| fleet.api.at_hub().is_ok_and(|at_hub| at_hub >= published))?;
-        self.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the fleet's plan" }))?;
-        self.wait("version 1", |fleet| fleet.versions() == 1)?;
+        for (_, model) in &models {
+            self.api.post(&format!("models/{model}/retraining"), &json!({ "by": "the fleet's plan" }))?;
+            self.wait("version 1", |fleet| fleet.versions_of(model) == 1)?;
+        }
         Ok(published)
     }
 
@@ -154,6 +169,7 @@ impl Fleet<'_> {
                 let name = self.names[number.saturating_sub(1).min(self.names.len() - 1)].clone();
                 self.sensor(live, &name, channel, *fault, cause)
             }
+            Step::MoveCohort(cohort) => self.move_cohort(live, cohort),
             Step::Retrain { hub_restarts } => self.retrain(*hub_restarts),
             Step::Offline(count) => {
                 self.offline = (*count).min(self.names.len());
@@ -330,11 +346,19 @@ impl Fleet<'_> {
     }
 
     fn champion(&self) -> u64 {
-        self.api.get(&format!("models/{MODEL}")).ok().and_then(|model| model["champion"].as_u64()).unwrap_or(0)
+        self.champion_of(MODEL)
+    }
+
+    fn champion_of(&self, model: &str) -> u64 {
+        self.api.get(&format!("models/{model}")).ok().and_then(|model| model["champion"].as_u64()).unwrap_or(0)
     }
 
     fn versions(&self) -> u64 {
-        let versions = self.api.items(&format!("models/{MODEL}/versions")).unwrap_or_default();
+        self.versions_of(MODEL)
+    }
+
+    fn versions_of(&self, model: &str) -> u64 {
+        let versions = self.api.items(&format!("models/{model}/versions")).unwrap_or_default();
         versions.iter().filter_map(|one| one["version"].as_u64()).max().unwrap_or(0)
     }
 
@@ -385,76 +409,6 @@ impl Watch {
         let percent = rollout["stages"][stage - 1]["percent"].as_u64().unwrap_or(100) as usize;
         let allowed = (boxes * percent).div_ceil(100).max(1);
         self.excess = self.excess.max(served.saturating_sub(allowed));
-    }
-}
-
-type Spoilt = Arc<Mutex<BTreeMap<(AgentId, usize), SensorFault>>>;
-
-/// Readings that come in all the time, at every box.
-struct Live {
-    stop: Arc<AtomicBool>,
-    channels: Vec<ChannelName>,
-    /// Sensors that say something else, by box and column.
-    spoilt: Spoilt,
-    thread: JoinHandle<anyhow::Result<u64>>,
-}
-
-impl Live {
-    fn start(
-        mut publisher: Publisher,
-        scenario: &Scenario,
-        names: &[AgentId],
-        readings_per_s: u64,
-    ) -> anyhow::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let spoilt = Spoilt::default();
-        let (faults, all_channels) = (Arc::clone(&spoilt), scenario.channels.clone());
-        let rows: Vec<Row> =
-            scenario.phases[0].recordings.iter().flat_map(|recording| recording.rows.iter().cloned()).collect();
-        let (stream, channels, names) = (scenario.stream.clone(), scenario.channels.clone(), names.to_vec());
-        let work = move || {
-            // Later than everything that was measured before, a second apart.
-            let begin_ms = rows.last().map_or(0, |row| row.time_ms) + 24 * 3_600_000;
-            let mut published = 0;
-            for second in 0.. {
-                if stopped.load(Ordering::Relaxed) {
-                    break;
-                }
-                let row = &rows[second % rows.len()];
-                let row = Row { time_ms: begin_ms + 1_000 * second as i64, known_normal: false, ..row.clone() };
-                let faults = faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                for name in &names {
-                    let mut row = row.clone();
-                    for ((_, column), fault) in faults.iter().filter(|((of, _), _)| of == name) {
-                        row.values[*column] = fault.factor * row.values[*column] + fault.offset;
-                    }
-                    publisher.publish(name.as_str(), &stream, &channels, &row)?;
-                    published += 1;
-                }
-                pause(Duration::from_secs_f64(1.0 / readings_per_s as f64));
-            }
-            Ok(published)
-        };
-        let thread = std::thread::Builder::new().name("live".into()).spawn(work)?;
-        Ok(Self { stop, channels: all_channels, spoilt, thread })
-    }
-
-    /// Spoils a box's sensor, or mends it.
-    fn spoil(&self, name: &AgentId, channel: &ChannelName, fault: Option<SensorFault>) -> anyhow::Result<()> {
-        let column = self.channels.iter().position(|known| known == channel);
-        let key = (name.clone(), column.with_context(|| format!("find a channel {channel}"))?);
-        let mut spoilt = self.spoilt.lock().unwrap_or_else(PoisonError::into_inner);
-        match fault {
-            Some(fault) => drop(spoilt.insert(key, fault)),
-            None => drop(spoilt.remove(&key)),
-        }
-        Ok(())
-    }
-
-    fn stop(self) -> anyhow::Result<u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow::anyhow!("the live readings broke off"))?
     }
 }
 

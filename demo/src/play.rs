@@ -81,6 +81,7 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
         device: &options.device,
         seed: options.seed,
         hub: (site::any_port(), site::any_port()),
+        cohorts: Vec::new(),
         stages: vec![(100, 0.0)],
     })?;
     let names: Vec<AgentId> = agents.iter().map(|(agent, _)| agent.clone()).collect();

@@ -25,6 +25,9 @@ const TRAINING_DEVICE: &str = "flex";
 /// How often agents publish their status: the publisher paces itself by it.
 const STATUS_INTERVAL_MS: u64 = 100;
 
+/// Time after a training in which no other begins by itself, where there are cohorts: what a moved one needs to be known well.
+const COHORT_COOLDOWN_S: u32 = 20;
+
 /// What to set up.
 pub struct Plan<'a> {
     /// The folder for everything.
@@ -43,6 +46,8 @@ pub struct Plan<'a> {
     pub seed: u64,
     /// The hub's addresses for agents and for HTTP; port 0 takes a free one.
     pub hub: (SocketAddr, SocketAddr),
+    /// Cohorts with a model of their own: boxes whose names begin with theirs and `-`.
+    pub cohorts: Vec<String>,
     /// The stages of a rollout: the share of boxes in percent, and how long each has to go well, in seconds.
     pub stages: Vec<(u8, f64)>,
 }
@@ -67,6 +72,7 @@ impl<'a> Plan<'a> {
             device: "flex",
             seed,
             hub,
+            cohorts: Vec::new(),
             stages: vec![(100, 0.0)],
         }
     }
@@ -214,25 +220,23 @@ pub fn write_hub(plan: &Plan<'_>) -> anyhow::Result<PathBuf> {
     let certificates = plan.directory.join("certificates");
     authority::init(&certificates)?;
     authority::issue(&certificates, &Subject::Hub(vec!["localhost".into(), "127.0.0.1".into()]), &certificates)?;
-    let recipe = RECIPE.replace("\nseed = 1\n", &format!("\nseed = {}\n", plan.seed));
+    let seeded = RECIPE.replace("\nseed = 1\n", &format!("\nseed = {}\n", plan.seed));
+    // With cohorts, one training is to be told from the next.
+    let cooldown_s = if plan.cohorts.is_empty() { 0 } else { COHORT_COOLDOWN_S };
+    let recipe = seeded.replace("\ncooldown_s = 0\n", &format!("\ncooldown_s = {cooldown_s}\n"));
     fs::write(plan.directory.join("recipe.toml"), recipe)?;
     let text = format!(
         "[hub]\ndata_directory = \"hub\"\n\n\
          [link]\nlisten = \"{link}\"\nca_file = {ca}\ncertificate_file = {certificate}\nkey_file = {key}\n\n\
          [api]\nlisten = \"{api}\"\n\n\
          [samples]\ncompact_interval_ms = 1000\n\n\
-         [[model]]\nname = \"{MODEL}\"\nstreams = [{stream}]\nrecipe = \"recipe.toml\"\ndevice = \"{TRAINING_DEVICE}\"\n{stages}",
+         {models}",
         link = plan.hub.0,
         api = plan.hub.1,
         ca = quoted(&certificates.join("ca.pem")),
         certificate = quoted(&certificates.join("hub.pem")),
         key = quoted(&certificates.join("hub.key")),
-        stream = string(plan.stream.as_str()),
-        stages = plan
-            .stages
-            .iter()
-            .map(|(percent, soak_s)| format!("[[model.rollout.stage]]\npercent = {percent}\nsoak_s = {soak_s:?}\n"))
-            .collect::<String>(),
+        models = models(plan),
     );
     // The hub makes its key when it starts; agents have to know it before.
     let data = plan.directory.join("hub");
@@ -241,6 +245,30 @@ pub fn write_hub(plan: &Plan<'_>) -> anyhow::Result<PathBuf> {
     let file = plan.directory.join("hub.toml");
     fs::write(&file, text)?;
     Ok(file)
+}
+
+/// The model of a cohort.
+#[must_use]
+pub fn model_of(cohort: &str) -> String {
+    format!("{MODEL}-{cohort}")
+}
+
+/// A model for each cohort, and before the end the one for all others.
+fn models(plan: &Plan<'_>) -> String {
+    let stages: String = plan
+        .stages
+        .iter()
+        .map(|(percent, soak_s)| format!("[[model.rollout.stage]]\npercent = {percent}\nsoak_s = {soak_s:?}\n"))
+        .collect();
+    let stream = string(plan.stream.as_str());
+    let model = |name: &str, boxes: &str| {
+        format!(
+            "[[model]]\nname = \"{name}\"\nstreams = [{stream}]\nboxes = [\"{boxes}\"]\nrecipe = \"recipe.toml\"\n\
+             device = \"{TRAINING_DEVICE}\"\n{stages}"
+        )
+    };
+    let cohorts = plan.cohorts.iter().map(|cohort| model(&model_of(cohort), &format!("{cohort}-*")));
+    cohorts.chain([model(MODEL, "*")]).collect()
 }
 
 /// Writes an agent's certificate and its configuration, whose path is returned.

@@ -79,6 +79,14 @@ fn a_training_goes_on_where_the_hub_was_stopped_and_the_same_again_computes_noth
 }
 
 #[test]
+fn a_cohort_that_runs_in_another_way_learns_it_alone() {
+    let directory = tempfile::tempdir().expect("dir");
+    let result = run("moved-cohort.toml", "6", &directory.path().join("data"));
+    let step = &result["steps"][0];
+    assert_eq!((&step["trainings"], &step["boxes_in_alarm_elsewhere"]), (&1.into(), &0.into()), "{step}");
+}
+
+#[test]
 fn sick_sensors_and_changed_units_are_named_and_train_nothing() {
     let directory = tempfile::tempdir().expect("dir");
     let result = run("sick-sensors.toml", "10", &directory.path().join("data"));

@@ -128,6 +128,7 @@ impl World {
             device: "flex",
             seed: torture.seed,
             hub: (link, api),
+            cohorts: Vec::new(),
             stages: vec![(100, 0.0)],
         };
         if torture.disk_full {

@@ -27,11 +27,14 @@ pub struct RetrainRules {
     pub growth: f64,
     /// Known-normal segments with fewer readings do not count.
     pub min_segment_rows: u64,
+    /// Seconds after a run in which only a person begins another.
+    #[serde(default)]
+    pub cooldown_s: u32,
 }
 
 impl Default for RetrainRules {
     fn default() -> Self {
-        Self { growth: 0.1, min_segment_rows: 150 }
+        Self { growth: 0.1, min_segment_rows: 150, cooldown_s: 0 }
     }
 }
 
@@ -45,6 +48,8 @@ pub struct Retraining {
 
 #[derive(Debug, Default)]
 struct ModelState {
+    /// When the last run ended.
+    finished_ms: Option<Now>,
     /// Runs on end that the hub did not live to see the end of.
     interruptions: u32,
     requested_by: Option<String>,
@@ -220,6 +225,7 @@ impl Retraining {
     /// Puts back a run from before the hub started.
     pub fn remember(&mut self, run: Run) {
         if let Some(state) = self.models.get_mut(&run.model) {
+            state.finished_ms = run.finished_ms.or(state.finished_ms);
             // What was due is due again; what a person asked for has to be asked for again.
             let is_interrupted = matches!(&run.state, RunState::Failed { reason } if reason == INTERRUPTED);
             state.interruptions = if is_interrupted { state.interruptions + 1 } else { 0 };
@@ -256,7 +262,8 @@ impl Retraining {
             if state.running.is_some() {
                 continue;
             }
-            if state.waiting.is_none() {
+            let cools = state.finished_ms.is_some_and(|at| now < at + 1_000 * i64::from(spec.retrain.cooldown_s));
+            if state.waiting.is_none() && (!cools || state.requested_by.is_some()) {
                 state.waiting = propose((spec, specs), state, observed, registry);
             }
             match state.waiting.take() {
@@ -293,6 +300,7 @@ impl Retraining {
         let run = self.runs.iter_mut().rev().find(|run| run.id == id)?;
         if let Some(state) = self.models.get_mut(&run.model) {
             state.running = None;
+            state.finished_ms = Some(now);
         }
         let release = outcome.released.map(|(release, _)| release);
         run.finished_ms = Some(now);
@@ -375,7 +383,11 @@ fn propose(
                 None => selections.first().and_then(tried).unwrap_or(0).max(trained),
             };
             let grown = |rows: u64, before: u64| rows > 0 && rows as f64 >= before as f64 * (1.0 + spec.retrain.growth);
+            let is_known = selections.last().is_some_and(|(_, newest)| newest.segments.len() >= spec.min_segments);
             match regimes.last().filter(|regime| regime.since_position > 0) {
+                // What the gate would call too little evidence is waited for, also by a run of everything: it would learn two
+                // ways of running from a lot of the one and next to nothing of the other.
+                Some(regime) if !is_known && !regime.served => return None,
                 Some(regime) if grown(newest, newest_before) && !served => format!("drift: {}", regime.because),
                 Some(_) if grown(newest, newest_before) => NEW_READINGS.to_owned(),
                 Some(_) | None if grown(largest, largest_before) => NEW_READINGS.to_owned(),

@@ -19,7 +19,9 @@ pub struct FleetPlan {
     pub says: String,
     /// Boxes, if the command line does not say.
     pub boxes: usize,
-    /// Boxes whose normal operation the first version learns from.
+    /// Cohorts with a model of their own, and how many boxes each has beside the others.
+    pub cohorts: Vec<(String, usize)>,
+    /// Boxes of each model whose normal operation its first version learns from.
     pub baseline_boxes: usize,
     /// Readings a second that each box takes in.
     pub readings_per_s: u64,
@@ -64,6 +66,8 @@ pub enum Step {
         #[serde(default)]
         hub_restarts: usize,
     },
+    /// The machines of a cohort run in another way from now on. Alarms, training and rollout must stay within the cohort.
+    MoveCohort(String),
     /// The last so many boxes go offline.
     Offline(usize),
     /// Every box is online again, and must serve the champion.
@@ -97,11 +101,20 @@ pub enum End {
 struct RawPlan {
     says: String,
     boxes: Spanned<u64>,
+    #[serde(default)]
+    cohort: Vec<RawCohort>,
     #[serde(default = "one")]
     baseline_boxes: usize,
     readings_per_s: Spanned<u64>,
     stage: Vec<RawStage>,
     step: Spanned<Vec<Step>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCohort {
+    name: String,
+    boxes: usize,
 }
 
 #[derive(Deserialize)]
@@ -137,6 +150,7 @@ impl FleetPlan {
         problems.finish(Some(Self {
             says: raw.says,
             boxes: *raw.boxes.get_ref() as usize,
+            cohorts: raw.cohort.into_iter().map(|cohort| (cohort.name, cohort.boxes)).collect(),
             baseline_boxes: raw.baseline_boxes,
             readings_per_s: *raw.readings_per_s.get_ref(),
             stages: raw.stage.iter().map(|stage| (stage.percent, stage.soak_s)).collect(),

@@ -82,6 +82,7 @@ pub fn run(directory: &Path, agents: usize, runs: usize, clock: Clock) -> anyhow
         device: "flex",
         seed: 1,
         hub,
+        cohorts: Vec::new(),
         stages: vec![(100, 0.0)],
     };
     let file = site::write_hub(&plan)?.display().to_string();

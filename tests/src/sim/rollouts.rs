@@ -31,6 +31,7 @@ pub(super) fn specs(has_models: bool) -> Vec<ModelSpec> {
         boxes: vec!["*".to_owned()],
         drift: DriftRules::default(),
         retrain: RetrainRules::default(),
+        min_segments: 1,
         rollout,
     };
     if has_models { vec![spec] } else { Vec::new() }

@@ -45,7 +45,8 @@ pub(super) fn specs() -> Vec<ModelSpec> {
             streams: vec![format!("{name}/*")],
             boxes: vec!["*".to_owned()],
             drift: DriftRules { known_normal_rows: DRIFT_ROWS, rows: 100 },
-            retrain: RetrainRules { growth: 0.1, min_segment_rows: SEGMENT_ROWS },
+            retrain: RetrainRules { growth: 0.1, min_segment_rows: SEGMENT_ROWS, cooldown_s: 0 },
+            min_segments: 1,
             rollout: at_once(),
         })
         .into()
