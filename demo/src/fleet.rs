@@ -106,6 +106,7 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
         seed,
         hub: (broker::free_port()?, broker::free_port()?),
         cohorts: plan.cohorts.iter().map(|(cohort, _)| cohort.clone()).collect(),
+        cooldown_s: plan.cooldown_s,
         stages: plan.stages.clone(),
     })?;
     story.tell(Tone::Plain, &format!("broker, hub and {} boxes are up in {}", names.len(), directory.display()));

@@ -82,6 +82,7 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
         seed: options.seed,
         hub: (site::any_port(), site::any_port()),
         cohorts: Vec::new(),
+        cooldown_s: 0,
         stages: vec![(100, 0.0)],
     })?;
     let names: Vec<AgentId> = agents.iter().map(|(agent, _)| agent.clone()).collect();

@@ -25,9 +25,6 @@ const TRAINING_DEVICE: &str = "flex";
 /// How often agents publish their status: the publisher paces itself by it.
 const STATUS_INTERVAL_MS: u64 = 100;
 
-/// Time after a training in which no other begins by itself, where there are cohorts: what a moved one needs to be known well.
-const COHORT_COOLDOWN_S: u32 = 20;
-
 /// What to set up.
 pub struct Plan<'a> {
     /// The folder for everything.
@@ -48,6 +45,8 @@ pub struct Plan<'a> {
     pub hub: (SocketAddr, SocketAddr),
     /// Cohorts with a model of their own: boxes whose names begin with theirs and `-`.
     pub cohorts: Vec<String>,
+    /// Seconds after a training in which no other begins by itself.
+    pub cooldown_s: u32,
     /// The stages of a rollout: the share of boxes in percent, and how long each has to go well, in seconds.
     pub stages: Vec<(u8, f64)>,
 }
@@ -73,6 +72,7 @@ impl<'a> Plan<'a> {
             seed,
             hub,
             cohorts: Vec::new(),
+            cooldown_s: 0,
             stages: vec![(100, 0.0)],
         }
     }
@@ -221,9 +221,7 @@ pub fn write_hub(plan: &Plan<'_>) -> anyhow::Result<PathBuf> {
     authority::init(&certificates)?;
     authority::issue(&certificates, &Subject::Hub(vec!["localhost".into(), "127.0.0.1".into()]), &certificates)?;
     let seeded = RECIPE.replace("\nseed = 1\n", &format!("\nseed = {}\n", plan.seed));
-    // With cohorts, one training is to be told from the next.
-    let cooldown_s = if plan.cohorts.is_empty() { 0 } else { COHORT_COOLDOWN_S };
-    let recipe = seeded.replace("\ncooldown_s = 0\n", &format!("\ncooldown_s = {cooldown_s}\n"));
+    let recipe = seeded.replace("\ncooldown_s = 0\n", &format!("\ncooldown_s = {}\n", plan.cooldown_s));
     fs::write(plan.directory.join("recipe.toml"), recipe)?;
     let text = format!(
         "[hub]\ndata_directory = \"hub\"\n\n\

@@ -95,8 +95,9 @@ impl Worker {
         while let Some(request) = requests.blocking_recv() {
             let (event, memory) = match request {
                 Request::Ask(questions) => {
-                    let last = questions.last().map(|question| question.of);
-                    (self.answer(questions), last.and_then(|last| self.memory(last)))
+                    // What is let go of one stream shares a place, so that the newest question is not always the furthest.
+                    let through = questions.iter().map(|question| question.of).max();
+                    (self.answer(questions), through.and_then(|through| self.memory(through)))
                 }
                 Request::Load { model, bytes, memory } => (Some(self.load(model, &bytes, memory)), None),
             };

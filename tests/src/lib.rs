@@ -57,6 +57,14 @@ pub fn build_programs() -> anyhow::Result<()> {
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
+    // What `cargo run` says of the program it starts: build scripts look at it, and would have dependencies built anew.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"].iter().any(|of_run| text.starts_with(of_run))
+        {
+            command.env_remove(&name);
+        }
+    }
     let status = command.current_dir(env!("CARGO_MANIFEST_DIR")).status().context("run cargo")?;
     if status.success() { Ok(()) } else { bail!("build the programs: {status}") }
 }

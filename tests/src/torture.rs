@@ -129,6 +129,7 @@ impl World {
             seed: torture.seed,
             hub: (link, api),
             cohorts: Vec::new(),
+            cooldown_s: 0,
             stages: vec![(100, 0.0)],
         };
         if torture.disk_full {

@@ -8,8 +8,9 @@ use shared::ids::Digest;
 use super::TrainError;
 use crate::core::retrain::StepReport;
 
-/// To be raised when a step comes to something else from the same inputs: what was kept before is then not found any more.
-const CODE: u32 = 1;
+/// The release, and a number to be raised when a step comes to something else from the same inputs within one: what was kept
+/// before is then not found any more.
+const CODE: (&str, u32) = (env!("CARGO_PKG_VERSION"), 1);
 
 /// Keeps results of steps.
 pub trait StepResults {

@@ -25,6 +25,8 @@ pub struct FleetPlan {
     pub baseline_boxes: usize,
     /// Readings a second that each box takes in.
     pub readings_per_s: u64,
+    /// Seconds after a training in which no other begins by itself.
+    pub cooldown_s: u32,
     /// The stages of a rollout: percent and seconds.
     pub stages: Vec<(u8, f64)>,
     /// What happens, in order.
@@ -106,6 +108,8 @@ struct RawPlan {
     #[serde(default = "one")]
     baseline_boxes: usize,
     readings_per_s: Spanned<u64>,
+    #[serde(default)]
+    cooldown_s: u32,
     stage: Vec<RawStage>,
     step: Spanned<Vec<Step>>,
 }
@@ -153,6 +157,7 @@ impl FleetPlan {
             cohorts: raw.cohort.into_iter().map(|cohort| (cohort.name, cohort.boxes)).collect(),
             baseline_boxes: raw.baseline_boxes,
             readings_per_s: *raw.readings_per_s.get_ref(),
+            cooldown_s: raw.cooldown_s,
             stages: raw.stage.iter().map(|stage| (stage.percent, stage.soak_s)).collect(),
             steps: raw.step.into_inner(),
         }))

@@ -252,28 +252,19 @@ impl Checker<'_> {
 
     /// What an input lets go by itself. What is in the spool goes by the spool's rule, whatever input it is from.
     fn shedding(&mut self, raw: &Spanned<String>, of_spool: Option<WhenFull>) -> Option<Option<Shedding>> {
-        let name = raw.get_ref();
-        if let Some(rule) = Shedding::ALL.into_iter().find(|rule| rule.name() == name) {
-            return Some(Some(rule));
+        let [block, oldest] = WhenFull::ALL.map(WhenFull::name);
+        let [newest, sample] = Shedding::ALL.map(Shedding::name);
+        let known = [block, oldest, newest, sample];
+        let name = self.text(raw, |name| named(name, "rule for a full spool", known, |rule| rule))?;
+        let shedding = Shedding::ALL.into_iter().find(|rule| rule.name() == name);
+        if shedding.is_none() && of_spool.is_some_and(|of_spool| of_spool.name() != name) {
+            let message = format!(
+                "{name:?} is a rule for the whole spool, which has another; write it in [spool], or give this input \
+                 {newest:?} or {sample:?}"
+            );
+            return self.fail(raw, message);
         }
-        match WhenFull::ALL.into_iter().find(|rule| rule.name() == name) {
-            Some(rule) if of_spool.is_none_or(|of_spool| of_spool == rule) => Some(None),
-            Some(rule) => self.fail(
-                raw,
-                format!(
-                    "{:?} is a rule for the whole spool, which has another; write it in [spool], or give this input \
-                     \"drop-newest\" or \"downsample\"",
-                    rule.name()
-                ),
-            ),
-            None => {
-                let [block, oldest] = WhenFull::ALL.map(WhenFull::name);
-                let [newest, sample] = Shedding::ALL.map(Shedding::name);
-                self.text(raw, |name| {
-                    named(name, "rule for a full spool", [block, oldest, newest, sample], |rule| rule).map(|_| None)
-                })
-            }
-        }
+        Some(shedding)
     }
 
     fn status(&mut self, raw: &raw::Status) -> Option<Status> {

@@ -68,20 +68,11 @@ impl Shedding {
     }
 
     /// One reading of so many is kept where the spool is full to `percent`; none for 0.
-    const fn keeps_one_of(self, percent: u64) -> u64 {
+    fn keeps_one_of(self, percent: u64) -> u64 {
         match self {
-            Self::DropNewest if percent >= SHED_PERCENT => 0,
-            Self::DropNewest => 1,
+            Self::DropNewest => u64::from(percent < SHED_PERCENT),
             Self::Downsample => {
-                let mut of = 1;
-                let mut step = 0;
-                while step < KEEP_ONE_OF.len() {
-                    if percent >= KEEP_ONE_OF[step].0 {
-                        of = KEEP_ONE_OF[step].1;
-                    }
-                    step += 1;
-                }
-                of
+                KEEP_ONE_OF.iter().rev().find(|(from, _)| percent >= *from).map_or(1, |(_, one_of)| *one_of)
             }
         }
     }

@@ -105,7 +105,7 @@ pub struct Delivered {
 /// What an entry that is delivered holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// Readings, by stream.
+    /// Readings, and readings that were let go.
     Readings(Tally),
     /// What was dropped from the spool after it was sent.
     Dropped,

@@ -83,6 +83,7 @@ pub fn run(directory: &Path, agents: usize, runs: usize, clock: Clock) -> anyhow
         seed: 1,
         hub,
         cohorts: Vec::new(),
+        cooldown_s: 0,
         stages: vec![(100, 0.0)],
     };
     let file = site::write_hub(&plan)?.display().to_string();

@@ -36,6 +36,8 @@ pub enum Bug {
     CheckpointAhead,
     /// A box whose disk was restored goes on in its old epoch, though the hub has other events of it.
     RestoredDiskMerged,
+    /// Of readings that are let go together, one is written down.
+    ShedUncounted,
     /// What comes in is shown only when nothing older waits to be sent.
     BacklogStarvesLive,
     /// A start of a box does not count as one of a model's trial.
@@ -52,7 +54,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::AckBeforeDurable,
         Self::DeleteBeforeHubAck,
         Self::DedupeByTimeWindow,
@@ -68,6 +70,7 @@ impl Bug {
         Self::SilentDrop,
         Self::CheckpointAhead,
         Self::RestoredDiskMerged,
+        Self::ShedUncounted,
         Self::BacklogStarvesLive,
         Self::TrialNotCounted,
         Self::RuledOutForgotten,
@@ -95,6 +98,7 @@ impl Bug {
             Self::SilentDrop => "silent-drop",
             Self::CheckpointAhead => "checkpoint-ahead",
             Self::RestoredDiskMerged => "restored-disk-merged",
+            Self::ShedUncounted => "shed-uncounted",
             Self::BacklogStarvesLive => "backlog-starves-live",
             Self::TrialNotCounted => "trial-not-counted",
             Self::RuledOutForgotten => "ruled-out-forgotten",

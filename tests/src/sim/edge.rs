@@ -7,7 +7,7 @@ use edge_agent::core::spool::WhenFull;
 use edge_agent::core::{Checkpoint, EdgeCore, Effect, Event, Millis, Received, Settings, SlotState};
 use edge_agent::spool::{Opened, Request, Spool};
 use edge_agent::store::Remembered;
-use shared::event::{GapReason, ModelRef, SpoolEntry};
+use shared::event::{Event as StoredEvent, GapReason, ModelRef, SpoolEntry};
 use shared::ids::{AgentId, Digest, Epoch, Sequence};
 use shared::seglog::Storage;
 use shared::seglog::fake::FakeDisk;
@@ -416,8 +416,15 @@ impl EdgeBox {
 
     fn perform_one(&mut self, effect: Effect, seen: &mut Vec<Seen>) {
         match effect {
-            Effect::Append(entry) => {
+            Effect::Append(mut entry) => {
                 seen.push(Seen::Appended(entry.clone()));
+                if let (Some(Bug::ShedUncounted), SpoolEntry::Events(batch)) = (self.bug, &mut entry) {
+                    batch.events.iter_mut().for_each(|event| {
+                        if let StoredEvent::Shed(shed) = event {
+                            shed.ids.truncate(1);
+                        }
+                    });
+                }
                 if self.bug == Some(Bug::AckBeforeDurable) {
                     self.answers.push_back(Event::Durable { end: entry.end(), spool_bytes: self.spool.bytes() });
                 }
