@@ -69,7 +69,7 @@ pub const READ_RETRY_MS: u64 = 500;
 pub const SPOOL_MARGIN_BYTES: u64 = (COMMITS_IN_FLIGHT * MAX_BATCH_BYTES) as u64 + 2 * 1024 * 1024 + RESERVE_BYTES;
 
 /// From here on, in percent of what makes the spool full, an input whose rule is `drop-newest` lets go what comes in: the
-/// rest is for the others, and is enough for hours of their alarms.
+/// rest is for the others, and for the names of what is let go.
 pub const SHED_PERCENT: u64 = 90;
 /// An input whose rule is `downsample` keeps one reading of so many from so many percent on. Each step halves the rate at
 /// which the rest fills, so that what is left lasts many times longer than it took to fill the first three quarters.
