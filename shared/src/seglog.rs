@@ -23,7 +23,8 @@
 //!   read: nothing is passed over in silence, and nothing stops.
 //! * Positions are never given twice. The newest segment is always kept, so that they go on when every record was deleted;
 //!   and since damage to the newest records cannot be told from a torn write, the log goes on behind every position that
-//!   the torn bytes could hold. What lies between counts as lost, though perhaps nothing was there.
+//!   the torn bytes could hold. What lies between counts as lost, though perhaps nothing was there. Only where a program
+//!   was killed while it wrote, and the machine ran on, it is known that nothing was: the file ends within the record.
 
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;

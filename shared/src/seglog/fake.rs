@@ -36,6 +36,19 @@ struct State {
     trouble: Trouble,
     random: u64,
     faults: u64,
+    /// The log was opened since the power last came.
+    is_same_boot: bool,
+    dying: Dying,
+}
+
+/// Whether the program that uses the disk is about to be killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dying {
+    No,
+    /// Within its next append.
+    InAppend,
+    /// It was: nothing it still does happens.
+    Dead,
 }
 
 /// A file as programs see it, and what a crash would leave of it.
@@ -87,7 +100,12 @@ impl FakeDisk {
     /// An empty disk of `capacity` bytes.
     #[must_use]
     pub fn new(seed: u64, capacity: usize) -> Self {
-        let state = State { files: BTreeMap::new(), capacity, trouble: Trouble::default(), random: seed, faults: 0 };
+        Self::with_files(BTreeMap::new(), seed, capacity)
+    }
+
+    fn with_files(files: BTreeMap<String, Content>, seed: u64, capacity: usize) -> Self {
+        let trouble = Trouble::default();
+        let state = State { files, capacity, trouble, random: seed, faults: 0, is_same_boot: false, dying: Dying::No };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -105,7 +123,19 @@ impl FakeDisk {
     pub fn crash(&self) {
         let mut state = self.lock();
         let state = &mut *state;
+        state.is_same_boot = false;
         state.files.values_mut().for_each(|content| content.tear(&mut state.random));
+    }
+
+    /// The program is killed within its next append: of that a part is written, and nothing happens after it until
+    /// [`Self::restart`].
+    pub fn kill_in_append(&self) {
+        self.lock().dying = Dying::InAppend;
+    }
+
+    /// The program that was killed is started again.
+    pub fn restart(&self) {
+        self.lock().dying = Dying::No;
     }
 
     /// Flips a bit somewhere; where there is one, says in which file and at which byte.
@@ -151,13 +181,7 @@ impl FakeDisk {
     pub fn image(&self, seed: u64) -> Self {
         let state = self.lock();
         let files = state.files.iter().map(|(name, content)| (name.clone(), Content::holding(&content.durable)));
-        Self(Arc::new(Mutex::new(State {
-            files: files.collect(),
-            capacity: state.capacity,
-            trouble: Trouble::default(),
-            random: seed,
-            faults: 0,
-        })))
+        Self::with_files(files.collect(), seed, state.capacity)
     }
 
     /// Calls that failed, and damage done, so far.
@@ -187,6 +211,9 @@ impl State {
     }
 
     fn fails(&mut self, percent: u8) -> bool {
+        if self.dying == Dying::Dead {
+            return true;
+        }
         let fails = percent > 0 && self.below(100) < usize::from(percent);
         self.faults += u64::from(fails);
         fails
@@ -205,7 +232,12 @@ impl State {
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let room = self.capacity.saturating_sub(self.used());
         let percent = self.trouble.failed_appends;
-        let (taken, result) = if bytes.len() > room {
+        let (taken, result) = if self.dying == Dying::InAppend {
+            self.dying = Dying::Dead;
+            (self.below(bytes.len().min(room) + 1), Err(broken("append")))
+        } else if self.dying == Dying::Dead {
+            (0, Err(broken("append")))
+        } else if bytes.len() > room {
             self.faults += 1;
             (room, Err(io::Error::from(io::ErrorKind::StorageFull)))
         } else if self.fails(percent) {
@@ -220,6 +252,14 @@ impl State {
 
 impl Storage for FakeDisk {
     type File = FakeFile;
+
+    fn is_same_boot(&self) -> bool {
+        self.lock().is_same_boot
+    }
+
+    fn mark_boot(&self) {
+        self.lock().is_same_boot = true;
+    }
 
     fn list(&self) -> io::Result<Vec<String>> {
         Ok(self.lock().files.keys().cloned().collect())

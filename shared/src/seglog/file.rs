@@ -8,6 +8,10 @@ use super::storage::{SegmentFile, Storage};
 
 /// The file that holds the reserve.
 const RESERVE: &str = "reserve";
+/// The file that holds the boot in which the log was last opened.
+const BOOT: &str = "boot";
+/// Where Linux says which start of the machine this is: random(4).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How a segment's replacement is called until it takes the segment's place.
 const REPLACEMENT: &str = "replacement.tmp";
 
@@ -79,6 +83,15 @@ impl Directory {
 
 impl Storage for Directory {
     type File = FileSegment;
+
+    fn is_same_boot(&self) -> bool {
+        fs::read_to_string(BOOT_ID).is_ok_and(|id| fs::read_to_string(self.path.join(BOOT)).is_ok_and(|old| old == id))
+    }
+
+    fn mark_boot(&self) {
+        // Not out of the reserve: there is more important use for it.
+        drop(fs::read(BOOT_ID).and_then(|id| fs::write(self.path.join(BOOT), id)));
+    }
 
     fn list(&self) -> io::Result<Vec<String>> {
         fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()

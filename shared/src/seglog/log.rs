@@ -105,15 +105,19 @@ impl<S: Storage> SegmentLog<S> {
     /// # Errors
     /// If the disk fails, or a segment is of a newer format.
     pub fn open(storage: S, first: u64, segment_bytes: u64) -> Result<(Self, OpenReport), LogError> {
+        let is_same_boot = storage.is_same_boot();
         let Recovered { mut segments, newest, mut report } = recover(&storage, segment_bytes)?;
         let (segment, next) = match newest {
-            Some(newest) => take_over(&storage, newest, &mut segments, &mut report)?,
+            Some(newest) => take_over(&storage, newest, is_same_boot, &mut segments, &mut report)?,
             None => {
                 report.created = segments.is_empty();
                 (create_segment(&storage, first)?, first)
             }
         };
         let file = storage.open_at(&segment.name, segment.bytes).map_err(io_error(&segment.name))?;
+        if !is_same_boot {
+            storage.mark_boot();
+        }
         let durable_bytes = segment.bytes;
         segments.push_back(segment);
         let scratch = Vec::new();
@@ -434,7 +438,7 @@ fn recover<S: Storage>(storage: &S, segment_bytes: u64) -> Result<Recovered, Log
             end = Some(until.unwrap_or(*first));
             if until.is_none() {
                 let segment = Segment { name: name.clone(), first: *first, bytes: 0, rest: 0, damages: Vec::new() };
-                let scanned = Scanned { segment, next: *first, unproven: (0, *first) };
+                let scanned = Scanned { segment, next: *first, unproven: (0, *first), is_cut_off: false };
                 recovered.newest = Some(Newest { scanned, tail: Vec::new() });
             }
             continue;
@@ -460,14 +464,17 @@ fn recover<S: Storage>(storage: &S, segment_bytes: u64) -> Result<Recovered, Log
 const LEFT_OUT: u32 = 1 << 20;
 
 /// Begins a new segment with what is sound at the end of the newest one. Where something torn or damaged follows, it goes
-/// on behind every position that could have been there. Returns the segment, and the position to go on with.
+/// on behind every position that could have been there, unless it is a record that was being written when the program
+/// was killed: the machine has run since, so what is missing was never written, and so never synced. Returns the
+/// segment, and the position to go on with.
 fn take_over<S: Storage>(
     storage: &S,
     newest: Newest,
+    is_same_boot: bool,
     segments: &mut VecDeque<Segment>,
     report: &mut OpenReport,
 ) -> Result<(Segment, u64), LogError> {
-    let Newest { scanned: Scanned { mut segment, mut next, unproven: (offset, first) }, tail } = newest;
+    let Newest { scanned: Scanned { mut segment, mut next, unproven: (offset, first), is_cut_off }, tail } = newest;
     let rest = segment.rest;
     let is_whole = segment.bytes >= SEGMENT_HEADER_BYTES as u64;
     if is_whole && tail.is_empty() && rest == 0 {
@@ -475,10 +482,10 @@ fn take_over<S: Storage>(
     }
     let mut bytes = record::segment_header(first).to_vec();
     bytes.extend_from_slice(&tail);
-    if rest > 0 {
+    report.torn_bytes = rest;
+    if rest > 0 && !(is_same_boot && is_cut_off) {
         let left_out = u32::try_from(rest).unwrap_or(u32::MAX).max(LEFT_OUT);
         record::encode(next, left_out, next, &[], &mut bytes);
-        report.torn_bytes = rest;
         report.lose(next..next + u64::from(left_out));
         next += u64::from(left_out);
     }

@@ -134,6 +134,19 @@ pub(super) fn payload_bytes(header: &[u8; RECORD_HEADER_BYTES]) -> Result<usize,
     if bytes > MAX_RECORD_BYTES { Err(RecordError::TooLarge { bytes }) } else { Ok(bytes) }
 }
 
+/// Whether `bytes` are the beginning of a record whose first position is `first`, and not all of it.
+pub(super) fn is_cut_off(bytes: &[u8], first: u64) -> bool {
+    let magic = bytes.len().min(RECORD_MAGIC.len());
+    match bytes.first_chunk() {
+        None => !bytes.is_empty() && bytes[..magic] == RECORD_MAGIC[..magic],
+        // The checksum does not cover the length: of a whole record whose length is damaged, it still holds.
+        Some(header) => {
+            let is_whole = crc32c::crc32c(&bytes[12..]) == word(header, 8);
+            matches!(check(bytes), Err(RecordError::CutOff)) && positions(header).0 == first && !is_whole
+        }
+    }
+}
+
 /// The first sound record in `bytes` from `offset` on that covers no position before `next`: where it is, and what.
 pub(super) fn find(bytes: &[u8], offset: usize, next: u64) -> Option<(usize, Checked)> {
     (offset..bytes.len()).find_map(|at| {

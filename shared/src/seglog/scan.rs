@@ -44,6 +44,8 @@ pub(super) struct Scanned {
     pub(super) next: u64,
     /// Where the records begin of which no later one says that they were synced, and with which position.
     pub(super) unproven: (u64, u64),
+    /// What follows the last sound record is the beginning of the next one, and ends before that should.
+    pub(super) is_cut_off: bool,
 }
 
 /// The name of the segment that begins at a position.
@@ -91,9 +93,10 @@ pub(super) fn scan<S: Storage>(
     let mut walk = Walk::new(bytes, place);
     walk.run();
     let Walk { offset, next, damages, unproven, .. } = walk;
+    let is_cut_off = record::is_cut_off(&bytes[offset..], next);
     let (bytes, rest) = (offset as u64, (length - offset) as u64);
     let segment = Segment { name: name.to_owned(), first: place.first, bytes, rest, damages };
-    Ok(Ok(Some(Scanned { segment, next, unproven })))
+    Ok(Ok(Some(Scanned { segment, next, unproven, is_cut_off })))
 }
 
 impl Segment {

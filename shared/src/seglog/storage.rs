@@ -7,10 +7,17 @@ pub trait Storage: Send + 'static {
     /// One segment open for appending.
     type File: SegmentFile;
 
+    /// Whether the machine is known to have run on since [`Self::mark_boot`]. Whatever was written since is there then,
+    /// synced or not.
+    fn is_same_boot(&self) -> bool;
+
+    /// Remembers which start of the machine this is. Where that fails, [`Self::is_same_boot`] stays false.
+    fn mark_boot(&self);
+
     /// The names of all segments, in any order.
     ///
     /// # Errors
-    /// As the disk gives them; so for every method here.
+    /// As the disk gives them; so for every method that may fail.
     fn list(&self) -> io::Result<Vec<String>>;
 
     /// Makes a new segment that holds `bytes`, in the place of one of this name if need be. Name and bytes are durable when

@@ -15,6 +15,7 @@ use shared::seglog::record::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 
 use super::broker::{Broker, RECEIVE_MAXIMUM};
 use super::bugs::Bug;
+use super::errors;
 use super::link::{Command, Link};
 use super::models::{self, Shelf, Worked, Worker};
 use super::random::Random;
@@ -330,6 +331,17 @@ impl EdgeBox {
         self.broker.disconnect();
         self.killed_after = None;
         self.unshown_since = None;
+    }
+
+    /// Dies while it writes what waits to be written; the machine goes on.
+    pub(super) fn die_writing(&mut self) {
+        let requests = std::mem::take(&mut self.requests);
+        self.disk.kill_in_append();
+        drop(self.spool.perform(requests));
+        self.disk.restart();
+        // What a program says once it is dead nobody hears.
+        drop(errors::take());
+        self.die();
     }
 
     /// Damages the last bytes of the newest segment.

@@ -478,9 +478,11 @@ impl World {
             self.hub_forgets(connection);
         }
         self.half_open_since[at] = None;
-        self.boxes[at].die();
         if power {
+            self.boxes[at].die();
             self.boxes[at].disk.crash();
+        } else {
+            self.boxes[at].die_writing();
         }
         self.end(Ending::DiskTrouble(at));
         self.end(Ending::DiskFull(at));

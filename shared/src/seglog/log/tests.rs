@@ -229,6 +229,46 @@ fn the_oldest_segments_are_replaced_by_one_record_that_covers_the_same() {
 }
 
 #[test]
+fn a_program_killed_while_it_wrote_leaves_nothing_out_unless_the_machine_went_down() {
+    for power_goes in [false, true] {
+        let (disk, mut log) = filled(3, 50);
+        let mut left_out = 0;
+        for kill in 0..40 {
+            let before = log.next();
+            disk.kill_in_append();
+            assert!(log.append(3, &payload(before, 50)).is_err());
+            assert!(log.sync().is_err() || log.durable() == before, "it is dead");
+            disk.restart();
+            if power_goes {
+                disk.crash();
+            }
+            let (opened, report) = open(disk.clone());
+            log = opened;
+            left_out += report.lost.len();
+            assert!(power_goes || log.next() == before, "kill {kill}");
+            assert_eq!(log.append(3, &payload(log.next(), 50)).expect("appends"), log.next() - 3);
+            log.sync().expect("syncs");
+        }
+        assert_eq!(left_out > 0, power_goes);
+        assert_eq!(records(&all(&mut log, 0)).len(), 43);
+    }
+}
+
+#[test]
+fn damage_to_the_newest_record_is_not_taken_for_a_record_that_was_never_written() {
+    for bit in 0..8 * RECORD_HEADER_BYTES {
+        let (disk, log) = filled(3, 50);
+        let name = log.segments[0].name.clone();
+        let mut bytes = disk.contents(&name).expect("there");
+        let at = bytes.len() - RECORD_HEADER_BYTES - 50;
+        bytes[at + bit / 8] ^= 1 << (bit % 8);
+        disk.put(&name, &bytes);
+        let (log, _) = open(disk);
+        assert!(log.next() > 9, "bit {bit}: goes on at {}", log.next());
+    }
+}
+
+#[test]
 fn what_a_failed_sync_left_behind_is_written_again_and_not_trusted() {
     let (disk, mut log) = filled(3, 50);
     log.append(3, &payload(9, 50)).expect("appends");
