@@ -248,7 +248,7 @@ pub enum Effect {
     /// Remember how a rollout stands. One that released its version makes it champion.
     RecordRollout(Box<rollout::Rollout>),
     /// Remember what an agent said of itself.
-    RecordAgent(session::AgentFacts),
+    RecordAgent(Box<session::AgentFacts>),
     /// Remember what became of a model on a box.
     RecordDeployment {
         /// The box.
@@ -401,8 +401,12 @@ impl HubCore {
             }
             Event::ModelReport { connection, report } => self.model_report(now, connection, report, effects),
             Event::Status { connection, status } => {
-                if self.sessions.status(now, connection, status) {
+                let news = self.sessions.status(now, connection, status);
+                if news.has_kept {
                     self.rollouts_at = now;
+                }
+                if news.has_stray_shadow {
+                    self.offer(connection, effects);
                 }
             }
             Event::Live { connection, picture } => {

@@ -211,6 +211,8 @@ fn show_rollout(core: &HubCore, rollout: &Rollout, lists_boxes: bool) -> Value {
         "started": time(rollout.started_ms),
         "ended": rollout.ended_ms.map(time),
         "box_count": rollout.boxes.len(),
+        "mirror_count": rollout.mirrors.len(),
+        "evidence": rollout.evidence,
         "failed_count": rollout.failed.len(),
         "boxes": rollout.boxes.iter().filter(|_| lists_boxes).map(|agent| json!({
             "agent": agent.as_str(),

@@ -5,6 +5,7 @@ mod cohort;
 mod live;
 pub mod plan;
 mod training;
+mod trials;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -108,6 +109,7 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
         cohorts: plan.cohorts.iter().map(|(cohort, _)| cohort.clone()).collect(),
         cooldown_s: plan.cooldown_s,
         stages: plan.stages.clone(),
+        min_answers: plan.min_answers,
     })?;
     story.tell(Tone::Plain, &format!("broker, hub and {} boxes are up in {}", names.len(), directory.display()));
     let api = HubApi::new(site.api);
@@ -201,10 +203,15 @@ impl Fleet<'_> {
                     "as_planned": caught_up.is_ok() && is_straight,
                 }))
             }
-            Step::Publish { kind, skip_proof, ends, hub_restarts } => {
+            Step::Publish { kind, skip_proof, ends, hub_restarts, better } => {
                 let name = serde_json::to_value(kind)?;
                 let name = name.as_str().unwrap_or_default().to_owned();
-                self.publish(&name, *kind, *skip_proof, *ends, *hub_restarts)
+                let mut published = self.publish(&name, *kind, *skip_proof, *ends, *hub_restarts)?;
+                let found = trials::found(&published["evidence"]);
+                if found.is_some_and(|found| !found.is_as_planned(better.as_deref())) {
+                    published["as_planned"] = json!(false);
+                }
+                Ok(published)
             }
         }
     }
@@ -271,6 +278,8 @@ impl Fleet<'_> {
             Err(reason) => (End::Refused, reason),
             Ok(()) => self.follow(version, champion, hub_restarts, &mut watch)?,
         };
+        let rollouts = self.api.items("rollouts")?;
+        let evidence = rollouts.iter().rfind(|rollout| rollout["version"] == version).map(|one| &one["evidence"]);
         let took = seconds(&self.clock) - started;
         let as_planned = ended == ends && watch.excess == 0 && watch.back_s.is_none_or(|back| back <= BACK_DEADLINE_S);
         let tone = if as_planned { Tone::Good } else { Tone::Refused };
@@ -278,7 +287,7 @@ impl Fleet<'_> {
         Ok(json!({
             "step": "publish", "kind": name, "skip_proof": skip_proof, "version": version, "ended": ended, "reason": reason,
             "most_boxes": watch.most, "beyond_its_stage": watch.excess, "back_on_the_box_s": watch.back_s,
-            "hub_restarts": hub_restarts, "seconds": took, "as_planned": as_planned,
+            "hub_restarts": hub_restarts, "evidence": evidence, "seconds": took, "as_planned": as_planned,
         }))
     }
 
@@ -407,8 +416,14 @@ impl Watch {
     fn look(&mut self, served: usize, rollout: &Value, boxes: usize) {
         self.most = self.most.max(served);
         let stage = rollout["stage"].as_u64().unwrap_or(1) as usize;
-        let percent = rollout["stages"][stage - 1]["percent"].as_u64().unwrap_or(100) as usize;
-        let allowed = (boxes * percent).div_ceil(100).max(1);
+        let stage = &rollout["stages"][stage - 1];
+        let percent = stage["percent"].as_u64().unwrap_or(100) as usize;
+        // In shadow nothing is served that was not before.
+        let allowed = if stage["mode"]["mirror"].is_null() {
+            (boxes * percent).div_ceil(100).max(1)
+        } else {
+            rollout["box_count"].as_u64().unwrap_or(0) as usize
+        };
         self.excess = self.excess.max(served.saturating_sub(allowed));
     }
 }

@@ -14,7 +14,7 @@ use crate::observe::Observer;
 use crate::publish::Publisher;
 use crate::scenario::{Phase, Purpose, Recording, Row, Scenario};
 use crate::score::{self, Quality};
-use crate::site::{self, MODEL, Plan, Site};
+use crate::site::{self, MODEL, Plan, Site, StagePlan};
 use crate::story::{Story, Tone};
 use crate::summary::{self, Outcome, Summary};
 
@@ -83,7 +83,8 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
         hub: (site::any_port(), site::any_port()),
         cohorts: Vec::new(),
         cooldown_s: 0,
-        stages: vec![(100, 0.0)],
+        stages: vec![StagePlan::all()],
+        min_answers: None,
     })?;
     let names: Vec<AgentId> = agents.iter().map(|(agent, _)| agent.clone()).collect();
     story.tell(

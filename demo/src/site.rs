@@ -11,6 +11,7 @@ use anyhow::{Context, anyhow};
 use cloud_hub::authority::{self, Subject};
 use cloud_hub::hub::Hub;
 use cloud_hub::release_key;
+use serde::Deserialize;
 use shared::ids::{AgentId, ChannelName, StreamId};
 use tokio_util::sync::CancellationToken;
 
@@ -47,8 +48,45 @@ pub struct Plan<'a> {
     pub cohorts: Vec<String>,
     /// Seconds after a training in which no other begins by itself.
     pub cooldown_s: u32,
-    /// The stages of a rollout: the share of boxes in percent, and how long each has to go well, in seconds.
-    pub stages: Vec<(u8, f64)>,
+    /// The stages of a rollout.
+    pub stages: Vec<StagePlan>,
+    /// Answers before a version is judged, if not as many as by default.
+    pub min_answers: Option<u64>,
+}
+
+/// A stage of a rollout, as the hub's configuration says it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StagePlan {
+    /// The share of boxes, in percent.
+    pub percent: u8,
+    /// How long it has to go well, in seconds.
+    #[serde(default)]
+    pub soak_s: f64,
+    /// What its boxes do, if not serve the version.
+    pub mode: Option<String>,
+    /// The share of readings that a version in shadow sees, in percent.
+    pub mirror_percent: Option<u8>,
+}
+
+impl StagePlan {
+    /// Every box at once.
+    #[must_use]
+    pub fn all() -> Self {
+        Self { percent: 100, soak_s: 0.0, mode: None, mirror_percent: None }
+    }
+
+    fn to_toml(&self) -> String {
+        let Self { percent, soak_s, mode, mirror_percent } = self;
+        let mut text = format!("[[model.rollout.stage]]\npercent = {percent}\nsoak_s = {soak_s:?}\n");
+        if let Some(mode) = mode {
+            text += &format!("mode = {}\n", string(mode));
+        }
+        if let Some(percent) = mirror_percent {
+            text += &format!("mirror_percent = {percent}\n");
+        }
+        text
+    }
 }
 
 impl<'a> Plan<'a> {
@@ -73,7 +111,8 @@ impl<'a> Plan<'a> {
             hub,
             cohorts: Vec::new(),
             cooldown_s: 0,
-            stages: vec![(100, 0.0)],
+            stages: vec![StagePlan::all()],
+            min_answers: None,
         }
     }
 }
@@ -253,11 +292,8 @@ pub fn model_of(cohort: &str) -> String {
 
 /// A model for each cohort, and before the end the one for all others.
 fn models(plan: &Plan<'_>) -> String {
-    let stages: String = plan
-        .stages
-        .iter()
-        .map(|(percent, soak_s)| format!("[[model.rollout.stage]]\npercent = {percent}\nsoak_s = {soak_s:?}\n"))
-        .collect();
+    let answers = plan.min_answers.map(|count| format!("[model.rollout]\nmin_answers = {count}\n"));
+    let stages: String = answers.into_iter().chain(plan.stages.iter().map(StagePlan::to_toml)).collect();
     let stream = string(plan.stream.as_str());
     let model = |name: &str, boxes: &str| {
         format!(

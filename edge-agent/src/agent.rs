@@ -124,8 +124,12 @@ impl Agent {
         }
         let artifacts = Artifacts::open(&directory.join("models"))?;
         let Recovered { spool, mut core, effects, memory } = start::recover(&config, &state, &artifacts, &clock)?;
-        let settings =
-            infer::Settings { device: config.model.device, trusted: config.model.trust.clone(), epoch: spool.epoch() };
+        let settings = infer::Settings {
+            device: config.model.device,
+            trusted: config.model.trust.clone(),
+            epoch: spool.epoch(),
+            max_answer_us: config.model.max_answer_ms * 1_000,
+        };
         let (spool, spool_thread) = spool
             .start(event_sender.clone())
             .map_err(|source| AgentError::Io { what: "start the spool thread".to_owned(), source })?;
@@ -278,7 +282,10 @@ impl Agent {
                 Effect::Publish(predictions) => self.publish(&predictions),
                 Effect::Checkpoint(checkpoint) => self.to_store(start::StoreRequest::Checkpoint(checkpoint)).await,
                 Effect::Remember(slot) => self.to_store(start::StoreRequest::Slot(slot)).await,
-                Effect::Prune(slot) => self.artifacts.prune([&slot.serving, &slot.previous]),
+                Effect::Prune(slot) => {
+                    let named = [&slot.serving, &slot.previous].map(|model| model.as_ref().map(|model| model.digest));
+                    self.artifacts.prune(named.into_iter().chain([self.core.shadow().digest()]).flatten());
+                }
                 Effect::RememberFloor(floor) => self.to_store(start::StoreRequest::Floor(floor)).await,
                 Effect::SaveMemory(memory) => self.to_store(start::StoreRequest::Memory(memory)).await,
                 Effect::Dial => self.to_link(link::Command::Dial).await,
@@ -301,16 +308,26 @@ impl Agent {
                         let memory = self.memory.take().filter(|memory| memory.digest == model.digest);
                         self.to_infer(infer::Request::Load { model, bytes, memory }).await;
                     }
+                    Err(error) => self.cannot_load(&error, Event::ModelRefused { model, reason: error.to_string() }),
+                },
+                Effect::LoadShadow { model, percent } => match self.artifacts.complete(model.digest) {
+                    Ok(bytes) => self.to_infer(infer::Request::LoadShadow { model, bytes, percent }).await,
                     Err(error) => {
-                        error!("failed to {error}");
-                        let refused = Event::ModelRefused { model, reason: error.to_string() };
-                        if self.loads.try_send(refused).is_err() {
-                            error!("the agent's own queue is full");
-                        }
+                        let (digest, shadowed) = (model.digest, Err(error.to_string()));
+                        self.cannot_load(&error, Event::Shadowed { digest, shadowed });
                     }
                 },
+                Effect::EndShadow => self.to_infer(infer::Request::EndShadow).await,
+                Effect::NoteShadow(starts) => self.to_store(start::StoreRequest::Shadow(starts)).await,
                 Effect::Discard(digest) => self.artifacts.discard(digest),
             }
+        }
+    }
+
+    fn cannot_load(&self, error: &ArtifactError, answer: Event) {
+        error!("failed to {error}");
+        if self.loads.try_send(answer).is_err() {
+            error!("the agent's own queue is full");
         }
     }
 

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use shared::ids::Digest;
 use shared::limits::MAX_PACKAGE_BYTES;
-use shared::wire::message::ServedModel;
 use shared::wire::part::{PackedPart, dictionary_range, read_range};
 
 /// The folder of model files.
@@ -112,13 +111,15 @@ impl Artifacts {
         read().map_err(|source| ArtifactError { action: "read", path: whole.clone(), source })
     }
 
-    /// Deletes every package but these: the one that serves, and the one a box can go back to.
-    pub fn prune(&self, kept: [&Option<ServedModel>; 2]) {
-        let kept = kept.map(|model| model.as_ref().map(|model| self.path(model.digest)));
-        let others =
-            fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| {
-                path.extension().is_some_and(|end| end == "tide") && !kept.contains(&Some(path.clone()))
-            });
+    /// Deletes every package but these: the one that serves, the one a box can go back to, the one in shadow.
+    pub fn prune(&self, kept: impl Iterator<Item = Digest>) {
+        let kept: Vec<PathBuf> = kept.map(|digest| self.path(digest)).collect();
+        let others = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "tide") && !kept.contains(path));
         for path in others {
             // What cannot be deleted now will be after the next model.
             drop(fs::remove_file(path));
@@ -145,8 +146,6 @@ impl Artifacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::event::ModelRef;
-    use shared::ids::{ModelName, ModelVersion};
     use shared::limits::CHUNK_BYTES;
 
     #[test]
@@ -172,13 +171,12 @@ mod tests {
             let digest = Digest::of(bytes);
             artifacts.store_chunk(digest, 0, bytes).expect("writes");
             artifacts.complete(digest).expect("is whole");
-            let model = ModelRef { name: ModelName::new("pump").expect("valid"), version: ModelVersion(1) };
-            Some(ServedModel { model, digest })
+            digest
         });
-        let there = || [&one, &two, &three].map(|model| artifacts.path(model.as_ref().expect("one").digest).exists());
-        artifacts.prune([&three, &two]);
+        let there = || [one, two, three].map(|digest| artifacts.path(digest).exists());
+        artifacts.prune([three, two].into_iter());
         assert_eq!(there(), [false, true, true]);
-        artifacts.prune([&two, &None]);
+        artifacts.prune([two].into_iter());
         assert_eq!(there(), [false, true, false]);
     }
 

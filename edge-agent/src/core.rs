@@ -1,11 +1,12 @@
 //! What the agent decides, without IO: [`EdgeCore::handle`] takes an [`Event`] and the time, and says which
 //! [`Effect`]s to perform, in order.
 //!
-//! Four machines share the work: [`spool`] gives sequences and groups readings into commits, [`sync`] keeps the
+//! Five machines share the work: [`spool`] gives sequences and groups readings into commits, [`sync`] keeps the
 //! conversation with the hub, [`live`] shows it what comes in while that waits in line, [`model_slot`] takes models from
-//! offer to service. They do not know each other.
+//! offer to service, [`shadow`] runs a version beside the one in service. They do not know each other.
 
 pub mod backoff;
+pub mod event;
 pub mod ledger;
 pub mod limits;
 pub mod live;
@@ -13,6 +14,7 @@ pub mod memory;
 pub mod model_slot;
 pub mod received;
 pub mod recent;
+pub mod shadow;
 pub mod spool;
 pub mod start;
 pub mod sync;
@@ -21,12 +23,11 @@ pub mod trial;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use shared::event::{Gap, GapReason, ModelRef, Outcome, Prediction, SpoolEntry, StreamSchema, UnixMillis};
-use shared::ids::{Digest, Epoch, ModelVersion, Sequence, StreamId};
-use shared::wire::live::LivePicture;
+use shared::event::{GapReason, ModelRef, Prediction};
+use shared::ids::{Digest, Epoch, Sequence};
 use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel};
-use shared::wire::part::PackedPart;
 
+pub use event::{Answered, Effect, Event, Published, Question, SpooledEntry};
 pub use received::{NewReading, Receipt, Received, Rejection};
 pub use start::{Checkpoint, Settings, SlotState, Start};
 
@@ -35,6 +36,7 @@ use limits::{ANSWERS_IN_FLIGHT, INFER_BATCH, INFER_QUEUE};
 use live::LiveLane;
 use memory::{HeldMemory, PipelineMemory};
 use model_slot::ModelSlot;
+use shadow::ShadowLane;
 use spool::SpoolState;
 use sync::{Content, Delivered, SyncSession, Welcome};
 
@@ -50,203 +52,6 @@ impl Millis {
     }
 }
 
-/// A reading on its way through inference.
-#[derive(Debug, Clone)]
-pub struct Question {
-    /// Its sequence.
-    pub of: Sequence,
-    /// Stream and channels.
-    pub schema: Arc<StreamSchema>,
-    /// When it was measured.
-    pub time_ms: UnixMillis,
-    /// One value per channel.
-    pub values: Vec<f64>,
-    /// Only brings the pipeline's state up to date after a restart; it was answered before.
-    pub warm_up: bool,
-    /// It is in the spool. Where it was let go, only an answer is stored that somebody should look at.
-    pub kept: bool,
-}
-
-/// What inference says of a reading.
-#[derive(Debug, Clone)]
-pub struct Answered {
-    /// The reading.
-    pub question: Question,
-    /// What it says, or why it says nothing.
-    pub outcome: Result<Outcome, &'static str>,
-}
-
-/// A prediction on its way to MQTT.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Published {
-    /// The stream.
-    pub stream: StreamId,
-    /// The model that answered.
-    pub model: ModelRef,
-    /// The sequence of the reading.
-    pub of: Sequence,
-    /// The reading's time.
-    pub time_ms: UnixMillis,
-    /// What it said.
-    pub outcome: Outcome,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// Messages came in, in this order.
-    Received(Vec<Received>),
-    /// Everything in the spool before `end` is durable.
-    Durable {
-        /// The sequence after the last durable event.
-        end: Sequence,
-        /// Bytes in the spool.
-        spool_bytes: u64,
-    },
-    /// The disk would not take an entry. It is tried again with [`Event::Tick`].
-    AppendFailed(SpoolEntry),
-    /// The answer to [`Effect::ReadSpool`].
-    SpoolRead {
-        /// The spool holds nothing before it.
-        oldest: Sequence,
-        /// What was read.
-        entries: Vec<SpooledEntry>,
-    },
-    /// The answer to [`Effect::DropOldest`].
-    DroppedOldest {
-        /// What is gone now and was not before; nothing if there was nothing to drop, or the disk failed.
-        gap: Option<Gap>,
-        /// Bytes in the spool.
-        spool_bytes: u64,
-    },
-    /// The answer to [`Effect::SettleGap`], unless the disk failed.
-    GapSettled {
-        /// The hub has everything before.
-        through: Sequence,
-    },
-    /// Inference answered a batch of questions with one model.
-    Answered {
-        /// The model.
-        model: ModelRef,
-        /// The answers, in the order of the questions.
-        answers: Vec<Answered>,
-        /// Microseconds that they took.
-        busy_us: u64,
-    },
-    /// A checkpoint is durable.
-    Checkpointed {
-        /// Its epoch.
-        epoch: Epoch,
-        /// Its ack.
-        acked: Sequence,
-    },
-    /// The connection to the hub stands.
-    LinkUp,
-    /// The connection to the hub is gone, or could not be made.
-    LinkDown,
-    /// The hub said something.
-    FromHub(HubToEdge),
-    /// A package was verified, built and proven on its golden vectors, and answers from now on.
-    ModelLoaded {
-        /// The package.
-        model: ServedModel,
-        /// No version below this one is to be served after it.
-        floor: ModelVersion,
-    },
-    /// What the pipeline in service remembers after its newest answers, which were handed in before.
-    PipelineMemory(PipelineMemory),
-    /// What is remembered of models is durable, or the store failed.
-    Remembered,
-    /// A package will not be served.
-    ModelRefused {
-        /// The package.
-        model: ServedModel,
-        /// Why.
-        reason: String,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// An entry as it lies in the spool.
-#[derive(Debug, Clone)]
-pub struct SpooledEntry {
-    /// Its encoding.
-    pub encoded: Vec<u8>,
-    /// Its content.
-    pub entry: SpoolEntry,
-}
-
-/// What to do.
-#[derive(Debug)]
-pub enum Effect {
-    /// Append to the spool; answered by `Durable` or `AppendFailed`.
-    Append(SpoolEntry),
-    /// Acknowledge this message and all before it.
-    Acknowledge(Receipt),
-    /// Ask inference; answered by `Answered`.
-    Infer(Vec<Question>),
-    /// Publish to MQTT.
-    Publish(Vec<Published>),
-    /// Read entries from the spool; answered by `SpoolRead`.
-    ReadSpool {
-        /// From the entry that holds this sequence on.
-        from: Sequence,
-        /// At most so many.
-        entries: usize,
-    },
-    /// Give back the spool's segments before this sequence; answered by `Durable`, which says how full it is now.
-    Release(Sequence),
-    /// Put a gap record in the place of the oldest events, if the spool is still full; answered by `DroppedOldest`.
-    DropOldest {
-        /// The hub has everything before.
-        acked: Sequence,
-        /// From so many bytes on the spool is full.
-        full_bytes: u64,
-    },
-    /// Note durably, in the gap record at the front of the spool, what the hub has of it; answered by `GapSettled`.
-    SettleGap {
-        /// The hub has everything before.
-        through: Sequence,
-    },
-    /// Remember durably how far the hub has acknowledged, and the ledger at that point; answered by `Checkpointed`. An epoch
-    /// that is new is in use from then on.
-    Checkpoint(Checkpoint),
-    /// Read everything in the spool as of this epoch from now on.
-    UseEpoch(Epoch),
-    /// Connect to the hub; answered by `LinkUp` or `LinkDown`.
-    Dial,
-    /// Close the connection to the hub; answered by `LinkDown`.
-    Hangup,
-    /// Say something to the hub.
-    Send(EdgeToHub),
-    /// Show the hub what comes in, ahead of everything that waits to be sent. A picture that finds no room is dropped.
-    Show(LivePicture),
-    /// Write a part of a package to the disk.
-    StorePart {
-        /// The package.
-        digest: Digest,
-        /// Where the part belongs.
-        offset: u64,
-        /// The package it was packed against.
-        base: Option<Digest>,
-        /// The part.
-        part: PackedPart,
-    },
-    /// Load a package that is completely on the disk; answered by `ModelLoaded` or `ModelRefused`.
-    Load(ServedModel),
-    /// Delete a package that proved to be of no use.
-    Discard(Digest),
-    /// Remember this of models durably; answered by `Remembered`.
-    Remember(SlotState),
-    /// Delete every package that this does not speak of: it is durable.
-    Prune(SlotState),
-    /// Remember durably that no version of the model below this one is served any more.
-    RememberFloor(ModelRef),
-    /// Write down durably what the pipeline remembers.
-    SaveMemory(PipelineMemory),
-}
-
 /// The agent's decisions.
 #[derive(Debug)]
 pub struct EdgeCore {
@@ -254,6 +59,7 @@ pub struct EdgeCore {
     sync: SyncSession,
     live: LiveLane,
     slot: ModelSlot,
+    shadow: ShadowLane,
     memory: HeldMemory,
     questions: VecDeque<Question>,
     questions_in_flight: usize,
@@ -279,6 +85,7 @@ impl EdgeCore {
             sync,
             live: LiveLane::default(),
             slot: ModelSlot::new(&settings, start.floor, start.partial),
+            shadow: ShadowLane::new(start.shadow),
             memory: HeldMemory::default(),
             questions: start.unfinished.into(),
             questions_in_flight: 0,
@@ -329,6 +136,7 @@ impl EdgeCore {
             }
             Event::LinkUp => {
                 self.slot.link_up();
+                self.shadow.link_up();
                 self.sync.link_up(now, self.slot.serving(), effects);
             }
             Event::LinkDown => self.sync.link_down(now),
@@ -339,6 +147,12 @@ impl EdgeCore {
                 self.memory.hold(self.spool.next(), memory);
             }
             Event::ModelRefused { model, reason } => self.slot.refused(&model, reason, effects),
+            Event::ShadowNoted(starts) => self.shadow.noted(starts, effects),
+            Event::ShadowLoaded(digest) => self.shadow.loaded(digest),
+            Event::Shadowed { digest, shadowed } => {
+                let ruled_out = self.shadow.shadowed(digest, shadowed, effects);
+                ruled_out.into_iter().for_each(|digest| self.slot.rule_out(digest, effects));
+            }
             Event::Tick => {}
         }
         self.settle(now, effects);
@@ -375,6 +189,7 @@ impl EdgeCore {
             rejected: counts(&self.rejected),
             gone: self.ledger.gone(),
             kept: self.slot.serving().filter(|_| !self.slot.is_on_trial()).map(|serving| serving.digest),
+            shadow: self.shadow.counts(),
         }
     }
 
@@ -408,6 +223,12 @@ impl EdgeCore {
         self.slot.is_on_trial()
     }
 
+    /// The version that runs in the shadow of the one in service.
+    #[must_use]
+    pub fn shadow(&self) -> &ShadowLane {
+        &self.shadow
+    }
+
     /// The model in service.
     #[must_use]
     pub fn serving(&self) -> Option<&ServedModel> {
@@ -418,6 +239,7 @@ impl EdgeCore {
     pub fn flush(&mut self, effects: &mut Vec<Effect>) {
         self.spool.flush(effects);
         self.slot.stop(effects);
+        self.shadow.stop(effects);
     }
 
     /// Whether everything taken in is durable.
@@ -509,10 +331,29 @@ impl EdgeCore {
                 let delivered = self.sync.acked(epoch, next, effects);
                 self.deliver(&delivered);
             }
-            HubToEdge::Offer(offer) => self.slot.offered(offer, effects),
+            HubToEdge::Offer(offer) => {
+                let is_here = self.shadow.has_whole(offer.digest);
+                if self.shadow.digest() == Some(offer.digest) {
+                    self.shadow.end(effects);
+                }
+                self.slot.offered(offer, is_here, effects);
+            }
+            HubToEdge::Shadow(shadow) => {
+                let serving = self.serving_digest();
+                let slot = &self.slot;
+                let ruled_out = self.shadow.wanted(shadow, serving, |digest| slot.has_ruled_out(digest), effects);
+                ruled_out.into_iter().for_each(|digest| self.slot.rule_out(digest, effects));
+            }
+            HubToEdge::Chunk { digest, offset, base, part } if self.shadow.digest() == Some(digest) => {
+                self.shadow.chunk(digest, (offset, base), part, self.serving_digest(), effects);
+            }
             HubToEdge::Chunk { digest, offset, base, part } => self.slot.chunk(digest, offset, base, part, effects),
             HubToEdge::Refused { reason, retry_after_ms } => self.sync.refused(now, &reason, retry_after_ms, effects),
         }
+    }
+
+    fn serving_digest(&self) -> Option<Digest> {
+        self.slot.serving().map(|serving| serving.digest)
     }
 
     fn deliver(&mut self, delivered: &[Delivered]) {
@@ -544,6 +385,7 @@ impl EdgeCore {
         }
         // Down also before the connection is gone: what is said after a hang-up is lost.
         self.slot.link(self.sync.is_live(), effects);
+        self.shadow.link(self.sync.is_live(), self.serving_digest(), effects);
         while self.questions_in_flight < ANSWERS_IN_FLIGHT && !self.questions.is_empty() && self.slot.can_answer() {
             let count = self.questions.len().min(INFER_BATCH);
             effects.push(Effect::Infer(self.questions.drain(..count).collect()));

@@ -1,17 +1,22 @@
-//! Inference: one thread that owns the pipeline in service.
+//! Inference: one thread that owns the pipeline in service, and the one in its shadow.
+
+mod shadow;
 
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use shared::device::{DeviceChoice, DeviceError};
-use shared::ids::{Epoch, Sequence};
+use shared::event::Outcome;
+use shared::ids::{Epoch, ModelVersion, Sequence};
 use shared::package::Package;
 use shared::package::signature::{self, PublicKey};
 use shared::pipeline::runner::{Runner, RunnerInput};
 use shared::wire::message::ServedModel;
 use tokio::sync::mpsc;
 use tracing::{error, info};
+
+use self::shadow::Shadow;
 
 use crate::clock::Clock;
 use crate::core::limits::{MEMORY_READINGS, WARM_UP_READINGS};
@@ -36,6 +41,17 @@ pub enum Request {
         /// What it remembered of its streams when the agent ended.
         memory: Option<PipelineMemory>,
     },
+    /// Run this package beside the one in service; answered by `ShadowLoaded` or `Shadowed`.
+    LoadShadow {
+        /// What it is.
+        model: ServedModel,
+        /// The file.
+        bytes: Vec<u8>,
+        /// How many of a hundred readings it sees.
+        percent: u8,
+    },
+    /// Run nothing in shadow any more.
+    EndShadow,
 }
 
 /// How inference runs.
@@ -47,6 +63,8 @@ pub struct Settings {
     pub trusted: Vec<PublicKey>,
     /// The epoch of the spool whose readings are answered.
     pub epoch: Epoch,
+    /// How long an answer of a version in shadow may take in the mean.
+    pub max_answer_us: u64,
 }
 
 /// Starts the inference thread on a device. It ends when the sender is dropped.
@@ -63,7 +81,7 @@ pub fn start(
         device.open()?;
     }
     let (sender, requests) = mpsc::channel(REQUESTS);
-    let worker = Worker { settings, serving: None, recent: VecDeque::new(), unwritten: 0, clock, telemetry };
+    let worker = Worker::new(settings, clock, telemetry);
     let thread = std::thread::Builder::new().name("infer".into()).spawn(move || worker.run(requests, &events))?;
     Ok((sender, thread))
 }
@@ -82,6 +100,7 @@ pub enum StartError {
 struct Worker {
     settings: Settings,
     serving: Option<(ServedModel, Runner)>,
+    shadow: Option<Shadow>,
     /// Readings answered since the memory was last handed out.
     unwritten: usize,
     /// The newest readings, from which a new model's streaming state is brought up to date before it answers.
@@ -91,23 +110,59 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(settings: Settings, clock: Clock, telemetry: Telemetry) -> Self {
+        Self { settings, serving: None, shadow: None, unwritten: 0, recent: VecDeque::new(), clock, telemetry }
+    }
+
     fn run(mut self, mut requests: mpsc::Receiver<Request>, events: &mpsc::Sender<Event>) {
         while let Some(request) = requests.blocking_recv() {
-            let (event, memory) = match request {
-                Request::Ask(questions) => {
-                    // What is let go of one stream shares a place, so that the newest question is not always the furthest.
-                    let through = questions.iter().map(|question| question.of).max();
-                    (self.answer(questions), through.and_then(|through| self.memory(through)))
+            let is_sent = match request {
+                Request::Ask(questions) => self.ask(questions, events),
+                Request::Load { model, bytes, memory } => {
+                    let event = self.load(model, &bytes, memory);
+                    events.blocking_send(event).is_ok()
                 }
-                Request::Load { model, bytes, memory } => (Some(self.load(model, &bytes, memory)), None),
+                Request::LoadShadow { model, bytes, percent } => {
+                    let event = self.load_shadow(&model, &bytes, percent);
+                    events.blocking_send(event).is_ok()
+                }
+                Request::EndShadow => {
+                    self.shadow = None;
+                    true
+                }
             };
-            // The memory comes behind the answers that led to it.
-            for event in event.into_iter().chain(memory) {
-                if events.blocking_send(event).is_err() {
-                    return;
-                }
+            if !is_sent {
+                return;
             }
         }
+    }
+
+    /// Answers, and says what follows, in order: the answers are on their way before anything else is computed.
+    fn ask(&mut self, questions: Vec<Question>, events: &mpsc::Sender<Event>) -> bool {
+        // What is let go of one stream shares a place, so that the newest question is not always the furthest.
+        let through = questions.iter().map(|question| question.of).max();
+        let count = questions.len();
+        let answered = self.answer(questions);
+        let said = answered.as_ref().filter(|_| self.shadow.is_some()).map(said_by);
+        // The memory comes behind the answers that led to it.
+        let memory = through.and_then(|through| self.memory(through));
+        let is_sent = answered.into_iter().chain(memory).all(|event| events.blocking_send(event).is_ok());
+        let shadowed = said.and_then(|said| self.run_shadow(count, &said));
+        is_sent && shadowed.is_none_or(|event| events.blocking_send(event).is_ok())
+    }
+
+    /// Lets the version in shadow see the newest readings, of which the one in service said `said`.
+    fn run_shadow(&mut self, count: usize, said: &[Option<Outcome>]) -> Option<Event> {
+        let shadow = self.shadow.as_mut()?;
+        let newest = self.recent.len().checked_sub(count)?;
+        let questions: Vec<&Question> = self.recent.iter().skip(newest).collect();
+        let digest = shadow.digest();
+        let shadowed = shadow.see(&questions, said, self.settings.max_answer_us, || self.clock.monotonic_us());
+        if let Err(reason) = &shadowed {
+            error!(%digest, "the version in shadow is given up: {reason}");
+            self.shadow = None;
+        }
+        Some(Event::Shadowed { digest, shadowed })
     }
 
     fn answer(&mut self, questions: Vec<Question>) -> Option<Event> {
@@ -146,28 +201,7 @@ impl Worker {
     }
 
     fn load(&mut self, model: ServedModel, bytes: &[u8], memory: Option<PipelineMemory>) -> Event {
-        let loaded = self
-            .verify(bytes)
-            .and_then(|()| Package::open(bytes, Some(model.digest)).map_err(|error| error.to_string()))
-            .and_then(|(package, _)| {
-                let manifest = &package.manifest;
-                if (&manifest.model, manifest.version) != (&model.model.name, model.model.version) {
-                    return Err(format!(
-                        "the package is {} version {}, the offer said {} version {}",
-                        manifest.model, manifest.version, model.model.name, model.model.version
-                    ));
-                }
-                let clock_us = || self.clock.monotonic_us();
-                let load = || package.load_on(self.settings.device, &clock_us).map_err(|error| error.to_string());
-                let chosen = catch_unwind(AssertUnwindSafe(load))
-                    .unwrap_or_else(|_| Err("it broke off as it was loaded".to_owned()))?;
-                if !chosen.reason.is_empty() {
-                    info!("{}", chosen.reason);
-                }
-                self.telemetry.runs_on(chosen.device);
-                Ok((chosen.runner, manifest.floor))
-            });
-        match loaded {
+        match self.build(&model, bytes) {
             Ok((mut runner, floor)) => {
                 let streams = memory.and_then(|memory| postcard::from_bytes(&memory.bytes).ok());
                 match streams.map(|streams| runner.restore(streams)) {
@@ -180,6 +214,43 @@ impl Worker {
             Err(reason) => Event::ModelRefused { model, reason },
         }
     }
+
+    fn load_shadow(&mut self, model: &ServedModel, bytes: &[u8], percent: u8) -> Event {
+        let digest = model.digest;
+        match self.build(model, bytes) {
+            Ok((mut runner, _)) => {
+                // It begins as a version does that takes service: after what came in before.
+                if catch_unwind(AssertUnwindSafe(|| drop(runner.run(&inputs(self.recent.iter()))))).is_err() {
+                    return Event::Shadowed { digest, shadowed: Err("it broke off in its first readings".to_owned()) };
+                }
+                self.shadow = Some(Shadow::new(digest, runner, percent));
+                Event::ShadowLoaded(digest)
+            }
+            Err(reason) => Event::Shadowed { digest, shadowed: Err(reason) },
+        }
+    }
+
+    /// Proves a package, and puts it into operation.
+    fn build(&self, model: &ServedModel, bytes: &[u8]) -> Result<(Runner, ModelVersion), String> {
+        self.verify(bytes)?;
+        let (package, _) = Package::open(bytes, Some(model.digest)).map_err(|error| error.to_string())?;
+        let manifest = &package.manifest;
+        if (&manifest.model, manifest.version) != (&model.model.name, model.model.version) {
+            return Err(format!(
+                "the package is {} version {}, the offer said {} version {}",
+                manifest.model, manifest.version, model.model.name, model.model.version
+            ));
+        }
+        let clock_us = || self.clock.monotonic_us();
+        let load = || package.load_on(self.settings.device, &clock_us).map_err(|error| error.to_string());
+        let chosen =
+            catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| Err("it broke off as it was loaded".to_owned()))?;
+        if !chosen.reason.is_empty() {
+            info!("{}", chosen.reason);
+        }
+        self.telemetry.runs_on(chosen.device);
+        Ok((chosen.runner, manifest.floor))
+    }
 }
 
 impl Worker {
@@ -190,6 +261,14 @@ impl Worker {
         }
         signature::verify(bytes, &self.settings.trusted).map(drop).map_err(|error| error.to_string())
     }
+}
+
+/// What was said of each reading, where something was.
+fn said_by(answered: &Event) -> Vec<Option<Outcome>> {
+    let Event::Answered { answers, .. } = answered else {
+        return Vec::new();
+    };
+    answers.iter().map(|answer| answer.outcome.as_ref().ok().filter(|_| !answer.question.warm_up).cloned()).collect()
 }
 
 fn inputs<'a>(questions: impl Iterator<Item = &'a Question>) -> Vec<RunnerInput<'a>> {
@@ -204,15 +283,8 @@ mod tests {
     use shared::package::signature::ReleaseKey;
 
     fn worker(trusted: Vec<PublicKey>) -> Worker {
-        let settings = Settings { device: DeviceChoice::default(), trusted, epoch: Epoch(1) };
-        Worker {
-            settings,
-            serving: None,
-            recent: VecDeque::new(),
-            unwritten: 0,
-            clock: Clock::start(),
-            telemetry: Telemetry::default(),
-        }
+        let settings = Settings { device: DeviceChoice::default(), trusted, epoch: Epoch(1), max_answer_us: 1_000_000 };
+        Worker::new(settings, Clock::start(), Telemetry::default())
     }
 
     #[test]

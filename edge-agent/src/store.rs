@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use shared::event::ModelRef;
 use shared::ids::Epoch;
 
+use crate::core::shadow::ShadowStarts;
 use crate::core::{Checkpoint, SlotState};
 
 pub use self::sled::{StateStore, StoreError};
@@ -22,4 +23,6 @@ pub struct Remembered {
     pub slot: SlotState,
     /// No version of a model below this one is served any more.
     pub floor: Option<ModelRef>,
+    /// What ran in shadow, and how often it was started.
+    pub shadow: Option<ShadowStarts>,
 }

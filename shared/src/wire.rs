@@ -20,6 +20,8 @@
 //!   |<--------------------------------------|   packed against `base`, a package the agent has
 //!   | ModelReport {digest, outcome}         |
 //!   |-------------------------------------->|
+//!   |       Shadow {model, digest, percent} |
+//!   |<--------------------------------------|   fetched and reported on as an offer is, and never served
 //! ```
 //!
 //! A second stream, the live lane, carries [pictures](live) of what comes in while a backlog is under way.
@@ -32,4 +34,4 @@ pub mod part;
 /// The ALPN protocol name both sides insist on.
 pub const ALPN: &[u8] = b"tideline/1";
 /// The version of the messages, checked in `Hello`.
-pub const PROTOCOL_VERSION: u16 = 6;
+pub const PROTOCOL_VERSION: u16 = 7;

@@ -87,6 +87,21 @@ fn a_cohort_that_runs_in_another_way_learns_it_alone() {
 }
 
 #[test]
+fn a_version_is_seen_in_shadow_and_held_against_the_one_before_until_the_better_one_is_found() {
+    let directory = tempfile::tempdir().expect("dir");
+    let result = run("shadow-and-ab.toml", "12", &directory.path().join("data"));
+    let steps = result["steps"].as_array().expect("steps");
+    for step in steps {
+        let found = &step["evidence"][0];
+        let share = 100.0 * found["mirrored"].as_f64().expect("counted") / found["readings"].as_f64().expect("counted");
+        assert!((28.0..=32.0).contains(&share), "{share} % mirrored: {step}");
+    }
+    let ab = |step: usize| &steps[step]["evidence"][1];
+    assert!(ab(0)["better"] == 1 && ab(0)["p_value"].as_f64().is_some_and(|p| p < 0.05), "{}", ab(0));
+    assert!(ab(1)["better"].is_null() && ab(1)["p_value"].as_f64().is_some_and(|p| p >= 0.05), "{}", ab(1));
+}
+
+#[test]
 fn sick_sensors_and_changed_units_are_named_and_train_nothing() {
     let directory = tempfile::tempdir().expect("dir");
     let result = run("sick-sensors.toml", "10", &directory.path().join("data"));

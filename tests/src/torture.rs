@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use demo::site::{self, Plan};
+use demo::site::{self, Plan, StagePlan};
 use edge_agent::clock::Clock;
 use rand::rngs::StdRng;
 use rand::seq::index;
@@ -130,7 +130,8 @@ impl World {
             hub: (link, api),
             cohorts: Vec::new(),
             cooldown_s: 0,
-            stages: vec![(100, 0.0)],
+            stages: vec![StagePlan::all()],
+            min_answers: None,
         };
         if torture.disk_full {
             mount_small_disk(&directory.join(AGENT))?;

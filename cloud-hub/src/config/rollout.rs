@@ -6,6 +6,7 @@ use serde::Deserialize;
 use shared::config::Problems;
 use toml::Spanned;
 
+use crate::core::rollout::evidence::StageMode;
 use crate::core::rollout::{RolloutRules, Stage};
 
 /// Seconds: up to a year.
@@ -32,7 +33,24 @@ struct RawStage {
     soak_s: Option<Spanned<f64>>,
     #[serde(default)]
     approval: bool,
+    #[serde(default)]
+    mode: RawMode,
+    mirror_percent: Option<Spanned<u8>>,
+    significance: Option<Spanned<f64>>,
 }
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawMode {
+    #[default]
+    Serve,
+    Shadow,
+    Mirror,
+    Ab,
+}
+
+/// The chance of finding a difference where there is none that a comparison takes, unless it says another.
+const SIGNIFICANCE: f64 = 0.05;
 
 impl RawRollout {
     pub(super) fn check(&self, problems: &mut Problems<'_>) -> RolloutRules {
@@ -68,17 +86,22 @@ fn check_stages(stages: &Spanned<Vec<RawStage>>, problems: &mut Problems<'_>) ->
     if given.is_empty() || given.len() > MAX_STAGES {
         problems.at(stages.span(), format!("{} stages; 1 to {MAX_STAGES} are allowed", given.len()));
     }
-    if given.last().is_some_and(|last| *last.percent.get_ref() != 100) {
-        problems.at(stages.span(), "the last stage must have percent = 100, or some boxes never get the version");
+    if given.last().is_some_and(|last| *last.percent.get_ref() != 100 || last.mode != RawMode::Serve) {
+        let rule = "the last stage must have percent = 100 and mode = \"serve\", or some boxes never get the version";
+        problems.at(stages.span(), rule);
     }
     let mut before = 0;
     for stage in given {
         let percent = *stage.percent.get_ref();
-        if percent > 100 || percent < before {
+        let serves = matches!(stage.mode, RawMode::Serve | RawMode::Ab);
+        if percent > 100 || (serves && percent < before) {
             let span = stage.percent.span();
             problems.at(span, format!("{percent} % is out of place; stages grow from 0 to 100"));
         }
-        before = percent;
+        if stage.mode == RawMode::Ab && percent == 100 {
+            problems.at(stage.percent.span(), "A/B of 100 % leaves no box to hold it against");
+        }
+        before = if serves { percent } else { before };
         if let Some(soak) = &stage.soak_s
             && !(0.0..=*SECONDS.end() as f64).contains(soak.get_ref())
         {
@@ -92,6 +115,35 @@ fn check_stages(stages: &Spanned<Vec<RawStage>>, problems: &mut Problems<'_>) ->
             boxes: stage.boxes.clone(),
             soak_ms: stage.soak_s.as_ref().map_or(0, |soak| (soak.get_ref() * 1_000.0) as i64),
             approval: stage.approval,
+            mode: check_mode(stage, problems),
         })
         .collect()
+}
+
+fn check_mode(stage: &RawStage, problems: &mut Problems<'_>) -> StageMode {
+    if let Some(percent) = stage.mirror_percent.as_ref().filter(|_| stage.mode != RawMode::Mirror) {
+        problems.at(percent.span(), "mirror_percent is for mode = \"mirror\"");
+    }
+    if let Some(significance) = stage.significance.as_ref().filter(|_| stage.mode != RawMode::Ab) {
+        problems.at(significance.span(), "significance is for mode = \"ab\"");
+    }
+    match stage.mode {
+        RawMode::Serve => StageMode::Serve,
+        RawMode::Shadow => StageMode::Mirror { percent: 100 },
+        RawMode::Mirror => {
+            let percent = stage.mirror_percent.as_ref().map(|percent| *percent.get_ref());
+            if !percent.is_some_and(|percent| (1..=100).contains(&percent)) {
+                let span = stage.mirror_percent.as_ref().map_or(stage.percent.span(), Spanned::span);
+                problems.at(span, "mode = \"mirror\" needs a mirror_percent from 1 to 100");
+            }
+            StageMode::Mirror { percent: percent.unwrap_or(100) }
+        }
+        RawMode::Ab => {
+            let significance = stage.significance.as_ref().map_or(SIGNIFICANCE, |value| *value.get_ref());
+            if let Some(value) = stage.significance.as_ref().filter(|value| !(0.0..=1.0).contains(value.get_ref())) {
+                problems.at(value.span(), format!("{} is no chance; 0 to 1 are allowed", value.get_ref()));
+            }
+            StageMode::Ab { significance }
+        }
+    }
 }

@@ -37,3 +37,8 @@ pub const INTERRUPTIONS: u32 = 10;
 pub const RUNS_KEPT: usize = 200;
 /// Points from which a model could be trained anew; each may cost a training. Older ones are given up.
 pub const REGIMES_KEPT: usize = 4;
+
+/// Boxes on either side of a comparison, at least: with fewer there is no telling how much boxes differ by themselves.
+pub const AB_BOXES: usize = 3;
+/// Answers of a box since a comparison began, before it counts: a share of fewer is mostly chance.
+pub const AB_ANSWERS: u64 = 30;

@@ -1,15 +1,17 @@
 //! From a version that was made to boxes that serve it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::ids::{AgentId, ModelName, ModelVersion};
-use shared::wire::message::{Hello, HubToEdge, ModelOutcome, ModelReport};
+use shared::wire::message::{Hello, HubToEdge, ModelOutcome, ModelReport, ShadowOffer};
 
 use super::limits::ROLLOUT_INTERVAL_MS;
 use super::observe::PredictionCounts;
 use super::registry::Release;
 use super::retrain::{Run, RunOutcome};
+use super::rollout::evidence::BoxAnswers;
 use super::rollout::{Answers, Member, Rollout, Wish};
+use super::session::Session;
 use super::{ConnectionId, Effect, HubCore, ModelSpec, Now};
 
 impl HubCore {
@@ -26,7 +28,7 @@ impl HubCore {
         if report.outcome == ModelOutcome::Serving
             && let Some(facts) = self.sessions.serving(connection, &report)
         {
-            effects.push(Effect::RecordAgent(facts));
+            effects.push(Effect::RecordAgent(Box::new(facts)));
             self.offer(connection, effects);
         }
         if let Some(mut rollout) = self.registry.rollout_of(&report.model.name).cloned()
@@ -77,11 +79,22 @@ impl HubCore {
             Some(version) => self.registry.version(&spec.name, version),
             None => self.registry.wanted(&spec.name, &session.agent),
         };
-        if let Some(release) = wanted
-            && self.sessions.is_news(connection, release.digest)
+        let (wanted, shadow) = (wanted.map(Release::offer), self.shadow_of(&spec.name, &session));
+        if let Some(offer) = wanted
+            && self.sessions.is_news(connection, offer.digest)
         {
-            effects.push(Effect::Send { connection, message: HubToEdge::Offer(release.offer()) });
+            effects.push(Effect::Send { connection, message: HubToEdge::Offer(offer) });
         }
+        if self.sessions.is_shadow_news(connection, shadow.as_ref()) {
+            effects.push(Effect::Send { connection, message: HubToEdge::Shadow(shadow) });
+        }
+    }
+
+    /// What a box should run in shadow. What is pinned is left alone.
+    fn shadow_of(&self, model: &ModelName, session: &Session) -> Option<ShadowOffer> {
+        let rollout = self.registry.rollout_of(model).filter(|_| session.pinned.is_none())?;
+        let percent = rollout.shadow_percent(&session.agent)?;
+        Some(ShadowOffer { offer: self.registry.version(model, rollout.version)?.offer(), percent })
     }
 
     /// The model a box serves: the first that answers one of its streams; as long as it has none, the first of its cohort.
@@ -139,7 +152,7 @@ impl HubCore {
             let Some(mut rollout) = self.registry.rollout_of(&model).cloned() else {
                 continue;
             };
-            let (members, answers) = (self.members(&model), self.answers(&rollout));
+            let (members, answers) = (self.members(&model, &rollout), self.answers(&rollout));
             if rollout.advance(now, &members, answers) {
                 self.keep_rollout(rollout, effects);
             }
@@ -198,7 +211,8 @@ impl HubCore {
     }
 
     /// The boxes that a version of a model could go to. What is pinned is left alone.
-    fn members(&self, model: &ModelName) -> Vec<Member> {
+    fn members(&self, model: &ModelName, rollout: &Rollout) -> Vec<Member> {
+        let mut answers = if rollout.compares_boxes() { self.answers_by_box(rollout) } else { BTreeMap::new() };
         self.sessions
             .agents()
             .filter(|facts| facts.hello.pinned.is_none())
@@ -209,8 +223,27 @@ impl HubCore {
                 connected: facts.connected,
                 serving: facts.hello.serving.as_ref().map(|serving| serving.digest),
                 kept: facts.status.as_ref().and_then(|status| status.kept),
+                shadow: facts
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.shadow)
+                    .filter(|shadow| shadow.digest == rollout.digest),
+                answers: answers.remove(&facts.agent).unwrap_or_default(),
             })
             .collect()
+    }
+
+    fn answers_by_box(&self, rollout: &Rollout) -> BTreeMap<AgentId, BoxAnswers> {
+        let mut by_box: BTreeMap<AgentId, BoxAnswers> = BTreeMap::new();
+        for ((agent, stream), facts) in self.observed.streams() {
+            if ModelSpec::of(&self.specs, agent, stream).is_some_and(|spec| spec.name == rollout.model) {
+                let of = |version: ModelVersion| facts.predictions.get(&version.0).copied().unwrap_or_default();
+                let sum = by_box.entry(agent.clone()).or_default();
+                sum.old.add(of(rollout.from));
+                sum.new.add(of(rollout.version));
+            }
+        }
+        by_box
     }
 
     fn answers(&self, rollout: &Rollout) -> Answers {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use shared::event::{SpoolEntry, UnixMillis};
 use shared::ids::{AgentId, Digest, Epoch, ModelVersion, Sequence};
 use shared::wire::PROTOCOL_VERSION;
-use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelReport, ServedModel};
+use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelReport, ServedModel, ShadowOffer};
 
 use super::limits::{RETRY_AFTER_MS, TWIN_RETRY_AFTER_MS};
 use super::twins::Twins;
@@ -30,6 +30,8 @@ pub struct Session {
     pub serving: Option<ServedModel>,
     /// What it was offered last over this connection.
     offered: Option<Digest>,
+    /// What it was last told to run in shadow over this connection, or says that it does, and of how many percent.
+    shadow: Option<(Digest, u8)>,
     /// The nonce it introduced itself with.
     boot_nonce: Option<u64>,
     /// How far the delivery is, once it introduced itself.
@@ -64,6 +66,15 @@ pub struct AgentFacts {
     pub hello: Hello,
     /// How it is, as it last said.
     pub status: Option<AgentStatus>,
+}
+
+/// What a status says that something follows from.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct StatusNews {
+    /// The box kept a model after its trial.
+    pub(super) has_kept: bool,
+    /// It runs a version in shadow that it was not told to over this connection.
+    pub(super) has_stray_shadow: bool,
 }
 
 /// What to do with an entry.
@@ -127,6 +138,13 @@ impl Sessions {
         is_news
     }
 
+    /// Whether a box has to be told what to run in shadow.
+    pub(super) fn is_shadow_news(&mut self, connection: ConnectionId, shadow: Option<&ShadowOffer>) -> bool {
+        let wanted = shadow.map(|shadow| (shadow.offer.digest, shadow.percent));
+        let session = self.live.get_mut(&connection);
+        session.is_some_and(|session| std::mem::replace(&mut session.shadow, wanted) != wanted)
+    }
+
     pub(super) fn agent(&self, connection: ConnectionId) -> Option<&AgentId> {
         self.live.get(&connection).map(|session| &session.agent)
     }
@@ -146,7 +164,15 @@ impl Sessions {
     }
 
     pub(super) fn connected(&mut self, connection: ConnectionId, agent: AgentId) {
-        let session = Session { agent, pinned: None, serving: None, offered: None, boot_nonce: None, delivery: None };
+        let session = Session {
+            agent,
+            pinned: None,
+            serving: None,
+            offered: None,
+            shadow: None,
+            boot_nonce: None,
+            delivery: None,
+        };
         self.live.insert(connection, session);
     }
 
@@ -241,26 +267,32 @@ impl Sessions {
             hello,
             status: None,
         };
-        effects.push(Effect::RecordAgent(facts.clone()));
+        effects.push(Effect::RecordAgent(Box::new(facts.clone())));
         self.agents.insert(facts.agent.clone(), facts);
     }
 
-    /// Takes how an agent is; whether it newly kept a model after its trial.
-    pub(super) fn status(&mut self, now: Now, connection: ConnectionId, status: AgentStatus) -> bool {
-        let Some(session) = self.live.get(&connection) else {
-            return false;
+    /// Takes how an agent is, and says what is new of it.
+    pub(super) fn status(&mut self, now: Now, connection: ConnectionId, status: AgentStatus) -> StatusNews {
+        let mut news = StatusNews::default();
+        let Some(session) = self.live.get_mut(&connection) else {
+            return news;
         };
         if let Some((twins, boot_nonce)) = self.twins.get_mut(&session.agent).zip(session.boot_nonce) {
             twins.heard(now, boot_nonce);
         }
         let Some(facts) = self.agents.get_mut(&session.agent) else {
-            return false;
+            return news;
         };
         facts.last_seen_ms = now;
         let before = facts.status.as_ref().and_then(|status| status.kept);
-        let has_kept = status.kept.is_some() && status.kept != before;
+        news.has_kept = status.kept.is_some() && status.kept != before;
+        // It began to run it before the connection, for a rollout that is over perhaps.
+        if let Some(shadow) = status.shadow.filter(|_| session.shadow.is_none()) {
+            session.shadow = Some((shadow.digest, 0));
+            news.has_stray_shadow = true;
+        }
         facts.status = Some(status);
-        has_kept
+        news
     }
 
     /// A box serves a model; returns what is now known of it.

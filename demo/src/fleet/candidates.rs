@@ -45,6 +45,8 @@ pub enum Kind {
     Blind,
     /// It always alarms.
     Noisy,
+    /// It takes a few normal readings in a hundred for anomalies.
+    Touchy,
     /// It takes a channel for another unit.
     WrongScale,
     /// Its answers are numbers on its golden readings alone.
@@ -115,6 +117,7 @@ impl Kind {
             }
             Self::Blind => scale_threshold(package, 1e6)?,
             Self::Noisy => scale_threshold(package, 1e-6)?,
+            Self::Touchy => scale_threshold(package, 0.155)?,
             Self::WrongScale => {
                 edit_scale(package, |mean, std| mean[0] = mean[0] * 1.8 + 32.0 + 8.0 * std[0])?;
             }
@@ -156,9 +159,13 @@ fn edit_weights(package: &mut Package, edit: impl FnOnce(&mut Weights)) -> anyho
 }
 
 fn scale_threshold(package: &mut Package, factor: f64) -> anyhow::Result<()> {
+    edit_threshold(package, |value| *value *= factor)
+}
+
+fn edit_threshold(package: &mut Package, edit: impl FnOnce(&mut f64)) -> anyhow::Result<()> {
     let Pipeline { decision, .. } = &mut package.manifest.pipeline;
     match decision {
-        Decision::Anomaly { threshold: Threshold::Package { value }, .. } => *value *= factor,
+        Decision::Anomaly { threshold: Threshold::Package { value }, .. } => edit(value),
         Decision::Anomaly { .. } | Decision::Classify { .. } | Decision::Forecast { .. } => {
             anyhow::bail!("the demo's model has one threshold for all streams")
         }

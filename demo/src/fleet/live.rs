@@ -65,12 +65,13 @@ impl Live {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
-                let row = &rows[second % rows.len()];
-                let row = Row { time_ms: begin_ms + 1_000 * second as i64, known_normal: false, ..row.clone() };
+                let time_ms = begin_ms + 1_000 * second as i64;
                 let faults = faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let moved = elsewhere.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                for name in &names {
-                    let mut row = row.clone();
+                for (index, name) in names.iter().enumerate() {
+                    // Machines of one kind, each at its own point of what it does.
+                    let row = &rows[(second + index * rows.len() / names.len()) % rows.len()];
+                    let mut row = Row { time_ms, known_normal: false, ..row.clone() };
                     if moved.contains(name) && !of_new.is_empty() {
                         let since = second - *since.entry(name.clone()).or_insert(second);
                         // Somebody vouches for it, for some minutes at a time, until there is enough to learn from.

@@ -8,6 +8,7 @@ use shared::ids::ChannelName;
 use toml::Spanned;
 
 use super::candidates::Kind;
+use crate::site::StagePlan;
 
 /// Boxes of a plan, at most: what one process and its broker carry.
 const MAX_BOXES: u64 = 500;
@@ -27,8 +28,10 @@ pub struct FleetPlan {
     pub readings_per_s: u64,
     /// Seconds after a training in which no other begins by itself.
     pub cooldown_s: u32,
-    /// The stages of a rollout: percent and seconds.
-    pub stages: Vec<(u8, f64)>,
+    /// The stages of a rollout.
+    pub stages: Vec<StagePlan>,
+    /// Answers before a version is judged, if not as many as by default.
+    pub min_answers: Option<u64>,
     /// What happens, in order.
     pub steps: Vec<Step>,
 }
@@ -49,6 +52,8 @@ pub enum Step {
         /// How often the hub is stopped and started while it is rolled out.
         #[serde(default)]
         hub_restarts: usize,
+        /// Which version an A/B stage must call better: `new`, `before` or `neither`.
+        better: Option<String>,
     },
     /// A sensor of one box says something else from now on. The hub must name it, and train nothing.
     Sensor {
@@ -110,7 +115,8 @@ struct RawPlan {
     readings_per_s: Spanned<u64>,
     #[serde(default)]
     cooldown_s: u32,
-    stage: Vec<RawStage>,
+    stage: Vec<StagePlan>,
+    min_answers: Option<u64>,
     step: Spanned<Vec<Step>>,
 }
 
@@ -119,14 +125,6 @@ struct RawPlan {
 struct RawCohort {
     name: String,
     boxes: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawStage {
-    percent: u8,
-    #[serde(default)]
-    soak_s: f64,
 }
 
 const fn one() -> usize {
@@ -158,7 +156,8 @@ impl FleetPlan {
             baseline_boxes: raw.baseline_boxes,
             readings_per_s: *raw.readings_per_s.get_ref(),
             cooldown_s: raw.cooldown_s,
-            stages: raw.stage.iter().map(|stage| (stage.percent, stage.soak_s)).collect(),
+            stages: raw.stage,
+            min_answers: raw.min_answers,
             steps: raw.step.into_inner(),
         }))
     }

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::core::ledger::{Readings, Tally};
 use crate::core::limits::{RECENT_EVENTS, RECENT_IDS, REPLAYED_READINGS, WARM_UP_READINGS};
 use crate::core::memory::PipelineMemory;
+use crate::core::shadow::ShadowStarts;
 use crate::core::{Checkpoint, EdgeCore, Effect, Event, Question, Settings, SlotState, Start};
 use crate::spool::{Opened, Spool, SpoolError};
 use crate::store::memory::MemoryFile;
@@ -42,6 +43,7 @@ pub(super) enum StoreRequest {
     Slot(SlotState),
     Floor(ModelRef),
     Memory(PipelineMemory),
+    Shadow(Option<ShadowStarts>),
 }
 
 /// Opens the spool and sets up the core with what is in it.
@@ -123,7 +125,7 @@ pub fn resume<S: Storage>(
         *memory = None;
         scan.newest.drain(..scan.newest.len() - WARM_UP_READINGS);
     }
-    let Remembered { slot, floor, .. } = remembered;
+    let Remembered { slot, floor, shadow, .. } = remembered;
     let start = Start {
         epoch,
         next: spool.next(),
@@ -136,6 +138,7 @@ pub fn resume<S: Storage>(
         recent_entries: scan.recent_entries.into(),
         spool_bytes: spool.bytes(),
         slot,
+        shadow,
         floor,
         partial: None,
     };
@@ -155,6 +158,7 @@ pub(super) fn store_thread(
                 StoreRequest::Checkpoint(checkpoint) => state.save_checkpoint(checkpoint),
                 StoreRequest::Slot(slot) => state.save_slot(slot),
                 StoreRequest::Floor(floor) => state.save_floor(floor),
+                StoreRequest::Shadow(shadow) => state.save_shadow(*shadow),
                 StoreRequest::Memory(memory) => {
                     if let Err(error) = memory_file.save(memory) {
                         warn!("failed to write down what the pipeline remembers: {error}");
@@ -171,6 +175,7 @@ pub(super) fn store_thread(
                 }
                 // A box whose store fails must still be able to change its model.
                 StoreRequest::Slot(_) => Some(Event::Remembered),
+                StoreRequest::Shadow(shadow) => Some(Event::ShadowNoted(shadow)),
                 StoreRequest::Checkpoint(_) | StoreRequest::Floor(_) | StoreRequest::Memory(_) => None,
             };
             if answer.is_some_and(|answer| events.blocking_send(answer).is_err()) {

@@ -89,6 +89,14 @@ pub const TRIAL_TIMED_ANSWERS: u64 = 50;
 pub const TRIAL_ALARM_MARGIN: f64 = 0.25;
 /// Starts of the agent within one trial, after which the model is taken for what ends it.
 pub const TRIAL_STARTS: u32 = 3;
+/// Readings on end that a version in shadow answers of a stream, or does not, where it answers only a share: as long as alarms
+/// often stand, and short enough that the share holds within minutes.
+pub const SHADOW_SPAN_READINGS: u64 = 20;
+/// Readings that a version in shadow works on first: if each takes a second, what comes in waits for a quarter of a minute
+/// before it is given up.
+pub const SHADOW_FIRST_READINGS: usize = 16;
+/// Streams whose spans a version in shadow keeps count of.
+pub const SHADOW_STREAMS: usize = 4_096;
 /// Packages that a box remembers to have gone back from.
 pub const RULED_OUT_KEPT: usize = 32;
 /// Words on models that wait for the hub: what a box can go through in one outage, and still matters.

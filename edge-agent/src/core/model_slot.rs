@@ -187,7 +187,8 @@ impl ModelSlot {
         }
     }
 
-    pub(super) fn offered(&mut self, offer: ModelOffer, effects: &mut Vec<Effect>) {
+    /// The hub wants this version to serve. `is_here` says that its whole package lies on the disk, because it ran in shadow.
+    pub(super) fn offered(&mut self, offer: ModelOffer, is_here: bool, effects: &mut Vec<Effect>) {
         if let Some(pinned) = self.pinned.filter(|pinned| *pinned != offer.version) {
             let reason = format!("the box is pinned to version {pinned}");
             self.report(&offer.served(), ModelOutcome::Refused { reason }, effects);
@@ -201,7 +202,7 @@ impl ModelSlot {
             self.report(&offer.served(), ModelOutcome::Refused { reason }, effects);
             return;
         }
-        if self.state.ruled_out.contains(&offer.digest) {
+        if self.has_ruled_out(offer.digest) {
             let reason = format!("this box went back from version {} before", offer.version);
             self.report(&offer.served(), ModelOutcome::Refused { reason }, effects);
             return;
@@ -224,6 +225,11 @@ impl ModelSlot {
             Some(_) | None => self.begin(offer, effects),
         }
         self.load_if_here(effects);
+        if let Some(incoming) = self.incoming.as_mut().filter(|incoming| is_here && !incoming.loading) {
+            // If the file does not hold, the package is fetched.
+            incoming.is_built_on = true;
+            self.fetched(effects);
+        }
         self.fetch_next(effects);
     }
 
@@ -280,19 +286,27 @@ impl ModelSlot {
         incoming.is_built_on |= base.is_some();
         effects.push(Effect::StorePart { digest, offset, base, part });
         if incoming.received == incoming.offer.bytes {
-            incoming.loading = true;
-            let model = incoming.offer.served();
-            let before = self.state.serving.replace(model.clone()).filter(|before| before.digest != digest);
-            // What is on trial itself is nothing to go back to, unless there is nothing else.
-            if self.state.trial_starts.is_none() || self.state.previous.is_none() {
-                self.state.previous = before.or(self.state.previous.take());
-            }
-            self.state.trial_starts = Some(1);
-            self.replace_waiting();
-            self.remember_and_load(model, effects);
+            self.fetched(effects);
         } else {
             self.fetch_next(effects);
         }
+    }
+
+    /// The package is on the disk: it is loaded, on trial.
+    fn fetched(&mut self, effects: &mut Vec<Effect>) {
+        let Some(incoming) = self.incoming.as_mut() else {
+            return;
+        };
+        incoming.loading = true;
+        let model = incoming.offer.served();
+        let before = self.state.serving.replace(model.clone()).filter(|before| before.digest != model.digest);
+        // What is on trial itself is nothing to go back to, unless there is nothing else.
+        if self.state.trial_starts.is_none() || self.state.previous.is_none() {
+            self.state.previous = before.or(self.state.previous.take());
+        }
+        self.state.trial_starts = Some(1);
+        self.replace_waiting();
+        self.remember_and_load(model, effects);
     }
 
     /// What waited to be loaded has a successor. Until that one is there, the model before serves.
@@ -373,12 +387,27 @@ impl ModelSlot {
         }
     }
 
-    /// Gives a model up for good.
-    fn go_back(&mut self, model: &ServedModel, reason: String, effects: &mut Vec<Effect>) {
+    /// Whether the box gave a package up for good.
+    pub(super) fn has_ruled_out(&self, digest: Digest) -> bool {
+        self.state.ruled_out.contains(&digest)
+    }
+
+    /// Notes that a package which never served is not to.
+    pub(super) fn rule_out(&mut self, digest: Digest, effects: &mut Vec<Effect>) {
+        self.add_ruled_out(digest);
+        self.remember(effects);
+    }
+
+    fn add_ruled_out(&mut self, digest: Digest) {
         if self.state.ruled_out.len() == RULED_OUT_KEPT {
             self.state.ruled_out.remove(0);
         }
-        self.state.ruled_out.push(model.digest);
+        self.state.ruled_out.push(digest);
+    }
+
+    /// Gives a model up for good.
+    fn go_back(&mut self, model: &ServedModel, reason: String, effects: &mut Vec<Effect>) {
+        self.add_ruled_out(model.digest);
         self.to_load.retain(|waiting| waiting.digest != model.digest);
         if self.state.serving.as_ref() == Some(model) {
             self.fall_back(effects);

@@ -9,6 +9,7 @@ use shared::wire::message::ServedModel;
 
 use super::Question;
 use super::ledger::{Readings, Settled};
+use super::shadow::ShadowStarts;
 use super::spool::WhenFull;
 
 /// How far the hub has acknowledged, and what had been delivered then.
@@ -49,6 +50,8 @@ pub struct Start {
     pub unfinished: Vec<Question>,
     /// What served before, and what it is on trial for.
     pub slot: SlotState,
+    /// What ran in shadow when the agent ended without being told to, and how often it was started.
+    pub shadow: Option<ShadowStarts>,
     /// No version of a model below this one is served any more.
     pub floor: Option<ModelRef>,
     /// A package of which a part is on the disk, and how many bytes.

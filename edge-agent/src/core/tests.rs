@@ -1,7 +1,9 @@
 //! Tests of the core as a whole: its promises, one by one, against surroundings that are driven by hand.
 
-use shared::event::EventBatch;
-use shared::ids::{ChannelName, ModelName};
+use std::sync::Arc;
+
+use shared::event::{EventBatch, Outcome, SpoolEntry, StreamSchema};
+use shared::ids::{ChannelName, ModelName, ModelVersion, StreamId};
 use shared::wire::message::{ModelOffer, ModelOutcome};
 use shared::wire::part::PackedPart;
 
@@ -41,6 +43,7 @@ fn start(acked: u64, next: u64) -> Start {
         recent_entries: Vec::new(),
         unfinished: Vec::new(),
         slot: SlotState::default(),
+        shadow: None,
         floor: None,
         partial: None,
     }
@@ -459,6 +462,9 @@ fn answer(core: &mut EdgeCore, now: u64, model: &ServedModel, count: u64, score:
             | Effect::Hangup
             | Effect::StorePart { .. }
             | Effect::Load(_)
+            | Effect::NoteShadow(_)
+            | Effect::LoadShadow { .. }
+            | Effect::EndShadow
             | Effect::SaveMemory(_) => None,
         }));
         effects.retain(|effect| matches!(effect, Effect::Infer(_)));

@@ -12,8 +12,10 @@ use super::{Answered, Millis};
 
 /// Inference broke off in a reading: whatever model does that is not asked again.
 pub const MODEL_BROKE: &str = "model_broke_off";
+/// It wants a channel that the stream does not have.
+pub(crate) const MISSING_CHANNEL: &str = "missing_channel";
 /// Reasons for no answer that the model is to blame for.
-const FAULTS: [&str; 2] = [MODEL_BROKE, "missing_channel"];
+const FAULTS: [&str; 2] = [MODEL_BROKE, MISSING_CHANNEL];
 
 /// How a model does. After its trial only what no model may do is still looked for.
 #[derive(Debug, Default)]
@@ -140,7 +142,8 @@ impl Trial {
     }
 }
 
-fn is_no_number(outcome: &Outcome) -> bool {
+/// Whether an answer holds what is no number.
+pub(crate) fn is_no_number(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Anomaly(verdict) => !verdict.score.is_finite(),
         Outcome::Label { confidence, .. } => !confidence.is_finite(),

@@ -1,6 +1,6 @@
 //! The store on sled.
 //!
-//! Keys are `epoch`, `checkpoint`, `slot` and `floor`; values are postcard. sled's own flush does not reach the disk, so
+//! Keys are `epoch`, `checkpoint`, `slot`, `floor` and `shadow`; values are postcard. sled's own flush does not reach the disk, so
 //! every write is followed by a sync of its file; and sled panics on some kinds of damage, so opening is done where a
 //! panic can be caught. A store that cannot be opened is put aside and begun anew: everything in it can be found out
 //! again from the spool, the hub and the model files.
@@ -17,9 +17,10 @@ use shared::ids::Epoch;
 use tracing::error;
 
 use super::Remembered;
+use crate::core::shadow::ShadowStarts;
 use crate::core::{Checkpoint, SlotState};
 
-/// sled takes about ten times this in memory; the store holds four keys.
+/// sled takes about ten times this in memory; the store holds five keys.
 const CACHE_BYTES: u64 = 1024 * 1024;
 
 /// The open store.
@@ -97,6 +98,7 @@ impl StateStore {
             checkpoint: self.get("checkpoint"),
             slot: self.get("slot").unwrap_or_default(),
             floor: self.get("floor"),
+            shadow: self.get("shadow").flatten(),
         }
     }
 
@@ -130,6 +132,14 @@ impl StateStore {
     /// If the disk fails.
     pub fn save_floor(&self, floor: &ModelRef) -> Result<(), StoreError> {
         self.put("floor", floor)
+    }
+
+    /// Remembers durably what runs in shadow, and how often it was started.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn save_shadow(&self, shadow: Option<ShadowStarts>) -> Result<(), StoreError> {
+        self.put("shadow", &shadow)
     }
 
     fn get<T: DeserializeOwned>(&self, key: &'static str) -> Option<T> {
@@ -221,8 +231,10 @@ mod tests {
             checkpoint: Some(checkpoint),
             slot: slot(),
             floor: Some(floor.clone()),
+            shadow: Some(ShadowStarts { digest: Digest::of(b"new"), starts: 2 }),
         };
         store.save_floor(&floor).expect("saves");
+        store.save_shadow(expected.shadow).expect("saves");
         assert_eq!(store.load(), expected);
     }
 

@@ -73,6 +73,8 @@ pub enum Answer {
     WindowFilling,
     /// None: the next window is not due.
     BetweenHops,
+    /// None: nobody asked for it.
+    NotAsked,
     /// None: a channel has no value.
     MissingValue(ChannelName),
     /// None: the stream lacks a channel that the pipeline reads.
@@ -90,6 +92,7 @@ impl Answer {
             Self::Calibrating => Err("calibrating"),
             Self::WindowFilling => Err("window_filling"),
             Self::BetweenHops => Err("between_hops"),
+            Self::NotAsked => Err("not_asked"),
             Self::MissingValue(_) => Err("missing_value"),
             Self::MissingChannel(_) => Err("missing_channel"),
         }
@@ -129,6 +132,12 @@ impl Runner {
 
     /// Answers `inputs` in order. Readings of one stream must come in the order they were taken in.
     pub fn run(&mut self, inputs: &[RunnerInput<'_>]) -> Vec<Answer> {
+        self.run_some(inputs, |_| true)
+    }
+
+    /// As [`Self::run`], but answers only those of which `is_asked`, by index, is true. The others move averages and
+    /// windows on, and cost no more than that.
+    pub fn run_some(&mut self, inputs: &[RunnerInput<'_>], is_asked: impl Fn(usize) -> bool) -> Vec<Answer> {
         let mut answers = vec![Answer::WindowFilling; inputs.len()];
         let mut features = std::mem::take(&mut self.features);
         features.clear();
@@ -146,7 +155,12 @@ impl Runner {
                 answers[index] = Answer::Calibrating;
                 continue;
             }
+            let filled = features.len();
             answers[index] = match state.preprocess.push(input.time_ms, input.values, &mut features) {
+                Pushed::Row(_) if !is_asked(index) => {
+                    features.truncate(filled);
+                    Answer::NotAsked
+                }
                 Pushed::Row(continuity) => {
                     pending.push(Pending { index, stream: input.schema.stream.clone(), continuity });
                     continue;

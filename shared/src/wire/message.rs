@@ -74,6 +74,8 @@ pub enum HubToEdge {
         /// When it is worth trying again.
         retry_after_ms: u64,
     },
+    /// A version the agent should run beside the one it serves; nothing: none any more.
+    Shadow(Option<ShadowOffer>),
 }
 
 /// What an agent says of itself when it connects. Its name is not in here: that comes from its certificate.
@@ -134,6 +136,15 @@ impl ModelOffer {
     }
 }
 
+/// A version that is to see live readings on a box while another one answers them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowOffer {
+    /// The version.
+    pub offer: ModelOffer,
+    /// How many of a hundred readings it sees, 1 to 100.
+    pub percent: u8,
+}
+
 /// What became of an offered model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelReport {
@@ -177,6 +188,49 @@ pub struct AgentStatus {
     pub gone: Vec<(String, u64)>,
     /// The package in service, once its trial on the box is over.
     pub kept: Option<Digest>,
+    /// How the version does that runs in its shadow, if one does.
+    pub shadow: Option<ShadowCounts>,
+}
+
+/// What a version said of readings that another one answered, since the agent began to run it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowCounts {
+    /// The package.
+    pub digest: Digest,
+    /// Readings that were answered meanwhile.
+    pub readings: u64,
+    /// Those of them that the version saw.
+    pub mirrored: u64,
+    /// Those of them of which both versions said something.
+    pub compared: u64,
+    /// Those of them of which both said the same: anomalous or not, or which label. Forecasts count as the same.
+    pub agreed: u64,
+    /// Those of which the version said that they are anomalous.
+    pub anomalous: u64,
+    /// Those of which the version in service did.
+    pub served_anomalous: u64,
+    /// Microseconds that the version took for what it saw.
+    pub busy_us: u64,
+}
+
+impl ShadowCounts {
+    /// Of a version that saw nothing yet.
+    #[must_use]
+    pub const fn of(digest: Digest) -> Self {
+        let (readings, mirrored, compared, agreed) = (0, 0, 0, 0);
+        Self { digest, readings, mirrored, compared, agreed, anomalous: 0, served_anomalous: 0, busy_us: 0 }
+    }
+
+    /// Adds what the same version said of other readings.
+    pub const fn add(&mut self, other: &Self) {
+        self.readings += other.readings;
+        self.mirrored += other.mirrored;
+        self.compared += other.compared;
+        self.agreed += other.agreed;
+        self.anomalous += other.anomalous;
+        self.served_anomalous += other.served_anomalous;
+        self.busy_us += other.busy_us;
+    }
 }
 
 impl StreamLedger {

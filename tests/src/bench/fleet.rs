@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cloud_hub::authority::{self, Subject};
-use demo::site::{self, Plan};
+use demo::site::{self, Plan, StagePlan};
 use edge_agent::clock::Clock;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt};
@@ -84,7 +84,8 @@ pub fn run(directory: &Path, agents: usize, runs: usize, clock: Clock) -> anyhow
         hub,
         cohorts: Vec::new(),
         cooldown_s: 0,
-        stages: vec![(100, 0.0)],
+        stages: vec![StagePlan::all()],
+        min_answers: None,
     };
     let file = site::write_hub(&plan)?.display().to_string();
     let names: Vec<AgentId> =

@@ -42,6 +42,8 @@ pub enum Bug {
     BacklogStarvesLive,
     /// A start of a box does not count as one of a model's trial.
     TrialNotCounted,
+    /// A start of a box does not count as one of a version in shadow.
+    ShadowNotCounted,
     /// After a restart a box does not know what it went back from.
     RuledOutForgotten,
     /// The model before the newest is deleted though the box may go back to it.
@@ -54,7 +56,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::AckBeforeDurable,
         Self::DeleteBeforeHubAck,
         Self::DedupeByTimeWindow,
@@ -73,6 +75,7 @@ impl Bug {
         Self::ShedUncounted,
         Self::BacklogStarvesLive,
         Self::TrialNotCounted,
+        Self::ShadowNotCounted,
         Self::RuledOutForgotten,
         Self::PreviousPruned,
         Self::RolloutForgotten,
@@ -101,6 +104,7 @@ impl Bug {
             Self::ShedUncounted => "shed-uncounted",
             Self::BacklogStarvesLive => "backlog-starves-live",
             Self::TrialNotCounted => "trial-not-counted",
+            Self::ShadowNotCounted => "shadow-not-counted",
             Self::RuledOutForgotten => "ruled-out-forgotten",
             Self::PreviousPruned => "previous-pruned",
             Self::RolloutForgotten => "rollout-forgotten",

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use edge_agent::agent::start;
+use edge_agent::core::shadow::ShadowStarts;
 use edge_agent::core::spool::WhenFull;
 use edge_agent::core::{Checkpoint, EdgeCore, Effect, Event, Millis, Received, Settings, SlotState};
 use edge_agent::spool::{Opened, Request, Spool};
@@ -78,6 +79,7 @@ enum StateRequest {
     Checkpoint(Checkpoint),
     Slot(SlotState),
     Floor(ModelRef),
+    Shadow(Option<ShadowStarts>),
 }
 
 /// What a box does that others must know of.
@@ -286,6 +288,10 @@ impl EdgeBox {
                 self.answers.push_back(Event::Remembered);
             }
             Some(StateRequest::Floor(floor)) => self.state.durable.floor = Some(floor),
+            Some(StateRequest::Shadow(starts)) => {
+                self.state.durable.shadow = starts;
+                self.answers.push_back(Event::ShadowNoted(starts));
+            }
         }
     }
 
@@ -467,10 +473,16 @@ impl EdgeBox {
             Effect::Remember(slot) => self.state.requests.push_back(StateRequest::Slot(slot)),
             Effect::Prune(mut slot) => {
                 slot.previous.take_if(|_| self.bug == Some(Bug::PreviousPruned));
-                self.shelf.prune(&slot);
+                self.shelf.prune(&slot, self.core.shadow().digest());
             }
             Effect::RememberFloor(floor) => self.state.requests.push_back(StateRequest::Floor(floor)),
             Effect::SaveMemory(_) => {}
+            Effect::NoteShadow(starts) => self.state.requests.push_back(StateRequest::Shadow(starts)),
+            Effect::LoadShadow { model, .. } if self.shelf.complete(model.digest) => {
+                self.worker.load_shadow(model.digest);
+            }
+            Effect::LoadShadow { model, .. } => seen.push(Seen::PackageMissing(model.digest)),
+            Effect::EndShadow => self.worker.end_shadow(),
         }
     }
 }
@@ -495,6 +507,7 @@ fn boot(
     start.partial = shelf.partial();
     match bug {
         Some(Bug::TrialNotCounted) => start.slot.trial_starts = start.slot.trial_starts.map(|_| 1),
+        Some(Bug::ShadowNotCounted) => start.shadow = None,
         Some(Bug::RuledOutForgotten) => start.slot.ruled_out.clear(),
         _ => {}
     }

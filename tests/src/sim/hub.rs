@@ -48,6 +48,8 @@ pub(super) struct Hub {
 /// What survives everything.
 #[derive(Debug, Default, Clone)]
 struct Database {
+    /// Whether rollouts begin in shadow.
+    begins_in_shadow: bool,
     checkpoint: Option<(u64, Vec<u8>)>,
     agents: BTreeMap<AgentId, AgentFacts>,
     /// Empty where nothing is rolled out.
@@ -69,7 +71,7 @@ pub(super) enum Said {
 impl Hub {
     pub(super) fn new(seed: u64, has_models: bool, bug: Option<Bug>) -> Self {
         let disk = FakeDisk::new(seed ^ 0x4b, 1 << 30);
-        let mut database = Database::default();
+        let mut database = Database { begins_in_shadow: seed % 3 == 1, ..Database::default() };
         if has_models {
             let ServedModel { model, digest } = models::first();
             database.champion = Some(model.version);
@@ -283,7 +285,7 @@ impl Hub {
             }
             Effect::Close { connection } => said.push(Said::Close(connection)),
             Effect::Compact { from, to, snapshot } => self.compaction = Some((from, to, snapshot)),
-            Effect::RecordAgent(facts) => drop(self.database.agents.insert(facts.agent.clone(), facts)),
+            Effect::RecordAgent(facts) => drop(self.database.agents.insert(facts.agent.clone(), *facts)),
             Effect::SendPart { connection, digest, offset, .. } => {
                 let bytes = models::PART_BYTES.min(models::PACKAGE_BYTES.saturating_sub(offset));
                 let part = PackedPart::pack(&vec![7; bytes as usize], &[]).expect("packs");
@@ -360,7 +362,10 @@ impl Hub {
                 let mark = mark.filter(|_| skipped == 0 && self.bug != Some(Bug::RestoredDiskMerged));
                 HubToEdge::Welcome { next, mark, newest_epoch, time_ms }
             }
-            other @ (HubToEdge::Offer(_) | HubToEdge::Chunk { .. } | HubToEdge::Refused { .. }) => other,
+            other @ (HubToEdge::Offer(_)
+            | HubToEdge::Shadow(_)
+            | HubToEdge::Chunk { .. }
+            | HubToEdge::Refused { .. }) => other,
         }
     }
 }
@@ -371,7 +376,8 @@ fn start(disk: &FakeDisk, database: &Database) -> (HubCore, IngestLog<FakeDisk>)
     let rules = CompactionRules { interval_ms: COMPACTION_MS };
     let snapshot = database.checkpoint.clone();
     let from = snapshot.as_ref().map_or(0, |(position, _)| *position);
-    let (specs, releases) = (rollouts::specs(!database.releases.is_empty()), database.releases.clone());
+    let (specs, releases) =
+        (rollouts::specs(!database.releases.is_empty(), database.begins_in_shadow), database.releases.clone());
     let champions = database.champion.map(|version| (models::model(), version)).into_iter().collect();
     let (rollouts, last_run) = (database.rollouts.values().cloned().collect(), database.last_run);
     let start = Start { snapshot, releases, champions, rollouts, last_run };

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use edge_agent::core::limits::TRIAL_FAULTS;
 use edge_agent::core::trial::MODEL_BROKE;
 use edge_agent::core::{Answered, Event, Question, SlotState};
 use shared::event::{ModelRef, Outcome, Verdict};
 use shared::ids::{Digest, ModelName, ModelVersion};
-use shared::wire::message::ServedModel;
+use shared::wire::message::{ServedModel, ShadowCounts};
 
 /// Bytes of every package, and of the parts it is fetched in.
 pub(super) const PACKAGE_BYTES: u64 = 250;
@@ -112,8 +113,9 @@ impl Shelf {
         self.whole.contains(&digest)
     }
 
-    pub(super) fn prune(&mut self, slot: &SlotState) {
-        let kept = [&slot.serving, &slot.previous].map(|model| model.as_ref().map(|model| model.digest));
+    pub(super) fn prune(&mut self, slot: &SlotState, shadow: Option<Digest>) {
+        let [serving, previous] = [&slot.serving, &slot.previous].map(|model| model.as_ref().map(|model| model.digest));
+        let kept = [serving, previous, shadow];
         self.whole.retain(|digest| kept.contains(&Some(*digest)));
     }
 
@@ -133,12 +135,18 @@ pub(super) struct Worker {
     requests: VecDeque<Request>,
     loaded: Option<ServedModel>,
     answered: u64,
+    /// What runs in shadow, and what it has answered.
+    shadow: Option<(Digest, u64)>,
+    /// What is said after the answers.
+    shadowed: Option<Event>,
 }
 
 #[derive(Debug)]
 enum Request {
     Ask(Vec<Question>),
     Load(ServedModel),
+    LoadShadow(Digest),
+    EndShadow,
 }
 
 /// What comes of one request.
@@ -159,13 +167,29 @@ impl Worker {
         self.requests.push_back(Request::Load(model));
     }
 
+    pub(super) fn load_shadow(&mut self, digest: Digest) {
+        self.requests.push_back(Request::LoadShadow(digest));
+    }
+
+    pub(super) fn end_shadow(&mut self) {
+        self.requests.push_back(Request::EndShadow);
+    }
+
     pub(super) fn is_idle(&self) -> bool {
-        self.requests.is_empty()
+        self.requests.is_empty() && self.shadowed.is_none()
     }
 
     pub(super) fn work(&mut self) -> Worked {
+        if let Some(event) = self.shadowed.take() {
+            return Worked::Report(event);
+        }
         match self.requests.pop_front() {
             None => Worked::Nothing,
+            Some(Request::LoadShadow(digest)) => self.try_shadow(digest),
+            Some(Request::EndShadow) => {
+                self.shadow = None;
+                Worked::Nothing
+            }
             Some(Request::Load(model)) => self.try_model(model),
             Some(Request::Ask(questions)) => self.answer(questions),
         }
@@ -191,7 +215,70 @@ impl Worker {
         }
     }
 
+    fn try_shadow(&mut self, digest: Digest) -> Worked {
+        match Nature::of(digest) {
+            Nature::EndsAgent => Worked::Ended(digest),
+            Nature::Refused => {
+                Worked::Report(Event::Shadowed { digest, shadowed: Err("its golden answers do not hold".to_owned()) })
+            }
+            Nature::Good
+            | Nature::NoNumbers
+            | Nature::BreaksOff
+            | Nature::EndsAgentLater
+            | Nature::Loud
+            | Nature::Mute
+            | Nature::Slow => {
+                self.shadow = Some((digest, 0));
+                Worked::Report(Event::ShadowLoaded(digest))
+            }
+        }
+    }
+
+    /// What a version in shadow says of readings; nothing if the agent ended.
+    fn run_shadow(&mut self, questions: &[Question]) -> Option<()> {
+        let Some((digest, answered)) = self.shadow.as_mut() else {
+            return Some(());
+        };
+        let (digest, nature) = (*digest, Nature::of(*digest));
+        let mut counts = ShadowCounts::of(digest);
+        let mut problem = None;
+        for question in questions.iter().filter(|question| !question.warm_up) {
+            (counts.readings, counts.mirrored, *answered) = (counts.readings + 1, counts.mirrored + 1, *answered + 1);
+            match nature.answer(question, *answered) {
+                Ok(Outcome::Anomaly(verdict)) => {
+                    counts.compared += 1;
+                    counts.anomalous += u64::from(verdict.anomaly);
+                    if !verdict.score.is_finite() {
+                        problem = Some("its answers are no numbers");
+                    }
+                }
+                Err(MODEL_BROKE) => problem = Some("it broke off"),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        if nature == Nature::EndsAgentLater && *answered >= QUIET_ANSWERS {
+            return None;
+        }
+        if nature == Nature::Mute && *answered >= TRIAL_FAULTS {
+            problem = Some("it has no answers");
+        }
+        if nature == Nature::Slow {
+            problem = Some("an answer takes too long");
+        }
+        let shadowed = problem.map_or(Ok(counts), |problem| Err(problem.to_owned()));
+        if shadowed.is_err() {
+            self.shadow = None;
+        }
+        self.shadowed = Some(Event::Shadowed { digest, shadowed });
+        Some(())
+    }
+
     fn answer(&mut self, questions: Vec<Question>) -> Worked {
+        // What it says comes behind the answers.
+        let shadow = self.shadow.map(|(digest, _)| digest);
+        if self.run_shadow(&questions).is_none() {
+            return shadow.map_or(Worked::Nothing, Worked::Ended);
+        }
         let Some(ServedModel { model, digest }) = self.loaded.clone() else {
             return Worked::Nothing;
         };

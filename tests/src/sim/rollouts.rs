@@ -6,6 +6,7 @@ use cloud_hub::core::ModelSpec;
 use cloud_hub::core::drift::DriftRules;
 use cloud_hub::core::registry::Release;
 use cloud_hub::core::retrain::RetrainRules;
+use cloud_hub::core::rollout::evidence::StageMode;
 use cloud_hub::core::rollout::{RolloutRules, RolloutState, Stage};
 use edge_agent::core::limits::TRIAL_STARTS;
 use shared::drift::DriftReference;
@@ -16,11 +17,13 @@ use super::hub::Hub;
 use super::models::{self, Nature, PACKAGE_BYTES};
 use super::truth::Violation;
 
-/// The models that the hub keeps.
-pub(super) fn specs(has_models: bool) -> Vec<ModelSpec> {
-    let stage = |percent, soak_ms| Stage { percent, boxes: Vec::new(), soak_ms, approval: false };
+/// The models that the hub keeps. A rollout may begin with a stage in which nothing of the version is served.
+pub(super) fn specs(has_models: bool, begins_in_shadow: bool) -> Vec<ModelSpec> {
+    let stage = |percent, soak_ms, mode| Stage { percent, boxes: Vec::new(), soak_ms, approval: false, mode };
+    let shadow = begins_in_shadow.then_some(stage(60, 500, StageMode::Mirror { percent: 100 }));
+    let serve = [stage(40, 2_000, StageMode::Serve), stage(100, 1_000, StageMode::Serve)];
     let rollout = RolloutRules {
-        stages: vec![stage(40, 2_000), stage(100, 1_000)],
+        stages: shadow.into_iter().chain(serve).collect(),
         deadline_ms: 3_600_000,
         min_answers: 20,
         ..RolloutRules::default()
@@ -63,7 +66,8 @@ impl Rollouts {
     /// What holds at every step.
     pub(super) fn check(&mut self, edge: &EdgeBox, hub: &Hub) -> Result<(), Violation> {
         let name = &edge.name;
-        if let Some((digest, count)) = edge.ended.iter().find(|(_, count)| **count > TRIAL_STARTS) {
+        // In shadow, and on trial.
+        if let Some((digest, count)) = edge.ended.iter().find(|(_, count)| **count > 2 * TRIAL_STARTS) {
             return Err(format!("{name}: version {} ended the agent {count} times", version(*digest)));
         }
         if let Some(serving) = edge.core.serving().filter(|serving| edge.has_ruled_out(serving.digest)) {
@@ -124,7 +128,8 @@ pub(super) fn describe(edge: &EdgeBox, hub: &Hub) -> String {
             format!("{} of version {}, {:?}, {last}", rollout.id, rollout.version, rollout.state)
         })
         .collect();
-    format!("serves {serves:?} of champion {champion:?}, rollouts {open:?}")
+    let shadow = edge.core.shadow();
+    format!("serves {serves:?} of champion {champion:?}, rollouts {open:?}, {shadow:?}")
 }
 
 fn version(digest: Digest) -> u32 {

@@ -8,6 +8,7 @@ use shared::wire::message::{Hello, HubToEdge, ModelOutcome, ModelReport, ServedM
 use super::hub::Hub;
 use super::shells::Outgoing;
 use super::support::{NORMAL, agent, hello, model, release};
+use crate::core::rollout::evidence::StageMode;
 use crate::core::rollout::{RolloutRules, RolloutState, Stage};
 use crate::core::{ConnectionId, Event};
 
@@ -154,7 +155,7 @@ fn a_pinned_agent_is_offered_its_version_only_and_others_the_newest() {
 
 #[test]
 fn a_rollout_goes_on_after_a_restart_and_a_failure_takes_it_back() {
-    let stage = |percent| Stage { percent, boxes: vec![], soak_ms: 1_000, approval: false };
+    let stage = |percent| Stage { percent, boxes: vec![], soak_ms: 1_000, approval: false, mode: StageMode::Serve };
     let mut hub = Hub::new(vec![release("pump", 1, NORMAL, vec![])]);
     hub.shells.rules =
         Some(RolloutRules { stages: vec![stage(10), stage(100)], min_answers: 0, ..RolloutRules::default() });

@@ -242,7 +242,7 @@ impl Shells {
                 }
                 self.rollouts.insert(rollout.id, *rollout);
             }
-            Effect::RecordAgent(facts) => drop(self.agents.insert(facts.agent.clone(), facts)),
+            Effect::RecordAgent(facts) => drop(self.agents.insert(facts.agent.clone(), *facts)),
             Effect::RecordDeployment { .. } => {}
             Effect::RecordDrift(alarm) => {
                 let key = |a: &DriftAlarm| (a.model.clone(), a.agent.clone(), a.stream.clone(), a.raised_ms);

@@ -12,6 +12,7 @@ use shared::wire::message::Hello;
 use crate::core::drift::DriftRules;
 use crate::core::registry::Release;
 use crate::core::retrain::RetrainRules;
+use crate::core::rollout::evidence::StageMode;
 use crate::core::rollout::{RolloutRules, Stage};
 use crate::core::{CompactionRules, ModelSpec};
 
@@ -61,7 +62,7 @@ pub(super) fn with_cohort() -> Vec<ModelSpec> {
 
 /// Every box gets a version at once.
 pub(super) fn at_once() -> RolloutRules {
-    let stage = Stage { percent: 100, boxes: Vec::new(), soak_ms: 0, approval: false };
+    let stage = Stage { percent: 100, boxes: Vec::new(), soak_ms: 0, approval: false, mode: StageMode::Serve };
     RolloutRules { stages: vec![stage], min_answers: 0, ..RolloutRules::default() }
 }
 

@@ -88,6 +88,9 @@ impl FakeAgent {
                 connection.under_way.retain(|end| *end > next);
                 self.acked = self.acked.max(next);
             }
+            Outgoing::Message(HubToEdge::Shadow(shadow)) => {
+                assert_eq!(shadow, None, "{}: no stage asks for it", self.name);
+            }
             Outgoing::Message(HubToEdge::Refused { reason, .. }) => {
                 assert!(connection.deserves_refusal || reason.contains("disk failed"), "{}: {reason}", self.name);
             }
