@@ -20,6 +20,8 @@ use tests::{Process, free_port, pause, wait_until};
 const KILLS: usize = 20;
 /// Kills of a hub that rolls versions out.
 const ROLLOUT_KILLS: usize = 50;
+/// Kills of a hub that trains, at most.
+const TRAINING_KILLS: u64 = 8;
 /// Readings published ahead of what the agent says it has made durable.
 const WINDOW: u64 = 400;
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -88,17 +90,25 @@ fn a_hub_that_is_killed_during_rollouts_ends_in_the_right_state() {
     }
 }
 
+/// What it had computed is kept, what it had not is computed once, and what a person asked for is done once.
+#[test]
+fn a_hub_that_is_killed_while_it_trains_trains_nothing_twice() {
+    let directory = tempfile::tempdir().expect("dir");
+    match World::start(directory.path(), 7).and_then(World::kill_the_hub_while_it_trains) {
+        Ok(trained) => {
+            assert!(trained.kills >= 2 && trained.computed_last < trained.steps, "{trained:?}");
+            assert_eq!((trained.versions, trained.computed_again), (3, 0), "a version for each request: {trained:?}");
+        }
+        Err(error) => panic!("{error:#}; everything is kept in {}", directory.keep().display()),
+    }
+}
+
 /// Trained twice on the same readings, a model differs in its version, its time and what it was called for.
 #[test]
 fn a_box_that_has_nearly_the_same_model_is_sent_only_what_differs() {
     let directory = tempfile::tempdir().expect("dir");
     let seen = World::start(directory.path(), 7).and_then(|mut world| {
-        let recordings = world.scenario.phases[0].recordings.clone();
-        let rows = recordings.iter().flat_map(|recording| recording.rows.clone());
-        // The day again a day later: the gate wants three segments.
-        let again = rows.clone().map(|row| Row { time_ms: row.time_ms + 24 * 3_600_000, ..row });
-        rows.chain(again).try_for_each(|row| world.publish(&row))?;
-        world.wait("the baseline at the hub", || world.at_hub() >= world.published.len() as u64)?;
+        world.publish_two_days()?;
         let mut seen = Vec::new();
         for version in 1..=2 {
             world.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the test" }))?;
@@ -119,6 +129,18 @@ fn a_box_that_has_nearly_the_same_model_is_sent_only_what_differs() {
         first.1,
         first.0
     );
+}
+
+/// What a training did that was killed again and again.
+#[derive(Debug)]
+struct Trained {
+    kills: usize,
+    versions: usize,
+    /// Steps of the run that came to its end, and how many of them that run computed.
+    steps: usize,
+    computed_last: usize,
+    /// Steps that the same training computed once more.
+    computed_again: usize,
 }
 
 /// What became of the rollouts.
@@ -224,6 +246,58 @@ impl World {
         let published = Published { agent: agent_id, pinned: false, rows: published };
         let (lost, doubled) = summary::difference(&scenario, &published, &directory.join("hub"))?;
         Ok(Seen { lost, doubled, kills, versions })
+    }
+
+    /// Normal operation of a day, and again a day later: the gate wants three segments.
+    fn publish_two_days(&mut self) -> anyhow::Result<()> {
+        let recordings = self.scenario.phases[0].recordings.clone();
+        let rows = recordings.iter().flat_map(|recording| recording.rows.clone());
+        let again = rows.clone().map(|row| Row { time_ms: row.time_ms + 24 * 3_600_000, ..row });
+        rows.chain(again).try_for_each(|row| self.publish(&row))?;
+        self.wait("the baseline at the hub", || self.at_hub() >= self.published.len() as u64)
+    }
+
+    fn kill_the_hub_while_it_trains(mut self) -> anyhow::Result<Trained> {
+        self.publish_two_days()?;
+        let ask = |world: &Self| world.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the test" }));
+        let idle = |world: &Self| world.api.get("ledger").is_ok_and(|ledger| ledger["training_idle"] == true);
+        ask(&self)?;
+        self.wait("version 1", || self.versions() == 1 && idle(&self))?;
+        ask(&self)?;
+        for kill in 0..TRAINING_KILLS {
+            pause(Duration::from_millis(100 * kill + self.random.random_range(50..250)));
+            if self.versions() > 1 {
+                break;
+            }
+            self.hub.kill()?;
+            self.hub.restart()?;
+            self.kills += 1;
+            self.wait("the hub to answer", || self.versions() >= 1)?;
+        }
+        self.wait("version 2", || self.versions() == 2 && idle(&self))?;
+        let (steps, computed_last) = self.last_training()?;
+        ask(&self)?;
+        self.wait("the same training again", || {
+            idle(&self)
+                && self.last_training().is_ok_and(|(steps, computed)| steps > 0 && computed < computed_last.max(1))
+        })?;
+        let (_, computed_again) = self.last_training()?;
+        let Self { hub, agent, kills, .. } = self;
+        let versions = HubApi::items(&self.api, &format!("models/{MODEL}/versions"))?.len();
+        agent.stop()?;
+        hub.stop()?;
+        Ok(Trained { kills, versions, steps, computed_last, computed_again })
+    }
+
+    /// Steps of the newest run that tried something, and how many of them it computed.
+    fn last_training(&self) -> anyhow::Result<(usize, usize)> {
+        let runs = self.api.items("retraining-runs")?;
+        let tried = |run: &&serde_json::Value| run["candidates"].as_array().is_some_and(|tried| !tried.is_empty());
+        let run = runs.iter().rev().find(tried).context("a run that tried something")?;
+        let candidates = run["candidates"].as_array().into_iter().flatten();
+        let steps: Vec<&serde_json::Value> =
+            candidates.filter_map(|candidate| candidate["steps"].as_array()).flatten().collect();
+        Ok((steps.len(), steps.iter().filter(|step| step["cached"] == false).count()))
     }
 
     fn kill_the_hub_during_rollouts(mut self) -> anyhow::Result<Ended> {
