@@ -1,34 +1,41 @@
 //! The HTTP interface: health, metrics and JSON under `/api/v1`. It reads pictures and sends commands, and holds
 //! nothing of the hub's.
 
+mod accounts;
 mod error;
+mod guard;
 mod rollouts;
+mod routes;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::ids::{Digest, ModelName, ModelVersion};
-use shared::limits::MAX_PACKAGE_BYTES;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::core::access::throttle::Throttle;
+use crate::core::access::{AccessBook, Change, Principal};
 use crate::core::rollout::Wish;
 use crate::telemetry::Telemetry;
 use crate::view::View;
 use error::Problem;
+pub use guard::Deed;
 
 /// Bytes of a request's body: a training request is a line.
 const MAX_BODY_BYTES: usize = 16 * 1024;
-/// Bytes of the words that name who asks for training.
-const MAX_BY_BYTES: usize = 200;
+/// Rows of the history that are shown at once.
+const MAX_HISTORY_ROWS: u32 = 500;
+/// Passwords that are hashed at once: each takes a core and 19 MiB.
+const HASHED_AT_ONCE: usize = 1;
 
 /// What a caller can ask of the hub.
 #[derive(Debug)]
@@ -71,6 +78,37 @@ pub enum Command {
         /// Version and digest, or why it is refused.
         answer: oneshot::Sender<Result<(ModelVersion, Digest), String>>,
     },
+    /// Change who may do what.
+    Change {
+        /// How.
+        change: Change,
+        /// Why not, if it makes no sense or cannot be kept.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Note in the history what somebody did.
+    Note(Deed),
+    /// Read the history, newest first.
+    ReadHistory {
+        /// Only rows before this one.
+        before: Option<i64>,
+        /// At most so many.
+        limit: u32,
+        /// The rows.
+        answer: oneshot::Sender<Result<Vec<Value>, String>>,
+    },
+}
+
+/// How callers are recognised.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Users, sessions and tokens.
+    pub book: watch::Receiver<Arc<AccessBook>>,
+    /// The hash of the token in the hub's own folder.
+    pub folder_token: Digest,
+    /// The hash of the code that makes the first admin, if there was none.
+    pub setup_code: Option<Digest>,
+    /// Whether browsers reach the hub over TLS, so that cookies must not travel without it.
+    pub is_public_over_tls: bool,
 }
 
 /// A command, and where to say that it is done, durably where it has to be.
@@ -82,6 +120,12 @@ struct Context {
     view: watch::Receiver<Arc<View>>,
     commands: mpsc::Sender<Order>,
     telemetry: Telemetry,
+    book: watch::Receiver<Arc<AccessBook>>,
+    folder_token: Digest,
+    setup_code: Option<Digest>,
+    is_public_over_tls: bool,
+    throttle: Arc<Mutex<Throttle>>,
+    hashing: Arc<Semaphore>,
 }
 
 /// Serves the interface on a listener until `shutdown` is cancelled.
@@ -90,11 +134,23 @@ pub async fn serve(
     view: watch::Receiver<Arc<View>>,
     commands: mpsc::Sender<Order>,
     telemetry: Telemetry,
+    access: Access,
     shutdown: CancellationToken,
 ) {
-    let context = Context { view, commands, telemetry };
-    let served = axum::serve(listener, router(context)).with_graceful_shutdown(shutdown.cancelled_owned());
-    if let Err(error) = served.await {
+    let Access { book, folder_token, setup_code, is_public_over_tls } = access;
+    let context = Context {
+        view,
+        commands,
+        telemetry,
+        book,
+        folder_token,
+        setup_code,
+        is_public_over_tls,
+        throttle: Arc::default(),
+        hashing: Arc::new(Semaphore::new(HASHED_AT_ONCE)),
+    };
+    let service = router(context).into_make_service_with_connect_info::<SocketAddr>();
+    if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned()).await {
         tracing::error!("failed to serve HTTP: {error}");
     }
 }
@@ -108,34 +164,9 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 fn router(context: Context) -> Router {
-    Router::new()
-        .route("/livez", get(|| async { "ok" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/api/v1/agents", get(|State(context): State<Context>| async move { items(&context.now().agents) }))
-        .route("/api/v1/agents/{agent}", get(agent))
-        .route("/api/v1/streams", get(|State(context): State<Context>| async move { items(&context.now().streams) }))
-        .route("/api/v1/models", get(models))
-        .route("/api/v1/models/{model}", get(model))
-        .route(
-            "/api/v1/models/{model}/versions",
-            get(versions).post(rollouts::upload).layer(DefaultBodyLimit::max(MAX_PACKAGE_BYTES as usize)),
-        )
-        .route("/api/v1/models/{model}/rollouts", post(rollouts::begin))
-        .route("/api/v1/rollouts", get(rollouts::list))
-        .route("/api/v1/rollouts/{rollout}", get(rollouts::one))
-        .route("/api/v1/rollouts/{rollout}/{wish}", post(rollouts::wish))
-        .route("/api/v1/models/{model}/retraining", post(retrain))
-        .route("/api/v1/drift", get(|State(context): State<Context>| async move { Json(context.now().drift.clone()) }))
-        .route(
-            "/api/v1/retraining-runs",
-            get(|State(context): State<Context>| async move { items(&context.now().runs) }),
-        )
-        .route("/api/v1/retraining-runs/{run}", get(run))
-        .route(
-            "/api/v1/ledger",
-            get(|State(context): State<Context>| async move { Json(context.now().ledger.clone()) }),
-        )
+    let routes = routes::all().into_iter().map(|route| route.guarded(&context));
+    routes
+        .fold(Router::new(), |router, (path, handler)| router.route(path, handler))
         .fallback(|| async { Problem::not_found("path", "there is nothing at this path; the API is under /api/v1") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -180,6 +211,26 @@ async fn metrics(State(context): State<Context>) -> Response {
     ([(header::CONTENT_TYPE, kind)], context.telemetry.render()).into_response()
 }
 
+async fn agents(State(context): State<Context>) -> Json<Value> {
+    items(&context.now().agents)
+}
+
+async fn streams(State(context): State<Context>) -> Json<Value> {
+    items(&context.now().streams)
+}
+
+async fn drift(State(context): State<Context>) -> Json<Value> {
+    Json(context.now().drift.clone())
+}
+
+async fn runs(State(context): State<Context>) -> Json<Value> {
+    items(&context.now().runs)
+}
+
+async fn ledger(State(context): State<Context>) -> Json<Value> {
+    Json(context.now().ledger.clone())
+}
+
 async fn agent(State(context): State<Context>, Path(agent): Path<String>) -> Result<Json<Value>, Problem> {
     find(&context.now().agents, "agent", &agent, "agent")
 }
@@ -202,30 +253,38 @@ async fn versions(State(context): State<Context>, Path(name): Path<String>) -> R
     Ok(items(model["versions"].as_array().map(Vec::as_slice).unwrap_or_default()))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RetrainRequest {
-    by: String,
-}
-
 async fn retrain(
     State(context): State<Context>,
+    Extension(who): Extension<Principal>,
     Path(name): Path<String>,
-    body: Result<Json<RetrainRequest>, axum::extract::rejection::JsonRejection>,
 ) -> Result<Response, Problem> {
     let (model, _) = known_model(&context, &name)?;
-    let Json(RetrainRequest { by }) = body.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
-    check_by(&by)?;
-    context.order(Command::Retrain { model, by }).await?;
+    context.order(Command::Retrain { model, by: who.name }).await?;
     let location = [(header::LOCATION, "/api/v1/retraining-runs")];
     Ok((StatusCode::ACCEPTED, location, Json(json!({ "status": "accepted" }))).into_response())
 }
 
-fn check_by(by: &str) -> Result<(), Problem> {
-    if by.is_empty() || by.len() > MAX_BY_BYTES || by.chars().any(char::is_control) {
-        return Err(Problem::bad_body(format!("by must be 1 to {MAX_BY_BYTES} bytes of plain text")));
-    }
-    Ok(())
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HistoryPage {
+    cursor: Option<i64>,
+    limit: Option<u32>,
+}
+
+/// `GET /api/v1/history`: what was done, and what happened to versions, newest first.
+async fn history(
+    State(context): State<Context>,
+    query: Result<Query<HistoryPage>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Query(HistoryPage { cursor, limit }) = query.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
+    let limit = limit.unwrap_or(100).clamp(1, MAX_HISTORY_ROWS);
+    let (answer, answered) = oneshot::channel();
+    context.order(Command::ReadHistory { before: cursor, limit, answer }).await?;
+    let rows = answered.await.map_err(|_| Problem::stopping())?;
+    let rows = rows.map_err(|reason| Problem::conflict("history", reason))?;
+    let is_full = rows.len() == limit as usize;
+    let next = rows.last().map(|row| row["sequence"].clone()).filter(|first| is_full && *first != 1);
+    Ok(Json(json!({ "items": rows, "next_cursor": next })))
 }
 
 fn known_model(context: &Context, name: &str) -> Result<(ModelName, Value), Problem> {

@@ -54,10 +54,20 @@ pub struct LinkSection {
 }
 
 /// The HTTP interface.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ApiSection {
     /// The TCP address to listen on.
     pub listen: SocketAddr,
+    /// Where people reach it, if not there.
+    pub public_url: Option<String>,
+}
+
+impl ApiSection {
+    /// Whether people reach it over TLS.
+    #[must_use]
+    pub fn is_public_over_tls(&self) -> bool {
+        self.public_url.as_deref().is_some_and(|url| url.starts_with("https://"))
+    }
 }
 
 /// The sample store.
@@ -114,6 +124,7 @@ struct RawLink {
 #[serde(deny_unknown_fields, default)]
 struct RawApi {
     listen: SocketAddr,
+    public_url: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -145,9 +156,9 @@ fn default_link_listen() -> SocketAddr {
 }
 
 impl Default for RawApi {
-    /// Without access control yet, the interface is for this machine alone.
+    /// Without TLS of its own the interface is for this machine alone, and for what stands in front of it.
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), public_url: None }
     }
 }
 
@@ -188,6 +199,7 @@ impl Config {
                 problems.at(raw_model.name.span(), format!("there is a model {:?} already", raw_model.name.get_ref()));
             }
         }
+        let public_url = raw.api.public_url.and_then(|url| check_url(&url, &mut problems));
         problems.finish(Some(Self {
             data_directory: base.join(raw.hub.data_directory),
             trust,
@@ -198,7 +210,7 @@ impl Config {
                 certificate_file: base.join(raw.link.certificate_file),
                 key_file: base.join(raw.link.key_file),
             },
-            api: ApiSection { listen: raw.api.listen },
+            api: ApiSection { listen: raw.api.listen, public_url },
             samples: SamplesSection { compact_interval_ms },
             models,
         }))
@@ -239,6 +251,16 @@ fn model(raw: &RawModel, base: &Path, problems: &mut Problems<'_>) -> Result<Opt
             Ok(Some(ModelSection { spec, recipe, device: raw.device }))
         }
     }
+}
+
+fn check_url(url: &Spanned<String>, problems: &mut Problems<'_>) -> Option<String> {
+    let text = url.get_ref().trim_end_matches('/');
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    if host.is_none_or(|host| host.is_empty() || host.contains(['/', ' '])) {
+        problems.at(url.span(), format!("{:?} is no address; \"https://hub.example\" would be one", url.get_ref()));
+        return None;
+    }
+    Some(text.to_owned())
 }
 
 #[cfg(test)]

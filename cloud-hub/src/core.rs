@@ -6,6 +6,7 @@
 //! [`segments`] watch, [`retrain`] decides when to train on what, [`registry`] keeps versions, and [`rollout`] decides which box
 //! gets which.
 
+pub mod access;
 pub mod drift;
 pub mod limits;
 pub mod newest;

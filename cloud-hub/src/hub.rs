@@ -4,6 +4,7 @@
 //! and training are tasks beside it, one at a time each. Shutdown closes the link, lets the log finish what it has,
 //! compacts it, and then lets go of the shells.
 
+mod access;
 pub mod drift_files;
 mod intake;
 pub mod offline;
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::access::Doors;
 use self::intake::Brought;
 use self::parts::Parts;
 use crate::api::{self, Command};
@@ -40,6 +42,7 @@ use crate::ingest_log::{self, Entry, IngestLogError, Report};
 use crate::link::{Link, LinkError, LinkEvent};
 use crate::release_key::ReleaseKeyError;
 use crate::samples::{SampleStore, SamplesError};
+use crate::secret::Secret;
 use crate::step_files::StepFiles;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
@@ -102,6 +105,8 @@ pub struct Hub {
     api: Option<TcpListener>,
     api_address: SocketAddr,
     store: Store,
+    doors: Doors,
+    is_public_over_tls: bool,
     samples: SampleStore,
     artifacts: Artifacts,
     parts: Parts,
@@ -142,6 +147,13 @@ impl Hub {
         self.api_address
     }
 
+    /// The code that makes the first admin, if there is nobody yet. It is to be shown to whoever starts the hub, and to nobody
+    /// else.
+    #[must_use]
+    pub fn setup_code(&self) -> Option<&Secret> {
+        self.doors.setup_code()
+    }
+
     /// Runs until `shutdown` is cancelled.
     ///
     /// # Errors
@@ -157,7 +169,8 @@ impl Hub {
         }
         if let Some(listener) = self.api.take() {
             let telemetry = self.telemetry.clone();
-            services.spawn(api::serve(listener, picture_reader, command_sender, telemetry, stop.clone()));
+            let access = self.doors.for_api(self.is_public_over_tls);
+            services.spawn(api::serve(listener, picture_reader, command_sender, telemetry, access, stop.clone()));
         }
         info!(link = %self.link_address, api = %self.api_address, "started");
 
@@ -267,6 +280,12 @@ impl Hub {
                 let newest = registry.versions(&model).last().map(|release| release.version);
                 let champion = registry.champion(&model).map(|release| release.digest);
                 self.take_in(Brought { model, newest, champion, by, skip_proof }, bytes, answer);
+            }
+            // Whoever asked may have gone.
+            Command::Change { change, answer } => drop(answer.send(self.change_access(change).await)),
+            Command::Note(deed) => self.note(deed).await,
+            Command::ReadHistory { before, limit, answer } => {
+                drop(answer.send(self.read_history(before, limit).await));
             }
         }
     }

@@ -22,6 +22,7 @@ pub mod link;
 pub mod recipe;
 pub mod release_key;
 pub mod samples;
+pub mod secret;
 pub mod step_files;
 pub mod store;
 pub mod telemetry;

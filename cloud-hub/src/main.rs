@@ -295,7 +295,17 @@ fn serve(config: Config) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
     runtime.block_on(async {
+        let public_url = config.api.public_url.clone();
         let hub = Hub::start(config).await.map_err(Failure::new)?;
+        if let Some(code) = hub.setup_code() {
+            let base = public_url.unwrap_or_else(|| format!("http://{}", hub.api_address()));
+            // Not through the log: what is in there is kept, and read by others.
+            drop(writeln!(
+                std::io::stderr(),
+                "nobody has an account yet; whoever opens this link makes the first admin, once:\n\n    {base}/#/setup/{}\n",
+                code.reveal()
+            ));
+        }
         let shutdown = CancellationToken::new();
         let signalled = shutdown.clone();
         let signals = tokio::spawn(async move {

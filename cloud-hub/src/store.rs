@@ -5,6 +5,7 @@
 //! rest: [`Store::plan_compaction`], then the caller writes the Parquet files of the planned range, then
 //! [`Store::finish_compaction`].
 
+mod access;
 pub mod history;
 mod rows;
 mod sql;
@@ -266,6 +267,32 @@ impl Store {
     pub async fn history(&self) -> Result<Vec<HistoryRow>, StoreError> {
         let mut connection = self.pool.acquire().await.map_err(self.failed("read the history"))?;
         history::read(&mut connection).await.map_err(|error| self.row_error(error))
+    }
+
+    /// Adds a row of its own to the history.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub async fn append_history(
+        &self,
+        at_ms: UnixMillis,
+        kind: &str,
+        body: &serde_json::Value,
+    ) -> Result<HistoryHead, StoreError> {
+        let action = "add to the history";
+        let mut transaction = self.pool.begin().await.map_err(self.failed(action))?;
+        let head = history::append(&mut transaction, at_ms, kind, body).await.map_err(self.failed(action))?;
+        transaction.commit().await.map_err(self.failed(action))?;
+        Ok(head)
+    }
+
+    /// The newest rows of the history before one, newest first.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn history_page(&self, before: i64, limit: u32) -> Result<Vec<HistoryRow>, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(self.failed("read the history"))?;
+        history::page(&mut connection, before, limit).await.map_err(|error| self.row_error(error))
     }
 
     /// Adds a run, or replaces what is known of it.

@@ -18,9 +18,10 @@ use serde_json::{Value, json};
 use shared::ids::{AgentId, ChannelName, ModelVersion};
 
 use crate::broker;
+use crate::hub_api::HubApi;
 use crate::observe::Observer;
 use crate::plant;
-use crate::play::{HubApi, pause};
+use crate::play::pause;
 use crate::publish::Publisher;
 use crate::scenario::Scenario;
 use crate::site::{self, MODEL, Plan, Site};
@@ -112,7 +113,7 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
         min_answers: plan.min_answers,
     })?;
     story.tell(Tone::Plain, &format!("broker, hub and {} boxes are up in {}", names.len(), directory.display()));
-    let api = HubApi::new(site.api);
+    let api = HubApi::new(site.api, &site.hub_directory);
     let mut fleet = Fleet { story, site, names, observer, api, clock, offline: 0, left_with: 0 };
     fleet.wait("the boxes' first status", |fleet| fleet.seen(|_, _| true) == fleet.names.len())?;
     let mut publisher = Publisher::connect(broker)?;
@@ -160,7 +161,7 @@ impl Fleet<'_> {
         }
         self.wait("the baseline at the hub", |fleet| fleet.api.at_hub().is_ok_and(|at_hub| at_hub >= published))?;
         for (_, model) in &models {
-            self.api.post(&format!("models/{model}/retraining"), &json!({ "by": "the fleet's plan" }))?;
+            self.api.post(&format!("models/{model}/retraining"), &json!({}))?;
             self.wait("version 1", |fleet| fleet.versions_of(model) == 1)?;
         }
         Ok(published)
@@ -271,7 +272,7 @@ impl Fleet<'_> {
         let key = cloud_hub::release_key::load(&self.site.hub_directory.join("release.key"))?;
         let package = self.package(champion)?;
         let bytes = kind.make(&package, ModelVersion(u32::try_from(version)?), &key)?;
-        let path = format!("models/{MODEL}/versions?by=plan&skip_proof={skip_proof}");
+        let path = format!("models/{MODEL}/versions?skip_proof={skip_proof}");
         let taken = self.api.post_bytes(&path, &bytes)?;
         let mut watch = Watch::default();
         let (ended, reason) = match taken {

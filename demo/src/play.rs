@@ -1,7 +1,6 @@
 //! Playing a scenario: baseline, live, evaluation, as an operator and a plant would.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 use shared::ids::AgentId;
 
 use crate::broker;
+use crate::hub_api::HubApi;
 use crate::observe::Observer;
 use crate::publish::Publisher;
 use crate::scenario::{Phase, Purpose, Recording, Row, Scenario};
@@ -91,8 +91,8 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
         Tone::Plain,
         &format!("broker, hub and {} agents are up in {}", agents.len(), options.directory.display()),
     );
-    let api = HubApi::new(site.api);
-    let watching = story.watch(&names, observer.clone(), api);
+    let api = HubApi::new(site.api, &site.hub_directory);
+    let watching = story.watch(&names, observer.clone(), api.clone());
     let mut play = Play {
         scenario,
         options,
@@ -168,7 +168,7 @@ impl Play<'_> {
 
     fn first_version(&mut self) -> anyhow::Result<()> {
         self.story.tell(Tone::Plain, "the operator asks the hub for a first version");
-        self.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the operator of the demo" }))?;
+        self.api.post(&format!("models/{MODEL}/retraining"), &json!({}))?;
         self.wait("version 1", |play| play.newest_version().is_some())?;
         self.agents_serve()?;
         self.story.tell(Tone::Plain, "version 1 is on every box");
@@ -356,73 +356,6 @@ struct Told {
 impl Told {
     fn silent() -> Self {
         Self { silent: true, ..Self::default() }
-    }
-}
-
-/// The hub's HTTP interface, as any program uses it.
-#[derive(Debug, Clone, Copy)]
-pub struct HubApi {
-    address: SocketAddr,
-}
-
-impl HubApi {
-    /// The interface at this address.
-    #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address }
-    }
-
-    /// The JSON at a path under `/api/v1`.
-    ///
-    /// # Errors
-    /// If the hub does not answer, or with an error.
-    pub fn get(&self, path: &str) -> anyhow::Result<Value> {
-        let url = format!("http://{}/api/v1/{path}", self.address);
-        Ok(ureq::get(&url).call().with_context(|| url.clone())?.body_mut().read_json()?)
-    }
-
-    /// The items of a list under `/api/v1`.
-    ///
-    /// # Errors
-    /// If the hub does not answer, or with an error.
-    pub fn items(&self, path: &str) -> anyhow::Result<Vec<Value>> {
-        Ok(self.get(path)?["items"].as_array().cloned().unwrap_or_default())
-    }
-
-    /// Readings at the hub, over all streams.
-    ///
-    /// # Errors
-    /// If the hub does not answer, or with an error.
-    pub fn at_hub(&self) -> anyhow::Result<u64> {
-        let ledger = self.get("ledger")?;
-        let streams = ledger["streams"].as_array().cloned().unwrap_or_default();
-        Ok(streams.iter().filter_map(|stream| stream["at_hub"].as_u64()).sum())
-    }
-
-    /// Posts JSON to a path under `/api/v1`.
-    ///
-    /// # Errors
-    /// If the hub does not answer, or with an error.
-    pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<()> {
-        let url = format!("http://{}/api/v1/{path}", self.address);
-        ureq::post(&url).send_json(body).with_context(|| url.clone())?;
-        Ok(())
-    }
-
-    /// Posts a file to a path under `/api/v1`; the inner error is what the hub says if it refuses.
-    ///
-    /// # Errors
-    /// If the hub does not answer.
-    pub fn post_bytes(&self, path: &str, bytes: &[u8]) -> anyhow::Result<Result<(), String>> {
-        let url = format!("http://{}/api/v1/{path}", self.address);
-        let mut answer =
-            ureq::post(&url).config().http_status_as_error(false).build().send(bytes).with_context(|| url.clone())?;
-        if answer.status().is_success() {
-            return Ok(Ok(()));
-        }
-        let (status, text) = (answer.status(), answer.body_mut().read_to_string()?);
-        let problem: Value = serde_json::from_str(&text).unwrap_or_default();
-        Ok(Err(problem["detail"].as_str().map_or_else(|| format!("{status}: {text}"), str::to_owned)))
     }
 }
 

@@ -10,8 +10,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::Value;
 use shared::ids::AgentId;
 
+use crate::hub_api::HubApi;
 use crate::observe::Observer;
-use crate::play::HubApi;
 
 /// How often the live lines are drawn.
 const REFRESH: Duration = Duration::from_millis(150);

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use demo::fleet::candidates::Kind;
+use demo::hub_api::HubApi;
 use demo::observe::Observer;
-use demo::play::{HubApi, Published};
+use demo::play::Published;
 use demo::publish::Publisher;
 use demo::scenario::{Row, Scenario};
 use demo::site::{self, MODEL, Plan};
@@ -111,7 +112,7 @@ fn a_box_that_has_nearly_the_same_model_is_sent_only_what_differs() {
         world.publish_two_days()?;
         let mut seen = Vec::new();
         for version in 1..=2 {
-            world.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the test" }))?;
+            world.api.post(&format!("models/{MODEL}/retraining"), &json!({}))?;
             let served = || world.observer.look(|seen| seen.number("line-1", "/model/version") == version);
             world.wait("the box to serve it", served)?;
             seen.push((world.metric("package_bytes_total")?, world.metric("package_bytes_sent_total")?));
@@ -200,7 +201,7 @@ impl World {
             agent_id,
             hub,
             agent,
-            api: HubApi::new(hub_ports.1),
+            api: HubApi::new(hub_ports.1, &directory.join("hub")),
             metrics: format!("http://{}/metrics", hub_ports.1),
             observer,
             _observing: observing,
@@ -232,7 +233,7 @@ impl World {
             }
             if index == 0 {
                 self.wait("the baseline at the hub", || self.at_hub() >= self.published.len() as u64)?;
-                self.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the test" }))?;
+                self.api.post(&format!("models/{MODEL}/retraining"), &json!({}))?;
                 self.wait("version 1", || self.versions() >= 1)?;
             }
         }
@@ -259,7 +260,7 @@ impl World {
 
     fn kill_the_hub_while_it_trains(mut self) -> anyhow::Result<Trained> {
         self.publish_two_days()?;
-        let ask = |world: &Self| world.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the test" }));
+        let ask = |world: &Self| world.api.post(&format!("models/{MODEL}/retraining"), &json!({}));
         let idle = |world: &Self| world.api.get("ledger").is_ok_and(|ledger| ledger["training_idle"] == true);
         ask(&self)?;
         self.wait("version 1", || self.versions() == 1 && idle(&self))?;
@@ -310,7 +311,7 @@ impl World {
         });
         rows.by_ref().take(1_000).try_for_each(|row| self.publish(&row))?;
         self.wait("the baseline at the hub", || self.at_hub() >= 1_000)?;
-        self.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the test" }))?;
+        self.api.post(&format!("models/{MODEL}/retraining"), &json!({}))?;
         self.wait("version 1", || self.versions() == 1)?;
         let key = cloud_hub::release_key::load(&self.directory.join("hub/release.key"))?;
         let states = |world: &Self| -> anyhow::Result<Vec<String>> {
@@ -326,7 +327,7 @@ impl World {
                 let package = std::fs::read(self.directory.join(format!("hub/packages/{digest}.tide")))?;
                 let version = u32::try_from(versions.len())? + 1;
                 let package = Kind::Good.make(&package, ModelVersion(version), &key)?;
-                let path = format!("models/{MODEL}/versions?by=the-test&skip_proof=true");
+                let path = format!("models/{MODEL}/versions?skip_proof=true");
                 self.api.post_bytes(&path, &package)?.map_err(anyhow::Error::msg)?;
             }
             for row in rows.by_ref().take(60) {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use demo::hub_api::HubApi;
 use demo::observe::Observer;
-use demo::play::HubApi;
 use demo::publish::Publisher;
 use demo::scenario::Row;
 use demo::site::{self, Plan};
@@ -66,7 +66,7 @@ fn watch(directory: &std::path::Path) -> anyhow::Result<()> {
 
     let hub_arguments = ["serve", "--config", &hub_file.display().to_string()];
     let hub = Process::start("cloud-hub", &hub_arguments, &directory.join("hub.log"))?;
-    let api = HubApi::new(hub_ports.1);
+    let api = HubApi::new(hub_ports.1, &directory.join("hub"));
     wait(DEADLINE, "the first old readings at the hub", || api.at_hub().is_ok_and(|at_hub| at_hub > 0))?;
     // The link is full now. A value that no reading had before.
     let newest = |time_ms: i64| -> anyhow::Result<Option<Value>> {

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod access;
 mod broker_tls;
 mod command_line;
 mod fleet;

@@ -314,7 +314,7 @@ impl World {
     }
 
     fn readings_at_hub(&self) -> Option<u64> {
-        demo::play::HubApi::new(self.api).at_hub().ok()
+        demo::hub_api::HubApi::new(self.api, &self.directory.join("hub")).at_hub().ok()
     }
 
     fn wait(&self, what: &str, ready: impl Fn(&Self) -> bool) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! Errors as problem details (RFC 9457) with a stable code.
 
 use axum::Json;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -12,6 +12,8 @@ pub(super) struct Problem {
     code: String,
     title: &'static str,
     detail: String,
+    /// Seconds after which to try again.
+    retry_after_s: Option<u64>,
 }
 
 impl Problem {
@@ -21,6 +23,7 @@ impl Problem {
             code: format!("{kind}_not_found"),
             title: "Not found",
             detail: detail.into(),
+            retry_after_s: None,
         }
     }
 
@@ -30,6 +33,7 @@ impl Problem {
             code: "bad_body".to_owned(),
             title: "The body is not as expected",
             detail: detail.into(),
+            retry_after_s: None,
         }
     }
 
@@ -39,6 +43,7 @@ impl Problem {
             code: code.to_owned(),
             title: "Not as things stand",
             detail: detail.into(),
+            retry_after_s: None,
         }
     }
 
@@ -48,6 +53,7 @@ impl Problem {
             code: code.to_owned(),
             title: "Refused",
             detail: detail.into(),
+            retry_after_s: None,
         }
     }
 
@@ -57,6 +63,7 @@ impl Problem {
             code: "method_not_allowed".to_owned(),
             title: "Method not allowed",
             detail: "this path does not take that method".to_owned(),
+            retry_after_s: None,
         }
     }
 
@@ -66,6 +73,48 @@ impl Problem {
             code: "stopping".to_owned(),
             title: "The hub is stopping",
             detail: "try again when it runs".to_owned(),
+            retry_after_s: None,
+        }
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            code: "unauthorized".to_owned(),
+            title: "Who is asking?",
+            detail: "log in, or send a token as 'Authorization: Bearer ...'; one that expired or was revoked is none"
+                .to_owned(),
+            retry_after_s: None,
+        }
+    }
+
+    pub(super) fn wrong_password() -> Self {
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            code: "wrong_password".to_owned(),
+            title: "Wrong name or password",
+            detail: "there is no user of this name with this password".to_owned(),
+            retry_after_s: None,
+        }
+    }
+
+    pub(super) fn forbidden(code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            code: format!("forbidden_{code}"),
+            title: "Not yours to do",
+            detail: detail.into(),
+            retry_after_s: None,
+        }
+    }
+
+    pub(super) fn too_many(what: &str, seconds: u64) -> Self {
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            code: "too_many".to_owned(),
+            title: "Too many attempts",
+            detail: format!("too many {what} from here; try again in {seconds} s"),
+            retry_after_s: Some(seconds),
         }
     }
 }
@@ -79,6 +128,14 @@ impl IntoResponse for Problem {
             "code": self.code,
             "detail": self.detail,
         });
-        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body)).into_response()
+        let mut response =
+            (self.status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body)).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }

@@ -1,31 +1,25 @@
 //! Rollouts over HTTP: how they stand, what a person wants of them, and packages that are brought by hand.
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::ids::ModelVersion;
 use tokio::sync::oneshot;
 
 use super::error::Problem;
-use super::{Command, Context, check_by, find, items, known_model};
+use super::{Command, Context, find, items, known_model};
+use crate::core::access::Principal;
 use crate::core::rollout::Wish;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct By {
-    by: String,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RollOut {
     version: u32,
-    by: String,
 }
 
 pub(super) async fn list(State(context): State<Context>) -> Json<Value> {
@@ -39,8 +33,8 @@ pub(super) async fn one(State(context): State<Context>, Path(id): Path<String>) 
 /// `POST /api/v1/rollouts/{id}/{pause|resume|approve|abort}`.
 pub(super) async fn wish(
     State(context): State<Context>,
+    Extension(who): Extension<Principal>,
     Path((id, wish)): Path<(String, String)>,
-    body: Result<Json<By>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(rollout) = find(&context.now().rollouts, "rollout", &id, "rollout")?;
     let wish = match wish.as_str() {
@@ -53,8 +47,6 @@ pub(super) async fn wish(
             return Err(Problem::not_found("path", detail));
         }
     };
-    let Json(By { by }) = body.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
-    check_by(&by)?;
     let state = rollout["state"].as_str().unwrap_or_default();
     let makes_sense = match wish {
         Wish::Pause => state == "running",
@@ -66,19 +58,19 @@ pub(super) async fn wish(
         return Err(Problem::conflict("rollout_state", format!("rollout {id} is {}", state.replace('_', " "))));
     }
     let id = rollout["rollout"].as_i64().unwrap_or_default();
-    context.order(Command::Wish { id, wish, by }).await?;
+    context.order(Command::Wish { id, wish, by: who.name }).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "status": "accepted" }))).into_response())
 }
 
 /// `POST /api/v1/models/{model}/rollouts`: rolls a version out that is there, for example the one before.
 pub(super) async fn begin(
     State(context): State<Context>,
+    Extension(who): Extension<Principal>,
     Path(name): Path<String>,
     body: Result<Json<RollOut>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let (model, shown) = known_model(&context, &name)?;
-    let Json(RollOut { version, by }) = body.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
-    check_by(&by)?;
+    let Json(RollOut { version }) = body.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
     let is_there = shown["versions"].as_array().is_some_and(|all| all.iter().any(|one| one["version"] == version));
     if !is_there {
         return Err(Problem::not_found("version", format!("{name} has no version {version}")));
@@ -90,7 +82,7 @@ pub(super) async fn begin(
         ));
     }
     let version = ModelVersion(version);
-    context.order(Command::RollOut { model, version, by }).await?;
+    context.order(Command::RollOut { model, version, by: who.name }).await?;
     let location = [(header::LOCATION, "/api/v1/rollouts")];
     Ok((StatusCode::ACCEPTED, location, Json(json!({ "status": "accepted" }))).into_response())
 }
@@ -98,24 +90,23 @@ pub(super) async fn begin(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Upload {
-    by: String,
     #[serde(default)]
     skip_proof: bool,
 }
 
-/// `POST /api/v1/models/{model}/versions?by=NAME`: a package, as it lies in its file. It must prove itself on the readings that
+/// `POST /api/v1/models/{model}/versions`: a package, as it lies in its file. It must prove itself on the readings that
 /// the version in service was trained on, unless `skip_proof=true`; which is noted.
 pub(super) async fn upload(
     State(context): State<Context>,
+    Extension(who): Extension<Principal>,
     Path(name): Path<String>,
     query: Result<Query<Upload>, QueryRejection>,
     body: Bytes,
 ) -> Result<Response, Problem> {
     let (model, _) = known_model(&context, &name)?;
-    let Query(Upload { by, skip_proof }) = query.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
-    check_by(&by)?;
+    let Query(Upload { skip_proof }) = query.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
     let (answer, answered) = oneshot::channel();
-    context.order(Command::Bring { model, bytes: body.to_vec(), by, skip_proof, answer }).await?;
+    context.order(Command::Bring { model, bytes: body.to_vec(), by: who.name, skip_proof, answer }).await?;
     let (version, digest) = answered
         .await
         .map_err(|_| Problem::stopping())?

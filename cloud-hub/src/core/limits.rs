@@ -42,3 +42,18 @@ pub const REGIMES_KEPT: usize = 4;
 pub const AB_BOXES: usize = 3;
 /// Answers of a box since a comparison began, before it counts: a share of fewer is mostly chance.
 pub const AB_ANSWERS: u64 = 30;
+
+/// People with a password of their own at one hub.
+pub const MAX_USERS: usize = 1_000;
+/// Tokens of programs.
+pub const MAX_TOKENS: usize = 10_000;
+/// Sessions of one person: a few browsers on a few machines.
+pub const MAX_SESSIONS_OF_USER: usize = 16;
+/// Wrong passwords from one place for one name before the next has to wait.
+pub const LOGIN_ATTEMPTS: f64 = 10.0;
+/// The same for all names: an office behind one address forgets more.
+pub const LOGIN_ATTEMPTS_ANY_NAME: f64 = 40.0;
+/// Milliseconds after which one wrong password counts no more: ten thousand guesses take a week.
+pub const LOGIN_FADE_MS: i64 = 60_000;
+/// Places and names that wrong passwords are remembered of: some 10 MiB.
+pub const LOGIN_SOURCES: usize = 65_536;

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::info;
 
+use super::access::Doors;
 use super::parts::Parts;
 use super::{Hub, HubError, records, work};
 use crate::api;
@@ -31,6 +32,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     std::fs::create_dir_all(directory)
         .map_err(|source| HubError::Io { what: format!("make {}", directory.display()), source })?;
     let store = Store::open(&directory.join("hub.sqlite")).await?;
+    let doors = Doors::open(&store, directory).await?;
     let samples = SampleStore::open(directory)?;
     let artifacts = Artifacts::open(&directory.join("packages"))?;
     let mut log = IngestLog::open(&directory.join("ingest-log"))?;
@@ -76,6 +78,8 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         api_address: address(listener.local_addr())?,
         api: Some(listener),
         store,
+        doors,
+        is_public_over_tls: config.api.is_public_over_tls(),
         samples,
         artifacts,
         parts: Parts::default(),

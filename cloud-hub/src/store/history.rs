@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use shared::event::UnixMillis;
 use shared::ids::Digest;
 use sqlx::Row;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::rows::{Columns, DeploymentRow, ReadError, RolloutRow, VersionRow};
 
@@ -206,17 +206,32 @@ pub(super) async fn append(
 /// Every row, in order.
 pub(super) async fn read(connection: &mut SqliteConnection) -> Result<Vec<HistoryRow>, ReadError> {
     let found = sqlx::query("SELECT * FROM history ORDER BY sequence").fetch_all(connection).await?;
-    let read = |row| {
-        let columns = Columns { table: "history", row };
-        Ok(HistoryRow {
-            sequence: columns.get("sequence")?,
-            at_ms: columns.get("at_ms")?,
-            kind: columns.get("kind")?,
-            body: columns.get("body")?,
-            hash: columns.get("hash")?,
-        })
-    };
-    found.iter().map(read).collect()
+    found.iter().map(row).collect()
+}
+
+/// The newest rows before one, newest first.
+pub(super) async fn page(
+    connection: &mut SqliteConnection,
+    before: i64,
+    limit: u32,
+) -> Result<Vec<HistoryRow>, ReadError> {
+    let found = sqlx::query("SELECT * FROM history WHERE sequence < $1 ORDER BY sequence DESC LIMIT $2")
+        .bind(before)
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
+    found.iter().map(row).collect()
+}
+
+fn row(row: &SqliteRow) -> Result<HistoryRow, ReadError> {
+    let columns = Columns { table: "history", row };
+    Ok(HistoryRow {
+        sequence: columns.get("sequence")?,
+        at_ms: columns.get("at_ms")?,
+        kind: columns.get("kind")?,
+        body: columns.get("body")?,
+        hash: columns.get("hash")?,
+    })
 }
 
 #[cfg(test)]

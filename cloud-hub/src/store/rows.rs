@@ -372,7 +372,7 @@ impl Columns<'_> {
         T::try_from(text).map_err(|error| self.wrong(column, error.to_string()))
     }
 
-    fn digest(&self, column: &'static str) -> Result<Digest, ReadError> {
+    pub(super) fn digest(&self, column: &'static str) -> Result<Digest, ReadError> {
         let text: String = self.get(column)?;
         Digest::from_hex(&text).ok_or_else(|| self.wrong(column, format!("{text:?} is not 64 hexadecimal digits")))
     }
@@ -382,7 +382,7 @@ impl Columns<'_> {
         serde_json::from_str(&text).map_err(|error| self.wrong(column, format!("it is not JSON: {error}")))
     }
 
-    fn wrong(&self, column: &'static str, problem: String) -> ReadError {
+    pub(super) fn wrong(&self, column: &'static str, problem: String) -> ReadError {
         ReadError::Value { table: self.table, column, problem }
     }
 }

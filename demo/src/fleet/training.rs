@@ -63,7 +63,7 @@ impl Fleet<'_> {
     /// Gives the number of the run that follows.
     fn ask_for_training(&self) -> anyhow::Result<u64> {
         let last = self.api.items("retraining-runs")?.iter().filter_map(|run| run["run"].as_u64()).max();
-        self.api.post(&format!("models/{MODEL}/retraining"), &json!({ "by": "the fleet's plan" }))?;
+        self.api.post(&format!("models/{MODEL}/retraining"), &json!({}))?;
         Ok(last.unwrap_or(0) + 1)
     }
 
