@@ -1,5 +1,6 @@
 //! `cloud-hub`: the command line.
 
+mod ctl;
 mod look;
 
 use std::io::{IsTerminal, Write};
@@ -28,6 +29,7 @@ use shared::package::signature::PublicKey;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use ctl::{Ctl, control};
 use look::{AuditCommand, Drift, find_drift, look_back};
 
 /// Exit code for a configuration that cannot be used (EX_CONFIG), so that a service manager does not try again.
@@ -90,6 +92,8 @@ enum Command {
     /// A development certificate authority.
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Operates a running hub.
+    Ctl(Ctl),
 }
 
 #[derive(clap::Args)]
@@ -263,6 +267,7 @@ fn main() -> ExitCode {
         Command::Audit(command) => look_back(&command),
         Command::Drift(drift) => find_drift(&drift),
         Command::Ca(command) => certify(command),
+        Command::Ctl(ctl) => control(&ctl),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,8 +1,10 @@
 //! Who may do what at a real hub: the first admin, people, programs, and those who have no business there.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use cloud_hub::clock::unix_ms;
@@ -10,7 +12,7 @@ use demo::plant;
 use demo::site::{self, Plan};
 use serde_json::{Value, json};
 use shared::ids::AgentId;
-use tests::{Process, free_port, wait_until};
+use tests::{Process, free_port, program, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
@@ -228,4 +230,48 @@ fn ten_thousand_wrong_passwords_keep_nobody_else_out() {
     }
     assert!(answers[&401] <= 30 && answers[&429] >= 9_900 && answers.len() == 2, "{answers:?}");
     assert!(slowest_ms < 2_000, "{slowest_ms} ms");
+}
+
+/// `cloud-hub ctl` with a token, or with the hub's folder.
+fn ctl(hub: &Hub, token: Result<&str, &Path>, arguments: &[&str], input: &str) -> Output {
+    let mut command = Command::new(program("cloud-hub").expect("built"));
+    command.args(["ctl", "--hub", &format!("http://{}", hub.address)]);
+    match token {
+        Ok(token) => command.env("TIDELINE_TOKEN", token),
+        Err(directory) => command.arg("--data").arg(directory),
+    };
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("starts");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("writes");
+    child.wait_with_output().expect("ends")
+}
+
+#[test]
+fn the_shell_does_what_a_token_may_and_says_by_its_exit_code_why_not() {
+    let directory = tempfile::tempdir().expect("dir");
+    let hub = Hub::start(directory.path());
+    let folder = directory.path().join("hub");
+    let said = |output: &Output| String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let added = ctl(&hub, Err(&folder), &["users", "add", "Ada Lovelace", "--role", "admin"], PASSWORD);
+    assert!(added.status.success(), "{added:?}");
+    assert_eq!(hub.login(HERE, "Ada Lovelace", PASSWORD).status, 200);
+    let listed = said(&ctl(&hub, Err(&folder), &["users", "list", "--output", "csv"], ""));
+    assert!(listed.starts_with("name,role,created\nAda Lovelace,admin,20"), "{listed}");
+    let token = said(&ctl(&hub, Err(&folder), &["tokens", "create", "ci", "--role", "viewer"], ""));
+    assert!(token.starts_with("tlt_") && !token.contains('\n'), "a script wants nothing else: {token}");
+    let models = said(&ctl(&hub, Ok(&token), &["models"], ""));
+    assert_eq!(models, "MODEL         CHAMPION\ndemo-anomaly");
+
+    let code = |token: Result<&str, &Path>, arguments: &[&str]| ctl(&hub, token, arguments, "").status.code();
+    assert_eq!(code(Ok(&token), &["train", "demo-anomaly"]), Some(4), "a viewer");
+    assert_eq!(code(Ok("tlt_0"), &["agents"]), Some(4), "nobody");
+    assert_eq!(code(Err(&folder), &["agents", "line-9"]), Some(3));
+    assert_eq!(code(Err(&folder), &["users", "remove", "Ada Lovelace"]), Some(5), "the last admin");
+    assert_eq!(code(Err(&folder), &["tokens", "create", "ci", "--role", "king"]), Some(2));
+    let failed = ctl(&hub, Err(&folder), &["rollout", "abort", "7"], "");
+    let message = String::from_utf8_lossy(&failed.stderr).trim().to_owned();
+    assert_eq!(message, "error: 404 Not Found: there is no rollout \"7\"");
+    let history = said(&ctl(&hub, Err(&folder), &["history", "--output", "json"], ""));
+    let rows: Value = serde_json::from_str(&history).expect("JSON");
+    assert!(rows[0]["body"]["who"] == "the hub's own machine", "{rows}");
 }

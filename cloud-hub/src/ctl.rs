@@ -1,0 +1,371 @@
+//! `cloud-hub ctl`: the hub from the shell, over the same HTTP interface as everybody.
+
+mod client;
+mod table;
+
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Subcommand, ValueEnum};
+use cloud_hub::clock;
+use cloud_hub::core::access::Role;
+use serde_json::{Value, json};
+
+use crate::Failure;
+use client::{Client, Target};
+use table::{Column, print};
+
+/// How long `--wait` waits unless it is said: a training on a small machine.
+const WAIT_S: u64 = 600;
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(500);
+/// Bytes of a password that is read from standard input.
+const MAX_PASSWORD_BYTES: u64 = 1_024;
+
+/// Exit codes beside 0, 1 and 2 (usage), after the conventions of such tools.
+pub(crate) mod exit {
+    pub(crate) const NOT_FOUND: u8 = 3;
+    pub(crate) const ACCESS: u8 = 4;
+    pub(crate) const CONFLICT: u8 = 5;
+    pub(crate) const TIMEOUT: u8 = 6;
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Whose hub: --hub and a token (TIDELINE_TOKEN, or a file), or on the hub's own machine --data alone.\n\n\
+                  Examples:\n  cloud-hub ctl --data /var/lib/tideline-hub agents\n  \
+                  cloud-hub ctl --hub https://hub.example --token-file ci.token train pump-anomaly --wait\n  \
+                  cloud-hub ctl rollout approve 7\n\n\
+                  Exit codes: 1 failed, 2 usage, 3 not found, 4 not allowed, 5 not as things stand, 6 waited too long."
+)]
+pub(crate) struct Ctl {
+    /// The hub's address.
+    #[arg(long, env = "TIDELINE_HUB_URL", default_value = "http://127.0.0.1:8080")]
+    hub: String,
+    /// A file with a token.
+    #[arg(long, env = "TIDELINE_TOKEN_FILE", conflicts_with = "data")]
+    token_file: Option<PathBuf>,
+    /// From the environment alone: what stands on a command line is seen by others.
+    #[arg(long, env = "TIDELINE_TOKEN", hide = true, hide_env_values = true)]
+    token: Option<String>,
+    /// The authority that signed the certificate of the hub, or of what stands in front of it, PEM; without it, those that
+    /// browsers trust.
+    #[arg(long, env = "TIDELINE_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// The hub's data folder, on its own machine: the token in it is used.
+    #[arg(long, env = "TIDELINE_HUB_DATA")]
+    data: Option<PathBuf>,
+    /// How to print.
+    #[arg(long, short, value_enum, global = true, default_value_t = Format::Table)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+    Csv,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boxes, or one of them.
+    Agents { agent: Option<String> },
+    /// Streams: what came in, and the newest.
+    Streams,
+    /// Models and their champions.
+    Models,
+    /// The versions of a model.
+    Versions { model: String },
+    /// Brings a package.
+    Upload {
+        model: String,
+        package: PathBuf,
+        /// It need not prove itself on the hub's readings; the history says so.
+        #[arg(long)]
+        skip_proof: bool,
+    },
+    /// Asks for a training.
+    Train {
+        model: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Trainings, or one of them with every reason.
+    Runs { run: Option<String> },
+    /// Rollouts, or one of them with all that was said.
+    Rollouts { rollout: Option<String> },
+    /// Begins, approves, holds or ends a rollout.
+    #[command(subcommand)]
+    Rollout(Rollout),
+    /// Alarms, and what they come from.
+    Drift,
+    /// What was taken in, delivered and dropped.
+    Ledger,
+    /// What was done and what happened, newest first.
+    History {
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Who the hub takes you for.
+    Me,
+    /// People.
+    #[command(subcommand)]
+    Users(Users),
+    /// Tokens of programs.
+    #[command(subcommand)]
+    Tokens(Tokens),
+}
+
+#[derive(clap::Args)]
+struct Wait {
+    /// Until it is over; exit code 1 if it did not go well.
+    #[arg(long)]
+    wait: bool,
+    /// Seconds to wait at most.
+    #[arg(long, default_value_t = WAIT_S)]
+    timeout: u64,
+}
+
+#[derive(Subcommand)]
+enum Rollout {
+    /// Rolls a version out that is there.
+    Start {
+        model: String,
+        version: u32,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Lets the next stage begin.
+    Approve { rollout: u64 },
+    /// Holds it.
+    Pause { rollout: u64 },
+    /// Goes on.
+    Resume { rollout: u64 },
+    /// Takes it back.
+    Abort { rollout: u64 },
+    /// Waits for its end.
+    Wait {
+        rollout: u64,
+        /// Seconds to wait at most.
+        #[arg(long, default_value_t = WAIT_S)]
+        timeout: u64,
+    },
+}
+
+#[derive(Subcommand)]
+enum Users {
+    /// Everybody.
+    List,
+    /// Makes a user. The password comes from standard input.
+    Add {
+        name: String,
+        #[arg(long, value_parser = role)]
+        role: Role,
+    },
+    /// Gives a user another role.
+    SetRole {
+        name: String,
+        #[arg(value_parser = role)]
+        role: Role,
+    },
+    /// Gives a user another password, from standard input.
+    SetPassword { name: String },
+    /// Removes a user, with sessions and tokens.
+    Remove { name: String },
+}
+
+#[derive(Subcommand)]
+enum Tokens {
+    /// Those that there are.
+    List,
+    /// Makes one, and prints it: it is shown only now.
+    Create {
+        name: String,
+        #[arg(long, value_parser = role)]
+        role: Role,
+        /// Days that it lasts.
+        #[arg(long, default_value_t = 90)]
+        days: u32,
+    },
+    /// Makes one void.
+    Revoke { id: String },
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    let known: Vec<&str> = Role::ALL.iter().map(|role| role.name()).collect();
+    Role::named(text).ok_or_else(|| format!("roles are {}", known.join(", ")))
+}
+
+/// Carries out a command.
+pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
+    let client = Client::new(&Target {
+        hub: &ctl.hub,
+        token_file: ctl.token_file.as_deref(),
+        token: ctl.token.as_deref(),
+        ca_file: ctl.ca_file.as_deref(),
+        data: ctl.data.as_deref(),
+    })?;
+    let show = |columns: &[Column<'_>], path: &str| print(ctl.output, columns, &client.items(path)?);
+    match &ctl.command {
+        Command::Agents { agent: None } => show(table::AGENTS, "agents"),
+        Command::Agents { agent: Some(agent) } => print_one(ctl, &client.get(&format!("agents/{agent}"))?),
+        Command::Streams => show(table::STREAMS, "streams"),
+        Command::Models => show(table::MODELS, "models"),
+        Command::Versions { model } => show(table::VERSIONS, &format!("models/{model}/versions")),
+        Command::Upload { model, package, skip_proof } => {
+            let bytes = std::fs::read(package)
+                .map_err(|error| Failure::new(format!("read package {}: {error}", package.display())))?;
+            let path = format!("models/{model}/versions?skip_proof={skip_proof}");
+            print_one(ctl, &client.send_bytes(&path, &bytes)?)
+        }
+        Command::Train { model, wait } => train(ctl, &client, model, wait),
+        Command::Runs { run: None } => show(table::RUNS, "retraining-runs"),
+        Command::Runs { run: Some(run) } => print_one(ctl, &client.get(&format!("retraining-runs/{run}"))?),
+        Command::Rollouts { rollout: None } => show(table::ROLLOUTS, "rollouts"),
+        Command::Rollouts { rollout: Some(id) } => print_one(ctl, &client.get(&format!("rollouts/{id}"))?),
+        Command::Rollout(rollout) => roll_out(ctl, &client, rollout),
+        Command::Drift => {
+            let drift = client.get("drift")?;
+            print(ctl.output, table::DRIFT, drift["alarms"].as_array().map(Vec::as_slice).unwrap_or_default())
+        }
+        Command::Ledger => {
+            let ledger = client.get("ledger")?;
+            print(ctl.output, table::LEDGER, ledger["streams"].as_array().map(Vec::as_slice).unwrap_or_default())
+        }
+        Command::History { limit } => show(table::HISTORY, &format!("history?limit={limit}")),
+        Command::Me => print_one(ctl, &client.get("me")?),
+        Command::Users(users) => users_of(ctl, &client, users),
+        Command::Tokens(tokens) => tokens_of(ctl, &client, tokens),
+    }
+}
+
+fn print_one(ctl: &Ctl, value: &Value) -> Result<(), Failure> {
+    match ctl.output {
+        Format::Table | Format::Json => crate::say(&serde_json::to_string_pretty(value).map_err(Failure::new)?),
+        Format::Csv => print(Format::Csv, &table::columns_of(value), std::slice::from_ref(value)),
+    }
+}
+
+fn train(ctl: &Ctl, client: &Client, model: &str, wait: &Wait) -> Result<(), Failure> {
+    let newest = |runs: &[Value]| runs.iter().filter_map(|run| run["run"].as_u64()).max().unwrap_or(0);
+    let before = newest(&client.items("retraining-runs")?);
+    let asked = client.send("POST", &format!("models/{model}/retraining"), &json!({}))?;
+    if !wait.wait {
+        return print_one(ctl, &asked);
+    }
+    let over = wait_for(wait.timeout, "the training", || {
+        let runs = client.items("retraining-runs")?;
+        let is_over =
+            |run: &&Value| run["run"].as_u64() > Some(before) && run["model"] == model && !run["finished"].is_null();
+        Ok(runs.iter().find(is_over).cloned())
+    })?;
+    print_one(ctl, &over)?;
+    end_well(&over["state"], "released")
+}
+
+fn roll_out(ctl: &Ctl, client: &Client, rollout: &Rollout) -> Result<(), Failure> {
+    let wish = |id: &u64, wish: &str| client.send("POST", &format!("rollouts/{id}/{wish}"), &json!({}));
+    match rollout {
+        Rollout::Start { model, version, wait } => {
+            let newest = |all: &[Value]| all.iter().filter_map(|one| one["rollout"].as_u64()).max().unwrap_or(0);
+            let before = newest(&client.items("rollouts")?);
+            let asked = client.send("POST", &format!("models/{model}/rollouts"), &json!({ "version": version }))?;
+            if !wait.wait {
+                return print_one(ctl, &asked);
+            }
+            let id = wait_for(wait.timeout, "the rollout to begin", || {
+                let newest = newest(&client.items("rollouts")?);
+                Ok((newest > before).then_some(newest))
+            })?;
+            wait_for_rollout(ctl, client, id, wait.timeout)
+        }
+        Rollout::Approve { rollout } => print_one(ctl, &wish(rollout, "approve")?),
+        Rollout::Pause { rollout } => print_one(ctl, &wish(rollout, "pause")?),
+        Rollout::Resume { rollout } => print_one(ctl, &wish(rollout, "resume")?),
+        Rollout::Abort { rollout } => print_one(ctl, &wish(rollout, "abort")?),
+        Rollout::Wait { rollout, timeout } => wait_for_rollout(ctl, client, *rollout, *timeout),
+    }
+}
+
+fn wait_for_rollout(ctl: &Ctl, client: &Client, id: u64, timeout_s: u64) -> Result<(), Failure> {
+    let over = wait_for(timeout_s, "the rollout", || {
+        let rollout = client.get(&format!("rollouts/{id}"))?;
+        Ok((!rollout["ended"].is_null()).then_some(rollout))
+    })?;
+    print_one(ctl, &over)?;
+    end_well(&over["state"], "released")
+}
+
+fn users_of(ctl: &Ctl, client: &Client, users: &Users) -> Result<(), Failure> {
+    match users {
+        Users::List => print(ctl.output, table::USERS, &client.items("users")?),
+        Users::Add { name, role } => {
+            let body = json!({ "name": name, "role": role, "password": password()? });
+            print_one(ctl, &client.send("POST", "users", &body)?)
+        }
+        Users::SetRole { name, role } => {
+            print_one(ctl, &client.send("PATCH", &format!("users/{}", client::encode(name)), &json!({ "role": role }))?)
+        }
+        Users::SetPassword { name } => {
+            let body = json!({ "password": password()? });
+            print_one(ctl, &client.send("PATCH", &format!("users/{}", client::encode(name)), &body)?)
+        }
+        Users::Remove { name } => {
+            client.send("DELETE", &format!("users/{}", client::encode(name)), &json!({}))?;
+            crate::say(&format!("{name} is removed"))
+        }
+    }
+}
+
+fn tokens_of(ctl: &Ctl, client: &Client, tokens: &Tokens) -> Result<(), Failure> {
+    match tokens {
+        Tokens::List => print(ctl.output, table::TOKENS, &client.items("tokens")?),
+        Tokens::Create { name, role, days } => {
+            let body = json!({ "name": name, "role": role, "expires_in_s": i64::from(*days) * 86_400 });
+            let made = client.send("POST", "tokens", &body)?;
+            // A script wants the token and nothing else.
+            if ctl.output == Format::Table && !std::io::stdout().is_terminal() {
+                return crate::say(made["token"].as_str().unwrap_or_default());
+            }
+            print_one(ctl, &made)
+        }
+        Tokens::Revoke { id } => {
+            client.send("DELETE", &format!("tokens/{id}"), &json!({}))?;
+            crate::say(&format!("{id} is void"))
+        }
+    }
+}
+
+/// The first line of standard input.
+fn password() -> Result<String, Failure> {
+    let mut text = String::new();
+    std::io::stdin()
+        .take(MAX_PASSWORD_BYTES)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::new(format!("read a password from standard input: {error}")))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+fn wait_for<T>(timeout_s: u64, what: &str, look: impl Fn() -> Result<Option<T>, Failure>) -> Result<T, Failure> {
+    let deadline_ms = clock::unix_ms() + i64::try_from(timeout_s).unwrap_or(i64::MAX / 2_000) * 1_000;
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if clock::unix_ms() >= deadline_ms {
+            let message = format!("failed to see {what} end within {timeout_s} s");
+            return Err(Failure { code: exit::TIMEOUT, message });
+        }
+        #[expect(clippy::disallowed_methods, reason = "a poll of the hub's HTTP interface")]
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn end_well(state: &Value, good: &str) -> Result<(), Failure> {
+    let state = state.as_str().map_or_else(|| state.to_string(), str::to_owned);
+    if state == good { Ok(()) } else { Err(Failure::new(format!("see it end as {good}: it is {state}"))) }
+}
