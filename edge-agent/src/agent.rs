@@ -125,6 +125,7 @@ impl Agent {
         let artifacts = Artifacts::open(&directory.join("models"))?;
         let Recovered { spool, mut core, effects, memory } = start::recover(&config, &state, &artifacts, &clock)?;
         let settings = infer::Settings {
+            agent: config.agent.name.clone(),
             device: config.model.device,
             trusted: config.model.trust.clone(),
             epoch: spool.epoch(),

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use shared::device::{DeviceChoice, DeviceError};
 use shared::event::Outcome;
-use shared::ids::{Epoch, ModelVersion, Sequence};
+use shared::ids::{AgentId, Epoch, ModelVersion, Sequence};
 use shared::package::Package;
 use shared::package::signature::{self, PublicKey};
 use shared::pipeline::runner::{Runner, RunnerInput};
@@ -57,6 +57,8 @@ pub enum Request {
 /// How inference runs.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Who the box is.
+    pub agent: AgentId,
     /// On what.
     pub device: DeviceChoice,
     /// Whose signature a package must have; none: whatever the hub sends is taken.
@@ -223,7 +225,7 @@ impl Worker {
                 if catch_unwind(AssertUnwindSafe(|| drop(runner.run(&inputs(self.recent.iter()))))).is_err() {
                     return Event::Shadowed { digest, shadowed: Err("it broke off in its first readings".to_owned()) };
                 }
-                self.shadow = Some(Shadow::new(digest, runner, percent));
+                self.shadow = Some(Shadow::new(self.settings.agent.clone(), digest, runner, percent));
                 Event::ShadowLoaded(digest)
             }
             Err(reason) => Event::Shadowed { digest, shadowed: Err(reason) },
@@ -283,7 +285,13 @@ mod tests {
     use shared::package::signature::ReleaseKey;
 
     fn worker(trusted: Vec<PublicKey>) -> Worker {
-        let settings = Settings { device: DeviceChoice::default(), trusted, epoch: Epoch(1), max_answer_us: 1_000_000 };
+        let settings = Settings {
+            agent: AgentId::new("line-1").expect("valid"),
+            device: DeviceChoice::default(),
+            trusted,
+            epoch: Epoch(1),
+            max_answer_us: 1_000_000,
+        };
         Worker::new(settings, Clock::start(), Telemetry::default())
     }
 

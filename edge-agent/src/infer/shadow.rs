@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use shared::event::Outcome;
-use shared::ids::{Digest, StreamId};
+use shared::ids::{AgentId, Digest, StreamId};
 use shared::pipeline::runner::Runner;
 use shared::wire::message::ShadowCounts;
 
@@ -18,6 +18,7 @@ use crate::core::trial::{MISSING_CHANNEL, is_no_number};
 
 /// A version in shadow.
 pub(super) struct Shadow {
+    agent: AgentId,
     digest: Digest,
     runner: Runner,
     percent: u8,
@@ -33,9 +34,9 @@ pub(super) struct Shadow {
 }
 
 impl Shadow {
-    pub(super) fn new(digest: Digest, runner: Runner, percent: u8) -> Self {
+    pub(super) fn new(agent: AgentId, digest: Digest, runner: Runner, percent: u8) -> Self {
         let (streams, no_numbers, mute, answered) = (BTreeMap::new(), 0, 0, 0);
-        Self { digest, runner, percent, streams, no_numbers, mute, answered, seen: 0, busy_us: 0 }
+        Self { agent, digest, runner, percent, streams, no_numbers, mute, answered, seen: 0, busy_us: 0 }
     }
 
     pub(super) fn digest(&self) -> Digest {
@@ -110,7 +111,8 @@ impl Shadow {
     /// it said of the one before; averages and windows move on in between.
     fn is_mirrored(&mut self, question: &Question) -> bool {
         let stream = &question.schema.stream;
-        let first = || offset_of(stream) * SHADOW_SPAN_READINGS;
+        let agent = &self.agent;
+        let first = || offset_of(agent, stream) * SHADOW_SPAN_READINGS;
         let has_room = self.streams.len() < SHADOW_STREAMS;
         let index = if let Some(index) = self.streams.get_mut(stream) {
             *index += 1;
@@ -145,9 +147,10 @@ impl Shadow {
     }
 }
 
-/// Where a stream's first span lies among a hundred: streams that began together take their turns.
-fn offset_of(stream: &StreamId) -> u64 {
-    u64::from(Digest::of(stream.as_str().as_bytes()).0[0]) % 100
+/// Where a stream's first span lies among a hundred: streams that began together take their turns, on one box and on
+/// all.
+fn offset_of(agent: &AgentId, stream: &StreamId) -> u64 {
+    u64::from(Digest::of(format!("{agent} {stream}").as_bytes()).0[0]) % 100
 }
 
 fn agree(one: &Outcome, other: &Outcome) -> bool {
@@ -168,6 +171,10 @@ mod tests {
     use shared::pipeline::decision::{Decision, Score, Threshold};
     use shared::pipeline::weights::Weights;
     use shared::pipeline::{Baseline, Channel, Input, Missing, Pipeline};
+
+    fn agent() -> AgentId {
+        AgentId::new("line-1").expect("valid")
+    }
 
     /// Anomalous is what is farther than 2 from 0.
     fn runner() -> Runner {
@@ -206,7 +213,7 @@ mod tests {
 
     /// Ten streams of a thousand readings each, in batches as they come.
     fn mirrored(percent: u8) -> ShadowCounts {
-        let mut shadow = Shadow::new(Digest([1; 32]), runner(), percent);
+        let mut shadow = Shadow::new(agent(), Digest([1; 32]), runner(), percent);
         let mut sum = ShadowCounts::of(Digest([1; 32]));
         for index in 0..1_000 {
             let streams: Vec<String> = (0..10).map(|stream| format!("stream-{stream}")).collect();
@@ -240,7 +247,7 @@ mod tests {
         let questions: Vec<Question> = (0..64).map(|index| question("x", index, 1.0)).collect();
         let questions: Vec<&Question> = questions.iter().collect();
         let said = vec![said(false); 64];
-        let mut shadow = Shadow::new(Digest([1; 32]), runner(), 100);
+        let mut shadow = Shadow::new(agent(), Digest([1; 32]), runner(), 100);
         let now_us = std::cell::Cell::new(0);
         let each_takes_a_second = || now_us.replace(now_us.get() + 1_000_000 * SHADOW_FIRST_READINGS as u64);
         let problem = shadow.see(&questions, &said, 50_000, each_takes_a_second).expect_err("too slow");
