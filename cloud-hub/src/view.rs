@@ -97,6 +97,7 @@ fn agents(core: &HubCore) -> Vec<Value> {
                     "digest": serving.digest.to_string(),
                 })),
                 "pending": core.newest().pending(&facts.agent, core.reached(facts)),
+                "shadow": facts.status.as_ref().and_then(|status| status.shadow),
                 "spool_bytes": facts.status.as_ref().map(|status| status.spool_bytes),
             })
         })

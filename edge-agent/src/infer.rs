@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use shared::device::{DeviceChoice, DeviceError};
 use shared::event::Outcome;
 use shared::ids::{AgentId, Epoch, ModelVersion, Sequence};
-use shared::package::Package;
 use shared::package::signature::{self, PublicKey};
+use shared::package::{Chosen, Package};
 use shared::pipeline::runner::{Runner, RunnerInput};
 use shared::wire::message::ServedModel;
 use tokio::sync::mpsc;
@@ -204,7 +204,8 @@ impl Worker {
 
     fn load(&mut self, model: ServedModel, bytes: &[u8], memory: Option<PipelineMemory>) -> Event {
         match self.build(&model, bytes) {
-            Ok((mut runner, floor)) => {
+            Ok((Chosen { mut runner, device, .. }, floor)) => {
+                self.telemetry.runs_on(device);
                 let streams = memory.and_then(|memory| postcard::from_bytes(&memory.bytes).ok());
                 match streams.map(|streams| runner.restore(streams)) {
                     Some(streams) => info!(streams, "the pipeline goes on from what it remembered"),
@@ -220,7 +221,7 @@ impl Worker {
     fn load_shadow(&mut self, model: &ServedModel, bytes: &[u8], percent: u8) -> Event {
         let digest = model.digest;
         match self.build(model, bytes) {
-            Ok((mut runner, _)) => {
+            Ok((Chosen { mut runner, .. }, _)) => {
                 // It begins as a version does that takes service: after what came in before.
                 if catch_unwind(AssertUnwindSafe(|| drop(runner.run(&inputs(self.recent.iter()))))).is_err() {
                     return Event::Shadowed { digest, shadowed: Err("it broke off in its first readings".to_owned()) };
@@ -233,7 +234,7 @@ impl Worker {
     }
 
     /// Proves a package, and puts it into operation.
-    fn build(&self, model: &ServedModel, bytes: &[u8]) -> Result<(Runner, ModelVersion), String> {
+    fn build(&self, model: &ServedModel, bytes: &[u8]) -> Result<(Chosen, ModelVersion), String> {
         self.verify(bytes)?;
         let (package, _) = Package::open(bytes, Some(model.digest)).map_err(|error| error.to_string())?;
         let manifest = &package.manifest;
@@ -250,8 +251,7 @@ impl Worker {
         if !chosen.reason.is_empty() {
             info!("{}", chosen.reason);
         }
-        self.telemetry.runs_on(chosen.device);
-        Ok((chosen.runner, manifest.floor))
+        Ok((chosen, manifest.floor))
     }
 }
 

@@ -66,6 +66,17 @@ pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Teleme
             "digest": serving.digest.to_string(),
             "on_trial": core.is_on_trial(),
         })),
+        "shadow": core.shadow().running().zip(status.shadow).map(|(shadow, counts)| json!({
+            "name": shadow.offer.model.as_str(),
+            "version": shadow.offer.version.0,
+            "percent": shadow.percent,
+            "readings": counts.readings,
+            "mirrored": counts.mirrored,
+            "compared": counts.compared,
+            "agreed": counts.agreed,
+            "anomalous": counts.anomalous,
+            "served_anomalous": counts.served_anomalous,
+        })),
         "hub": {
             "connected": core.is_connected(),
             "transport": counters.hub_transport.map(crate::telemetry::HubTransport::name),

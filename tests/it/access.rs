@@ -169,6 +169,8 @@ fn the_first_admin_is_made_once_and_lets_others_in() {
     });
     assert_eq!(of("DELETE /api/v1/users/Bob"), Some(expected), "{history}");
     assert_eq!(of("POST /api/v1/models/demo-anomaly/retraining"), None, "what was turned away was not done");
+    assert_eq!(of("POST /api/v1/setup").map(|body| body["who"].clone()), Some("Ada".into()));
+    assert_eq!(of("POST /api/v1/login").map(|body| body["who"].clone()), Some("Bob".into()));
     assert!(!history.to_string().contains(PASSWORD) && !history.to_string().contains(&secret));
     hub.process.stop().expect("stops");
     let log = std::fs::read_to_string(directory.path().join("hub.log")).expect("reads");
@@ -230,6 +232,34 @@ fn ten_thousand_wrong_passwords_keep_nobody_else_out() {
     }
     assert!(answers[&401] <= 30 && answers[&429] >= 9_900 && answers.len() == 2, "{answers:?}");
     assert!(slowest_ms < 2_000, "{slowest_ms} ms");
+}
+
+/// Attempts that all came before the first of them was found wrong.
+#[test]
+fn guesses_that_come_at_once_are_no_more_than_those_that_come_in_a_row() {
+    let directory = tempfile::tempdir().expect("dir");
+    let hub = Hub::start(directory.path());
+    hub.set_up();
+    let address = hub.address;
+    let (answers, waited_ms) = hub.runtime.block_on(async {
+        let mut guesses = tokio::task::JoinSet::new();
+        for guess in 0..300 {
+            let body = json!({ "name": "Ada", "password": format!("guess number {guess:06}") });
+            guesses.spawn(async move { ask(address, HERE, "POST", "/api/v1/login", &[], Some(body)).await });
+        }
+        let began_ms = unix_ms();
+        let body = json!({ "name": "Ada", "password": PASSWORD });
+        let good = ask(address, THERE, "POST", "/api/v1/login", &[], Some(body)).await.expect("answers");
+        assert_eq!(good.status, 200);
+        let waited_ms = unix_ms() - began_ms;
+        let mut answers: BTreeMap<u16, u32> = BTreeMap::new();
+        while let Some(answer) = guesses.join_next().await {
+            *answers.entry(answer.expect("asks").expect("answers").status).or_default() += 1;
+        }
+        (answers, waited_ms)
+    });
+    assert!(answers[&401] <= 11 && answers[&401] + answers[&429] == 300, "{answers:?}");
+    assert!(waited_ms < 5_000, "{waited_ms} ms");
 }
 
 /// `cloud-hub ctl` with a token, or with the hub's folder.

@@ -13,7 +13,7 @@ use shared::event::UnixMillis;
 use tokio::sync::oneshot;
 
 use super::error::Problem;
-use super::guard::{SESSION_COOKIE, session_of};
+use super::guard::{Deed, SESSION_COOKIE, session_of};
 use super::{Command, Context, items};
 use crate::clock;
 use crate::core::access::{AccessBook, Change, How, Principal, Role, Session, Token, User};
@@ -45,20 +45,24 @@ pub(super) async fn login(
     body: Body<Login>,
 ) -> Result<Response, Problem> {
     let Login { name, password } = read(body)?;
+    check_name(&name)?;
     let now = clock::unix_ms();
-    if let Some(seconds) = context.throttled(now, &peer, &name) {
-        return Err(Problem::too_many("wrong passwords", seconds));
-    }
+    context.throttle(now, &peer, &name, "wrong passwords")?;
     let hash = context.book.borrow().user(&name).map(|user| user.password_hash.clone());
     // One at a time: a flood of attempts must not take the machine's memory, and it is quick.
     let permit = context.hashing.acquire().await.map_err(|_| Problem::stopping())?;
+    // Those that came at once with it may have been wrong meanwhile.
+    context.throttle(now, &peer, &name, "wrong passwords")?;
     let is_right = tokio::task::spawn_blocking(move || is_password(&password, hash.as_deref())).await;
-    drop(permit);
-    if !matches!(is_right, Ok(true)) {
+    let is_right = matches!(is_right, Ok(true));
+    if !is_right {
         context.was_wrong(now, &peer, &name);
+    }
+    drop(permit);
+    if !is_right {
         return Err(Problem::wrong_password());
     }
-    open_session(&context, now, name).await
+    open_session(&context, now, name, (&peer, "POST /api/v1/login")).await
 }
 
 #[derive(Deserialize)]
@@ -77,9 +81,7 @@ pub(super) async fn setup(
 ) -> Result<Response, Problem> {
     let Setup { code, name, password } = read(body)?;
     let now = clock::unix_ms();
-    if let Some(seconds) = context.throttled(now, &peer, "") {
-        return Err(Problem::too_many("wrong codes", seconds));
-    }
+    context.throttle(now, &peer, "", "wrong codes")?;
     let is_right = context.setup_code == Some(Secret::digest_of(&code)) && context.book.borrow().users().count() == 0;
     if !is_right {
         context.was_wrong(now, &peer, "");
@@ -87,11 +89,17 @@ pub(super) async fn setup(
         return Err(Problem::forbidden("setup_code", detail));
     }
     let user = new_user(&context, &name, Role::Admin, password, now).await?;
-    context.change(Change::AddUser(user)).await?;
-    open_session(&context, now, name).await
+    context.change(Change::AddFirstUser(user)).await?;
+    open_session(&context, now, name, (&peer, "POST /api/v1/setup")).await
 }
 
-async fn open_session(context: &Context, now: UnixMillis, user: String) -> Result<Response, Problem> {
+/// A session for somebody who has just proven who they are, which is noted: these routes have no guard that does it.
+async fn open_session(
+    context: &Context,
+    now: UnixMillis,
+    user: String,
+    (peer, what): (&SocketAddr, &str),
+) -> Result<Response, Problem> {
     let secret = Secret::new("tls");
     let expires_ms = now + 1_000 * SESSION_S;
     let session = Session { digest: secret.digest(), user, created_ms: now, expires_ms };
@@ -104,7 +112,10 @@ async fn open_session(context: &Context, now: UnixMillis, user: String) -> Resul
     let cookie =
         format!("{SESSION_COOKIE}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age={SESSION_S}{secure}", secret.reveal());
     let principal = context.book.borrow().of_session(secret.digest(), now).ok_or_else(Problem::unauthorized)?;
-    Ok(([(header::SET_COOKIE, cookie)], Json(show_principal(&principal))).into_response())
+    let shown = Json(show_principal(&principal));
+    let deed = Deed { who: principal, from: peer.ip(), what: what.to_owned(), status: StatusCode::OK.as_u16() };
+    context.order(Command::Note(deed)).await?;
+    Ok(([(header::SET_COOKIE, cookie)], shown).into_response())
 }
 
 /// `POST /api/v1/logout`.
@@ -140,9 +151,7 @@ pub(super) async fn change_password(
     let Some(user) = context.book.borrow().user(&who.name).filter(|_| who.how == How::Session).cloned() else {
         return Err(Problem::forbidden("session", "a password is changed by whoever logged in with it"));
     };
-    if let Some(seconds) = context.throttled(now, &peer, &user.name) {
-        return Err(Problem::too_many("wrong passwords", seconds));
-    }
+    context.throttle(now, &peer, &user.name, "wrong passwords")?;
     let (is_right, hashed) = {
         let _permit = context.hashing.acquire().await.map_err(|_| Problem::stopping())?;
         let old_hash = user.password_hash.clone();
@@ -292,9 +301,11 @@ impl Context {
         done.map_err(|reason| Problem::conflict("access", reason))
     }
 
-    fn throttled(&self, now: UnixMillis, peer: &SocketAddr, name: &str) -> Option<u64> {
+    /// Turns an attempt away before it costs anything, if there were too many.
+    fn throttle(&self, now: UnixMillis, peer: &SocketAddr, name: &str, what: &str) -> Result<(), Problem> {
         let throttle = self.throttle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        throttle.wait_s(now, &place_of(peer.ip()), name)
+        let wait_s = throttle.wait_s(now, &place_of(peer.ip()), name);
+        wait_s.map_or(Ok(()), |seconds| Err(Problem::too_many(what, seconds)))
     }
 
     fn was_wrong(&self, now: UnixMillis, peer: &SocketAddr, name: &str) {

@@ -126,6 +126,8 @@ pub struct Session {
 /// A change of the book.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
+    /// There is a user where nobody was.
+    AddFirstUser(User),
     /// There is a new user.
     AddUser(User),
     /// A user may something else, or has another password. Sessions end.
@@ -206,6 +208,7 @@ impl AccessBook {
             is_admin && !others
         };
         match change {
+            Change::AddFirstUser(_) if !self.users.is_empty() => Err("somebody was first".to_owned()),
             Change::AddUser(user) if self.users.contains_key(&user.name) => {
                 Err(format!("there is a user {:?} already", user.name))
             }
@@ -222,7 +225,8 @@ impl AccessBook {
                 Err(format!("there are {MAX_TOKENS} tokens already"))
             }
             Change::RemoveToken(id) if !self.tokens.contains_key(id) => Err(format!("there is no token {id:?}")),
-            Change::AddUser(_)
+            Change::AddFirstUser(_)
+            | Change::AddUser(_)
             | Change::ChangeUser(_)
             | Change::RemoveUser(_)
             | Change::AddToken(_)
@@ -246,7 +250,7 @@ impl AccessBook {
     /// Takes a change that was checked and is durable.
     pub fn apply(&mut self, change: Change) {
         match change {
-            Change::AddUser(user) => drop(self.users.insert(user.name.clone(), user)),
+            Change::AddFirstUser(user) | Change::AddUser(user) => drop(self.users.insert(user.name.clone(), user)),
             Change::ChangeUser(user) => {
                 self.sessions.retain(|_, session| session.user != user.name);
                 self.users.insert(user.name.clone(), user);
@@ -336,6 +340,7 @@ mod tests {
         book.apply(Change::ChangeUser(user("Ada", Role::Admin)));
         assert!(book.of_session(secret(4), 0).is_none(), "a new password ends what was open");
         assert!(book.check(&Change::AddUser(user("Ada", Role::Viewer))).is_err());
+        assert!(book.check(&Change::AddFirstUser(user("Eve", Role::Admin))).is_err(), "two who are first at once");
         assert!(book.check(&Change::RemoveToken("tok-9".to_owned())).is_err());
     }
 

@@ -434,7 +434,8 @@ impl Rollout {
     /// answered proves nothing.
     fn has_taken_hold(&self, members: &[Member], answers: Answers) -> bool {
         if matches!(self.rules.stages[self.stage].mode, StageMode::Mirror { .. }) {
-            return self.is_mirrored(members) && MirrorEvidence::of(self, members).compared >= self.rules.min_answers;
+            return self.is_mirrored(members)
+                && MirrorEvidence::of(self, members).counts.compared >= self.rules.min_answers;
         }
         self.is_served(members) && answers.new.total >= self.rules.min_answers
     }

@@ -81,7 +81,7 @@ fn role(columns: &Columns<'_>) -> Result<Role, ReadError> {
 
 async fn save(connection: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::Error> {
     match change {
-        Change::AddUser(user) | Change::ChangeUser(user) => {
+        Change::AddFirstUser(user) | Change::AddUser(user) | Change::ChangeUser(user) => {
             let statement = "INSERT INTO users (name, role, password_hash, created_ms) VALUES ($1, $2, $3, $4) \
                              ON CONFLICT (name) DO UPDATE SET role = excluded.role, password_hash = excluded.password_hash";
             sqlx::query(statement)

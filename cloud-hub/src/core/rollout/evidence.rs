@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use shared::ids::{AgentId, ModelVersion};
+use shared::wire::message::ShadowCounts;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::{Member, Rollout, RolloutRules};
@@ -48,20 +49,9 @@ pub struct MirrorEvidence {
     pub boxes: usize,
     /// How many of a hundred readings it was to see.
     pub wanted_percent: u8,
-    /// Readings that these boxes answered meanwhile.
-    pub readings: u64,
-    /// Those of them that it saw.
-    pub mirrored: u64,
-    /// Those of them of which both versions said something.
-    pub compared: u64,
-    /// Those of them of which both said the same.
-    pub agreed: u64,
-    /// Those it called anomalous.
-    pub anomalous: u64,
-    /// Those the version before did.
-    pub served_anomalous: u64,
-    /// Microseconds it took for what it saw.
-    pub busy_us: u64,
+    /// What it said there, over all of them.
+    #[serde(flatten)]
+    pub counts: ShadowCounts,
 }
 
 /// Two versions on boxes of their own, over the same time.
@@ -106,40 +96,24 @@ impl MirrorEvidence {
             StageMode::Mirror { percent } => percent,
             StageMode::Serve | StageMode::Ab { .. } => 0,
         };
-        let mut sum = Self {
-            stage: rollout.stage + 1,
-            boxes: 0,
-            wanted_percent,
-            readings: 0,
-            mirrored: 0,
-            compared: 0,
-            agreed: 0,
-            anomalous: 0,
-            served_anomalous: 0,
-            busy_us: 0,
-        };
+        let (stage, counts) = (rollout.stage + 1, ShadowCounts::of(rollout.digest));
+        let mut sum = Self { stage, boxes: 0, wanted_percent, counts };
         let mirroring = members.iter().filter(|member| rollout.mirrors.contains(&member.agent));
         for counts in mirroring.filter_map(|member| member.shadow) {
             sum.boxes += 1;
-            sum.readings += counts.readings;
-            sum.mirrored += counts.mirrored;
-            sum.compared += counts.compared;
-            sum.agreed += counts.agreed;
-            sum.anomalous += counts.anomalous;
-            sum.served_anomalous += counts.served_anomalous;
-            sum.busy_us += counts.busy_us;
+            sum.counts.add(&counts);
         }
         sum
     }
 
     /// Why the version is to be taken back, if it is.
     pub(super) fn speaks_against(&self, rules: &RolloutRules) -> Option<String> {
-        let share = |count: u64| if self.compared == 0 { 0.0 } else { count as f64 / self.compared as f64 };
-        let (new, old) = (share(self.anomalous), share(self.served_anomalous));
-        let is_loud = self.compared >= rules.min_answers.max(1) && new > old + rules.alarm_margin;
+        let ShadowCounts { compared, anomalous, served_anomalous, .. } = self.counts;
+        let share = |count: u64| if compared == 0 { 0.0 } else { count as f64 / compared as f64 };
+        let (new, old) = (share(anomalous), share(served_anomalous));
+        let is_loud = compared >= rules.min_answers.max(1) && new > old + rules.alarm_margin;
         is_loud.then(|| {
-            let (compared, margin) = (self.compared, 100.0 * rules.alarm_margin);
-            let (new, old) = (100.0 * new, 100.0 * old);
+            let (new, old, margin) = (100.0 * new, 100.0 * old, 100.0 * rules.alarm_margin);
             format!(
                 "rolled back: in shadow {new:.1} % of {compared} answers are anomalous, of those served {old:.1} %; \
                  {margin:.1} % more are allowed"
@@ -149,18 +123,17 @@ impl MirrorEvidence {
 
     pub(super) fn sentence(&self) -> String {
         let percent = |count: u64, of: u64| if of == 0 { 0.0 } else { 100.0 * count as f64 / of as f64 };
+        let ShadowCounts { readings, mirrored, compared, agreed, anomalous, served_anomalous, busy_us, .. } =
+            self.counts;
         format!(
-            "in shadow on {} boxes it saw {} of {} readings ({:.1} %): {:.1} % of {} answers are the same, {:.1} % \
-             anomalous where {:.1} % of those served are, {:.0} us a reading",
+            "in shadow on {} boxes it saw {mirrored} of {readings} readings ({:.1} %): {:.1} % of {compared} answers are \
+             the same, {:.1} % anomalous where {:.1} % of those served are, {:.0} us a reading",
             self.boxes,
-            self.mirrored,
-            self.readings,
-            percent(self.mirrored, self.readings),
-            percent(self.agreed, self.compared),
-            self.compared,
-            percent(self.anomalous, self.compared),
-            percent(self.served_anomalous, self.compared),
-            self.busy_us as f64 / self.mirrored.max(1) as f64,
+            percent(mirrored, readings),
+            percent(agreed, compared),
+            percent(anomalous, compared),
+            percent(served_anomalous, compared),
+            busy_us as f64 / mirrored.max(1) as f64,
         )
     }
 }
