@@ -5,7 +5,7 @@ mod cohort;
 mod live;
 pub mod plan;
 mod training;
-mod trials;
+pub mod trials;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -208,8 +208,7 @@ impl Fleet<'_> {
                 let name = serde_json::to_value(kind)?;
                 let name = name.as_str().unwrap_or_default().to_owned();
                 let mut published = self.publish(&name, *kind, *skip_proof, *ends, *hub_restarts)?;
-                let found = trials::found(&published["evidence"]);
-                if found.is_some_and(|found| !found.is_as_planned(better.as_deref())) {
+                if !trials::are_as_planned(&published["evidence"], *better) {
                     published["as_planned"] = json!(false);
                 }
                 Ok(published)

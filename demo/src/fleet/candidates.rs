@@ -165,13 +165,9 @@ fn edit_weights(package: &mut Package, edit: impl FnOnce(&mut Weights)) -> anyho
 }
 
 fn scale_threshold(package: &mut Package, factor: f64) -> anyhow::Result<()> {
-    edit_threshold(package, |value| *value *= factor)
-}
-
-fn edit_threshold(package: &mut Package, edit: impl FnOnce(&mut f64)) -> anyhow::Result<()> {
     let Pipeline { decision, .. } = &mut package.manifest.pipeline;
     match decision {
-        Decision::Anomaly { threshold: Threshold::Package { value }, .. } => edit(value),
+        Decision::Anomaly { threshold: Threshold::Package { value }, .. } => *value *= factor,
         Decision::Anomaly { .. } | Decision::Classify { .. } | Decision::Forecast { .. } => {
             anyhow::bail!("the demo's model has one threshold for all streams")
         }

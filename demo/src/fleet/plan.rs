@@ -8,6 +8,7 @@ use shared::ids::ChannelName;
 use toml::Spanned;
 
 use super::candidates::Kind;
+use super::trials::Better;
 use crate::site::StagePlan;
 
 /// Boxes of a plan, at most: what one process and its broker carry.
@@ -52,8 +53,8 @@ pub enum Step {
         /// How often the hub is stopped and started while it is rolled out.
         #[serde(default)]
         hub_restarts: usize,
-        /// Which version an A/B stage must call better: `new`, `before` or `neither`.
-        better: Option<String>,
+        /// Which version an A/B stage must call better.
+        better: Option<Better>,
     },
     /// A sensor of one box says something else from now on. The hub must name it, and train nothing.
     Sensor {

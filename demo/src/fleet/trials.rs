@@ -1,44 +1,63 @@
 //! What stages in shadow and A/B stages must find.
 
+use serde::Deserialize;
 use serde_json::Value;
 
 /// By how many points of a hundred the share of readings that a version saw may miss what the stage says.
 const MIRROR_TOLERANCE: f64 = 2.0;
 
-/// What the stages of a rollout found.
-pub(super) struct Found<'a> {
-    evidence: &'a [Value],
+/// Which version an A/B stage must call better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Better {
+    /// The one that is rolled out.
+    New,
+    /// The one before.
+    Before,
+    /// None of them.
+    Neither,
 }
 
-/// What a rollout found, if it has stages that look for something.
-pub(super) fn found(evidence: &Value) -> Option<Found<'_>> {
-    let evidence = evidence.as_array().filter(|evidence| !evidence.is_empty())?;
-    Some(Found { evidence })
+/// Whether shares were kept to, and an A/B stage called the right version better, if one must.
+pub(super) fn are_as_planned(evidence: &Value, better: Option<Better>) -> bool {
+    let found = |kind: &'static str| {
+        let all = evidence.as_array().into_iter().flatten();
+        all.filter(move |found| found["kind"] == kind)
+    };
+    let is_kept = found("mirror").all(|found| {
+        let number = |key: &str| found[key].as_f64().unwrap_or(f64::NAN);
+        let share = 100.0 * number("mirrored") / number("readings");
+        (share - number("wanted_percent")).abs() <= MIRROR_TOLERANCE
+    });
+    let is_called = better.is_none_or(|better| {
+        found("ab").next_back().is_some_and(|found| match better {
+            Better::New => found["better"] == found["new"]["version"],
+            Better::Before => found["better"] == found["before"]["version"],
+            Better::Neither => found["better"].is_null(),
+        })
+    });
+    is_kept && is_called
 }
 
-impl Found<'_> {
-    /// Whether shares were kept to, and the right version was called better.
-    pub(super) fn is_as_planned(&self, better: Option<&str>) -> bool {
-        let is_kept = self.of("mirror").all(|found| {
-            let number = |key: &str| found[key].as_f64().unwrap_or(f64::NAN);
-            let share = 100.0 * number("mirrored") / number("readings");
-            (share - number("wanted_percent")).abs() <= MIRROR_TOLERANCE
-        });
-        let Some(better) = better else {
-            return is_kept;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_missed_share_the_wrong_version_and_no_comparison_at_all_are_not_as_planned() {
+        let evidence = |mirrored: u64, better: Value| {
+            json!([
+                { "kind": "mirror", "readings": 1_000, "mirrored": mirrored, "wanted_percent": 30 },
+                { "kind": "ab", "new": { "version": 3 }, "before": { "version": 2 }, "better": better },
+            ])
         };
-        is_kept
-            && self.of("ab").last().is_some_and(|found| {
-                let called = &found["better"];
-                match better {
-                    "new" => *called == found["new"]["version"],
-                    "before" => *called == found["before"]["version"],
-                    _ => called.is_null(),
-                }
-            })
-    }
-
-    fn of(&self, kind: &str) -> impl Iterator<Item = &Value> {
-        self.evidence.iter().filter(move |found| found["kind"] == kind)
+        assert!(are_as_planned(&evidence(310, json!(2)), Some(Better::Before)));
+        assert!(are_as_planned(&evidence(310, json!(3)), Some(Better::New)));
+        assert!(are_as_planned(&evidence(310, Value::Null), Some(Better::Neither)));
+        assert!(!are_as_planned(&evidence(330, json!(2)), Some(Better::Before)));
+        assert!(!are_as_planned(&evidence(310, json!(3)), Some(Better::Before)));
+        assert!(!are_as_planned(&json!([]), Some(Better::Before)) && !are_as_planned(&Value::Null, Some(Better::New)));
+        assert!(are_as_planned(&json!([]), None));
     }
 }
