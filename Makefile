@@ -8,7 +8,7 @@ CARGOFLAGS ?=
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench parity-wgpu
+.PHONY: help demo test test-dashboard screenshots lint bench parity-wgpu
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,19 @@ demo: ## The whole loop in one process: broker, plant, three agents, hub; drift,
 test: ## Every test: unit, property, end to end with real brokers, disks and connections
 	$(CARGO) build $(CARGOFLAGS) --workspace --bins
 	$(CARGO) test $(CARGOFLAGS) --workspace --no-fail-fast
+
+test-dashboard: ## The dashboard at a fleet of 50 boxes in a real browser; takes Node.js 20 and Chromium
+	cd cloud-hub/dashboard && npm ci && npm run check && npm run build
+	@git diff --exit-code --stat -- cloud-hub/dashboard/dist || \
+		{ echo "cloud-hub/dashboard/dist is not what its sources make: commit what was just built"; exit 1; }
+	$(CARGO) build $(CARGOFLAGS) --workspace --bins
+	cd tests/browser && npm ci && DEMO="$$($(CARGO) metadata --format-version 1 --no-deps | \
+		node -p 'JSON.parse(fs.readFileSync(0)).target_directory')/debug/demo" npm test
+
+screenshots: ## Pictures of every page, light and dark, into target/screenshots; takes what test-dashboard takes
+	$(CARGO) build $(CARGOFLAGS) --workspace --bins
+	cd tests/browser && npm ci && export TARGET="$$($(CARGO) metadata --format-version 1 --no-deps | \
+		node -p 'JSON.parse(fs.readFileSync(0)).target_directory')" && DEMO="$$TARGET/debug/demo" npm run screenshots "$$TARGET/screenshots"
 
 lint: ## Formatting, clippy with warnings as errors, and licences and advisories if cargo-deny is installed
 	$(CARGO) fmt --all --check

@@ -2,40 +2,56 @@
 //! nothing of the hub's.
 
 mod accounts;
+mod alarms;
+mod dashboard;
 mod error;
+mod etag;
+mod events;
+mod extract;
+mod fleet;
 mod guard;
+mod history;
+mod labels;
+mod learning;
+mod models;
+pub mod openapi;
+mod page;
 mod rollouts;
 mod routes;
+mod streams;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json, Router};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use shared::ids::{Digest, ModelName, ModelVersion};
+use serde::Serialize;
+use shared::event::UnixMillis;
+use shared::ids::{AgentId, Digest, ModelName, ModelVersion, StreamId};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use crate::core::access::throttle::Throttle;
-use crate::core::access::{AccessBook, Change, Principal};
+use crate::core::access::{AccessBook, Change};
+use crate::core::alarms::Review;
+use crate::core::labels::LabelKind;
+use crate::core::retrain::curve::Curve;
 use crate::core::rollout::Wish;
 use crate::telemetry::Telemetry;
-use crate::view::View;
+use crate::view::{AlarmView, HistogramsView, HistoryView, LabelView, ReadingsView, View};
 use error::Problem;
 pub use guard::Deed;
 
 /// Bytes of a request's body: a training request is a line.
 const MAX_BODY_BYTES: usize = 16 * 1024;
-/// Rows of the history that are shown at once.
-const MAX_HISTORY_ROWS: u32 = 500;
 /// Passwords that are hashed at once: each takes a core and 19 MiB.
 const HASHED_AT_ONCE: usize = 1;
+/// Pages and programs that may follow what happens at once.
+const FOLLOWERS: usize = 256;
 
 /// What a caller can ask of the hub.
 #[derive(Debug)]
@@ -87,15 +103,117 @@ pub enum Command {
     },
     /// Note in the history what somebody did.
     Note(Deed),
-    /// Read the history, newest first.
+    /// Read the history.
     ReadHistory {
-        /// Only rows before this one.
-        before: Option<i64>,
+        /// Which rows.
+        rows: HistoryRows,
         /// At most so many.
         limit: u32,
         /// The rows.
-        answer: oneshot::Sender<Result<Vec<Value>, String>>,
+        answer: oneshot::Sender<Result<Vec<HistoryView>, String>>,
     },
+    /// Read a stream's readings, and what was said of them, over some time.
+    ReadReadings {
+        /// What.
+        window: Window,
+        /// The readings.
+        answer: oneshot::Sender<Result<ReadingsView, String>>,
+    },
+    /// Read every alarm that is known.
+    ReadAlarms {
+        /// The alarms.
+        answer: oneshot::Sender<Vec<AlarmView>>,
+    },
+    /// Say what an alarm was.
+    ReviewAlarm {
+        /// The alarm.
+        id: String,
+        /// What.
+        review: Review,
+    },
+    /// Read every label.
+    ReadLabels {
+        /// The labels.
+        answer: oneshot::Sender<Vec<LabelView>>,
+    },
+    /// Say what stretches of readings are.
+    AddLabels {
+        /// What.
+        labels: Vec<NewLabel>,
+        /// The labels, or why none of them is taken.
+        answer: oneshot::Sender<Result<Vec<LabelView>, String>>,
+    },
+    /// Take back what was said.
+    RemoveLabel {
+        /// The label.
+        id: String,
+    },
+    /// Look at a stream's values beside what its model was trained on.
+    ReadHistograms {
+        /// The box.
+        agent: AgentId,
+        /// The stream.
+        stream: StreamId,
+        /// The histograms; nothing of a stream that is not watched.
+        answer: oneshot::Sender<Option<HistogramsView>>,
+    },
+    /// Look at how the loss of a training went.
+    ReadCurve {
+        /// The training.
+        run: i64,
+        /// The curve; nothing of a run that is not known.
+        answer: oneshot::Sender<Option<Curve>>,
+    },
+    /// Read a package.
+    ReadPackage {
+        /// Which.
+        digest: Digest,
+        /// Its file.
+        answer: oneshot::Sender<Result<Vec<u8>, String>>,
+    },
+}
+
+/// Which rows of the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryRows {
+    /// Those before one, newest first.
+    Before(i64),
+    /// Those after one, oldest first.
+    After(i64),
+}
+
+/// What somebody says of a stretch of readings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewLabel {
+    /// The box.
+    pub agent: AgentId,
+    /// The stream.
+    pub stream: StreamId,
+    /// The first millisecond.
+    pub from_ms: UnixMillis,
+    /// The last one.
+    pub to_ms: UnixMillis,
+    /// What it is.
+    pub kind: LabelKind,
+    /// What they have to say.
+    pub comment: String,
+    /// Who.
+    pub by: String,
+}
+
+/// A stream's readings over some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// The box.
+    pub agent: AgentId,
+    /// The stream.
+    pub stream: StreamId,
+    /// From the first of these milliseconds.
+    pub from_ms: UnixMillis,
+    /// To the last of them.
+    pub to_ms: UnixMillis,
+    /// In at most so many parts of the same length.
+    pub parts: u32,
 }
 
 /// How callers are recognised.
@@ -114,40 +232,52 @@ pub struct Access {
 /// A command, and where to say that it is done, durably where it has to be.
 pub type Order = (Command, oneshot::Sender<()>);
 
+/// What the interface shows by itself.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The newest picture.
+    pub view: watch::Receiver<Arc<View>>,
+    /// The number of the newest row of the history.
+    pub head: watch::Receiver<i64>,
+    /// Figures for Prometheus.
+    pub telemetry: Telemetry,
+}
+
 /// What the handlers share.
 #[derive(Clone)]
 struct Context {
-    view: watch::Receiver<Arc<View>>,
+    shown: Shown,
     commands: mpsc::Sender<Order>,
-    telemetry: Telemetry,
     book: watch::Receiver<Arc<AccessBook>>,
     folder_token: Digest,
     setup_code: Option<Digest>,
     is_public_over_tls: bool,
     throttle: Arc<Mutex<Throttle>>,
     hashing: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
+    shutdown: CancellationToken,
 }
 
 /// Serves the interface on a listener until `shutdown` is cancelled.
 pub async fn serve(
     listener: TcpListener,
-    view: watch::Receiver<Arc<View>>,
+    shown: Shown,
     commands: mpsc::Sender<Order>,
-    telemetry: Telemetry,
     access: Access,
     shutdown: CancellationToken,
 ) {
     let Access { book, folder_token, setup_code, is_public_over_tls } = access;
     let context = Context {
-        view,
+        shown,
         commands,
-        telemetry,
         book,
         folder_token,
         setup_code,
         is_public_over_tls,
         throttle: Arc::default(),
         hashing: Arc::new(Semaphore::new(HASHED_AT_ONCE)),
+        followers: Arc::new(Semaphore::new(FOLLOWERS)),
+        shutdown: shutdown.clone(),
     };
     let service = router(context).into_make_service_with_connect_info::<SocketAddr>();
     if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned()).await {
@@ -167,7 +297,7 @@ fn router(context: Context) -> Router {
     let routes = routes::all().into_iter().map(|route| route.guarded(&context));
     routes
         .fold(Router::new(), |router, (path, handler)| router.route(path, handler))
-        .fallback(|| async { Problem::not_found("path", "there is nothing at this path; the API is under /api/v1") })
+        .fallback(dashboard::nothing)
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(context)
@@ -175,7 +305,7 @@ fn router(context: Context) -> Router {
 
 impl Context {
     fn now(&self) -> Arc<View> {
-        Arc::clone(&self.view.borrow())
+        Arc::clone(&self.shown.view.borrow())
     }
 
     /// Has a command carried out. A hub that stops meanwhile has not promised anything.
@@ -184,18 +314,32 @@ impl Context {
         self.commands.send((command, done)).await.map_err(|_| Problem::stopping())?;
         is_done.await.map_err(|_| Problem::stopping())
     }
+
+    /// Asks the hub something.
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Problem> {
+        let (answer, answered) = oneshot::channel();
+        self.order(question(answer)).await?;
+        answered.await.map_err(|_| Problem::stopping())
+    }
 }
 
-fn items(items: &[Value]) -> Json<Value> {
-    Json(json!({ "items": items, "next_cursor": null }))
+/// What was asked for is begun.
+#[derive(Debug, Serialize, ToSchema)]
+struct Accepted {
+    /// Always `accepted`.
+    status: &'static str,
 }
 
-fn find(items: &[Value], key: &str, wanted: &str, kind: &'static str) -> Result<Json<Value>, Problem> {
-    items
-        .iter()
-        .find(|item| item[key] == wanted || item[key].as_i64().is_some_and(|number| wanted == number.to_string()))
-        .map(|item| Json(item.clone()))
-        .ok_or_else(|| Problem::not_found(kind, format!("there is no {kind} {wanted:?}")))
+impl Accepted {
+    /// Says so, and where to see what becomes of it.
+    fn at(location: String) -> Response {
+        let body = axum::Json(Self { status: "accepted" });
+        (StatusCode::ACCEPTED, [(header::LOCATION, location)], body).into_response()
+    }
+}
+
+async fn live() -> &'static str {
+    "ok"
 }
 
 async fn ready(State(context): State<Context>) -> Response {
@@ -208,91 +352,5 @@ async fn ready(State(context): State<Context>) -> Response {
 
 async fn metrics(State(context): State<Context>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], context.telemetry.render()).into_response()
-}
-
-async fn agents(State(context): State<Context>) -> Json<Value> {
-    items(&context.now().agents)
-}
-
-async fn streams(State(context): State<Context>) -> Json<Value> {
-    items(&context.now().streams)
-}
-
-async fn drift(State(context): State<Context>) -> Json<Value> {
-    Json(context.now().drift.clone())
-}
-
-async fn runs(State(context): State<Context>) -> Json<Value> {
-    items(&context.now().runs)
-}
-
-async fn ledger(State(context): State<Context>) -> Json<Value> {
-    Json(context.now().ledger.clone())
-}
-
-async fn agent(State(context): State<Context>, Path(agent): Path<String>) -> Result<Json<Value>, Problem> {
-    find(&context.now().agents, "agent", &agent, "agent")
-}
-
-async fn run(State(context): State<Context>, Path(run): Path<String>) -> Result<Json<Value>, Problem> {
-    find(&context.now().runs, "run", &run, "run")
-}
-
-async fn models(State(context): State<Context>) -> Json<Value> {
-    items(&context.now().models.iter().map(|(_, model)| model.clone()).collect::<Vec<_>>())
-}
-
-async fn model(State(context): State<Context>, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
-    let (_, model) = known_model(&context, &name)?;
-    Ok(Json(model))
-}
-
-async fn versions(State(context): State<Context>, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
-    let (_, model) = known_model(&context, &name)?;
-    Ok(items(model["versions"].as_array().map(Vec::as_slice).unwrap_or_default()))
-}
-
-async fn retrain(
-    State(context): State<Context>,
-    Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
-) -> Result<Response, Problem> {
-    let (model, _) = known_model(&context, &name)?;
-    context.order(Command::Retrain { model, by: who.name }).await?;
-    let location = [(header::LOCATION, "/api/v1/retraining-runs")];
-    Ok((StatusCode::ACCEPTED, location, Json(json!({ "status": "accepted" }))).into_response())
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HistoryPage {
-    cursor: Option<i64>,
-    limit: Option<u32>,
-}
-
-/// `GET /api/v1/history`: what was done, and what happened to versions, newest first.
-async fn history(
-    State(context): State<Context>,
-    query: Result<Query<HistoryPage>, QueryRejection>,
-) -> Result<Json<Value>, Problem> {
-    let Query(HistoryPage { cursor, limit }) = query.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
-    let limit = limit.unwrap_or(100).clamp(1, MAX_HISTORY_ROWS);
-    let (answer, answered) = oneshot::channel();
-    context.order(Command::ReadHistory { before: cursor, limit, answer }).await?;
-    let rows = answered.await.map_err(|_| Problem::stopping())?;
-    let rows = rows.map_err(|reason| Problem::conflict("history", reason))?;
-    let is_full = rows.len() == limit as usize;
-    let next = rows.last().map(|row| row["sequence"].clone()).filter(|first| is_full && *first != 1);
-    Ok(Json(json!({ "items": rows, "next_cursor": next })))
-}
-
-fn known_model(context: &Context, name: &str) -> Result<(ModelName, Value), Problem> {
-    context
-        .now()
-        .models
-        .iter()
-        .find(|(known, _)| known.as_str() == name)
-        .cloned()
-        .ok_or_else(|| Problem::not_found("model", format!("there is no model {name:?}")))
+    ([(header::CONTENT_TYPE, kind)], context.shown.telemetry.render()).into_response()
 }

@@ -11,7 +11,7 @@ use shared::package::signature::{PublicKey, ReleaseKey};
 
 use crate::store::history::{self, HistoryFault, HistoryHead, HistoryRow};
 use crate::store::{Store, StoreError};
-use crate::view::time;
+use crate::view::Timestamp;
 
 /// Bytes of a signature in hexadecimal.
 const SIGNATURE_DIGITS: usize = 128;
@@ -153,7 +153,7 @@ pub fn of_box(rows: &[HistoryRow], agent: &AgentId, at_ms: Option<UnixMillis>) -
             let version = bodies(rows, "version")
                 .find(|(_, version)| version["model"] == body["model"] && version["version"] == body["version"]);
             json!({
-                "since": time(at), "model": body["model"], "version": body["version"], "digest": body["digest"],
+                "since": Timestamp(at), "model": body["model"], "version": body["version"], "digest": body["digest"],
                 "trained_on": version.map(|(_, version)| version["lineage"]["trained_on"].clone()),
             })
         })
@@ -183,7 +183,7 @@ pub fn of_version(rows: &[HistoryRow], model: &ModelName, version: ModelVersion)
     let boxes: Vec<Value> = bodies(rows, "deployment")
         .filter(|(_, body)| body["model"] == model.as_str() && body["version"] == version.0)
         .map(|(at, body)| {
-            json!({ "at": time(at), "agent": body["agent"], "outcome": body["outcome"], "reason": body["reason"] })
+            json!({ "at": Timestamp(at), "agent": body["agent"], "outcome": body["outcome"], "reason": body["reason"] })
         })
         .collect();
     let line = |one: &Value| {

@@ -7,8 +7,11 @@
 //! gets which.
 
 pub mod access;
+pub mod alarms;
 pub mod drift;
+pub mod labels;
 pub mod limits;
+mod messages;
 pub mod newest;
 pub mod observe;
 pub mod registry;
@@ -22,14 +25,16 @@ mod twins;
 use std::collections::{BTreeMap, VecDeque};
 
 use shared::event::{SpoolEntry, UnixMillis};
-use shared::ids::{AgentId, Digest, Epoch, ModelName, ModelVersion, Sequence, StreamId};
-use shared::wire::live::LivePicture;
-use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelReport};
+use shared::ids::{AgentId, Epoch, ModelName, ModelVersion, Sequence, StreamId};
+use shared::wire::message::{Hello, HubToEdge};
 
+use alarms::Alarms;
+use labels::Labels;
+pub use messages::{Effect, Event};
 use newest::Newest;
 use observe::Observed;
 use registry::{Registry, Release};
-use retrain::{Retraining, RunOutcome, TrainingJob};
+use retrain::Retraining;
 use session::{Sessions, Verdict};
 
 /// The hub's wall clock in milliseconds. Only intervals depend on it; data is ordered by position and event time.
@@ -86,183 +91,6 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// An agent connected; its name comes from its certificate.
-    Connected {
-        /// The connection.
-        connection: ConnectionId,
-        /// The agent.
-        agent: AgentId,
-    },
-    /// A connection is gone.
-    Disconnected {
-        /// The connection.
-        connection: ConnectionId,
-    },
-    /// An agent introduced itself.
-    Hello {
-        /// The connection.
-        connection: ConnectionId,
-        /// What it said.
-        hello: Hello,
-    },
-    /// An agent sent an entry of its spool.
-    Entry {
-        /// The connection.
-        connection: ConnectionId,
-        /// The entry.
-        entry: SpoolEntry,
-    },
-    /// An agent asks for a part of a package.
-    Fetch {
-        /// The connection.
-        connection: ConnectionId,
-        /// The package.
-        digest: Digest,
-        /// Where the part starts.
-        offset: u64,
-        /// A package that the agent has.
-        base: Option<Digest>,
-    },
-    /// An agent says what became of a model.
-    ModelReport {
-        /// The connection.
-        connection: ConnectionId,
-        /// What it said.
-        report: ModelReport,
-    },
-    /// An agent says how it is.
-    Status {
-        /// The connection.
-        connection: ConnectionId,
-        /// What it said.
-        status: AgentStatus,
-    },
-    /// An agent shows what comes in ahead of its backlog.
-    Live {
-        /// The connection.
-        connection: ConnectionId,
-        /// What it shows.
-        picture: LivePicture,
-    },
-    /// The ingest log is durable up to here.
-    Durable {
-        /// The position after the last durable batch.
-        end: u64,
-    },
-    /// The ingest log failed; every batch it has not made durable is to be sent again.
-    AppendFailed,
-    /// Everything before `to` is in the sample store.
-    Compacted {
-        /// The position.
-        to: u64,
-    },
-    /// A training run ended.
-    Trained {
-        /// The run.
-        run: i64,
-        /// How.
-        outcome: RunOutcome,
-    },
-    /// A package was brought by hand, and is in the artifact store.
-    Uploaded(Box<Release>),
-    /// A person wants something of a rollout.
-    RolloutWished {
-        /// The rollout.
-        id: i64,
-        /// What.
-        wish: rollout::Wish,
-        /// Who.
-        by: String,
-    },
-    /// A person wants a version to be rolled out, perhaps one from before.
-    RolloutRequested {
-        /// The model.
-        model: ModelName,
-        /// The version.
-        version: ModelVersion,
-        /// Who.
-        by: String,
-    },
-    /// A person asks for training.
-    RetrainRequested {
-        /// The model.
-        model: ModelName,
-        /// Who or what asked.
-        by: String,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// What to do.
-#[derive(Debug)]
-pub enum Effect {
-    /// Append to the ingest log; answered by `Durable` or `AppendFailed`. Positions are given in order of the effects.
-    Append {
-        /// Who sent it.
-        agent: AgentId,
-        /// The entry.
-        entry: SpoolEntry,
-    },
-    /// Say something to an agent.
-    Send {
-        /// The connection.
-        connection: ConnectionId,
-        /// What.
-        message: HubToEdge,
-    },
-    /// Send a part of a package to an agent.
-    SendPart {
-        /// The connection.
-        connection: ConnectionId,
-        /// The package.
-        digest: Digest,
-        /// Where the part starts.
-        offset: u64,
-        /// The package the agent has.
-        base: Option<Digest>,
-    },
-    /// Close a connection.
-    Close {
-        /// The connection.
-        connection: ConnectionId,
-    },
-    /// Move batches from the ingest log to the sample store; answered by `Compacted`. There may be none to move, when
-    /// only the snapshot is new.
-    Compact {
-        /// The first position.
-        from: u64,
-        /// The position after the last.
-        to: u64,
-        /// Everything observed before `to`.
-        snapshot: Vec<u8>,
-    },
-    /// Train; answered by `Trained`.
-    Train(TrainingJob),
-    /// Remember how a run stands.
-    RecordRun(retrain::Run),
-    /// Remember a new version, and the run that made it. A model's first one is its champion.
-    RecordRelease(Box<Release>, retrain::Run),
-    /// Remember how a rollout stands. One that released its version makes it champion.
-    RecordRollout(Box<rollout::Rollout>),
-    /// Remember what an agent said of itself.
-    RecordAgent(Box<session::AgentFacts>),
-    /// Remember what became of a model on a box.
-    RecordDeployment {
-        /// The box.
-        agent: AgentId,
-        /// The model and what became of it.
-        report: ModelReport,
-        /// When.
-        at_ms: UnixMillis,
-    },
-    /// Remember a drift alarm, or its end.
-    RecordDrift(drift::DriftAlarm),
-}
-
 /// The hub's decisions.
 #[derive(Debug)]
 pub struct HubCore {
@@ -270,6 +98,8 @@ pub struct HubCore {
     sessions: Sessions,
     observed: Observed,
     newest: Newest,
+    alarms: Alarms,
+    labels: Labels,
     registry: Registry,
     retraining: Retraining,
     /// Connections whose greeting waits for what an older one brought.
@@ -316,6 +146,10 @@ pub struct Start {
     pub rollouts: Vec<rollout::Rollout>,
     /// The number of the newest run.
     pub last_run: i64,
+    /// The newest alarms, oldest first.
+    pub alarms: Vec<alarms::Alarm>,
+    /// Every label.
+    pub labels: Vec<labels::Label>,
 }
 
 /// A snapshot cannot be read.
@@ -340,6 +174,8 @@ impl HubCore {
             retraining: Retraining::new(&specs, start.last_run),
             observed,
             newest: Newest::default(),
+            alarms: Alarms::default(),
+            labels: Labels::default(),
             specs,
             greeting: BTreeMap::new(),
             appending: VecDeque::new(),
@@ -351,6 +187,8 @@ impl HubCore {
             unsaved_verdict: false,
             at_start: Vec::new(),
         };
+        core.alarms.remember(start.alarms);
+        core.labels.remember(start.labels);
         core.at_start = core.watch_champions();
         Ok(core)
     }
@@ -360,6 +198,7 @@ impl HubCore {
         // The watches start empty, so an alarm may come at another reading than the first time: it is recorded anew.
         self.observed.entry(position, agent, entry, &self.specs, &mut self.at_start);
         self.newest.entry(agent, entry);
+        self.alarms.entry(agent, entry, &mut self.at_start);
     }
 
     /// The log ends here. Positions that were not replayed are damaged, and lost.
@@ -422,6 +261,9 @@ impl HubCore {
                 self.compacting = false;
             }
             Event::Trained { run, outcome } => self.trained(now, run, outcome, effects),
+            Event::AlarmReviewed { id, review } => self.alarms.review(&id, review, effects),
+            Event::LabelAdded(label) => self.labels.add(*label, effects),
+            Event::LabelRemoved { id } => self.labels.remove(&id, effects),
             Event::RetrainRequested { model, by } => self.retraining.request(&model, &by),
             Event::Uploaded(release) => self.uploaded(now, *release, effects),
             Event::RolloutWished { id, wish, by } => self.wished(now, id, wish, &by, effects),
@@ -447,6 +289,18 @@ impl HubCore {
     #[must_use]
     pub fn reached(&self, facts: &session::AgentFacts) -> Sequence {
         self.observed.next_of(&(facts.agent.clone(), facts.hello.epoch)).unwrap_or(facts.hello.base)
+    }
+
+    /// Alarms, for the view.
+    #[must_use]
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    /// What people said of readings.
+    #[must_use]
+    pub fn labels(&self) -> &Labels {
+        &self.labels
     }
 
     /// The agents' sessions, for the view.
@@ -540,6 +394,7 @@ impl HubCore {
                 self.offer(connection, effects);
             }
             self.newest.entry(&agent, &entry);
+            self.alarms.entry(&agent, &entry, effects);
             advanced.insert((agent, entry.epoch()), connection);
         }
         for (key, sender) in advanced {
@@ -574,7 +429,8 @@ impl HubCore {
     /// What follows from the state, whatever the event was.
     fn settle(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.advance_rollouts(now, effects);
-        let wanted = self.retraining.decide(now, &self.specs, &self.observed, &self.registry, self.compacted);
+        let wanted =
+            self.retraining.decide(now, &self.specs, (&self.observed, &self.labels), &self.registry, self.compacted);
         effects.extend(wanted.effects);
         let full = self.observed.position() >= self.compacted + limits::COMPACT_BATCHES;
         if now >= self.compact_at || full || wanted.compaction || self.unsaved_verdict {

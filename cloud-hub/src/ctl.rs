@@ -110,6 +110,29 @@ enum Command {
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
+    /// Saves a version's package.
+    Download {
+        model: String,
+        version: u32,
+        /// The file to write.
+        #[arg(long)]
+        to: PathBuf,
+    },
+    /// Alarms of machines, and what people made of them.
+    Alarms,
+    /// Says what an alarm was.
+    Review {
+        alarm: String,
+        /// What it was.
+        #[arg(value_parser = ["fault", "false_alarm", "seen"])]
+        verdict: String,
+        /// What there is to say.
+        #[arg(long, default_value = "")]
+        comment: String,
+    },
+    /// What people say of stretches of readings.
+    #[command(subcommand)]
+    Labels(Labels),
     /// Who the hub takes you for.
     Me,
     /// People.
@@ -118,6 +141,33 @@ enum Command {
     /// Tokens of programs.
     #[command(subcommand)]
     Tokens(Tokens),
+}
+
+#[derive(Subcommand)]
+enum Labels {
+    /// All of them.
+    List,
+    /// Says what a stretch is.
+    Add {
+        agent: String,
+        stream: String,
+        /// The first time, RFC 3339.
+        #[arg(long)]
+        from: String,
+        /// The last time.
+        #[arg(long)]
+        to: String,
+        /// What it is.
+        #[arg(long, value_parser = ["normal", "fault"])]
+        kind: String,
+        /// What there is to say.
+        #[arg(long, default_value = "")]
+        comment: String,
+    },
+    /// Takes a CSV file of them: agent,stream,from,to,kind,comment.
+    Import { file: PathBuf },
+    /// Takes one back.
+    Remove { id: String },
 }
 
 #[derive(clap::Args)]
@@ -220,7 +270,7 @@ pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
             let bytes = std::fs::read(package)
                 .map_err(|error| Failure::new(format!("read package {}: {error}", package.display())))?;
             let path = format!("models/{model}/versions?skip_proof={skip_proof}");
-            print_one(ctl, &client.send_bytes(&path, &bytes)?)
+            print_one(ctl, &client.send_bytes(&path, &bytes, "application/octet-stream")?)
         }
         Command::Train { model, wait } => train(ctl, &client, model, wait),
         Command::Runs { run: None } => show(table::RUNS, "retraining-runs"),
@@ -236,7 +286,21 @@ pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
             let ledger = client.get("ledger")?;
             print(ctl.output, table::LEDGER, ledger["streams"].as_array().map(Vec::as_slice).unwrap_or_default())
         }
-        Command::History { limit } => show(table::HISTORY, &format!("history?limit={limit}")),
+        Command::History { limit } => {
+            let page = client.get(&format!("history?limit={limit}"))?;
+            print(ctl.output, table::HISTORY, page["items"].as_array().map(Vec::as_slice).unwrap_or_default())
+        }
+        Command::Download { model, version, to } => {
+            let bytes = client.get_bytes(&format!("models/{model}/versions/{version}/package"))?;
+            std::fs::write(to, bytes).map_err(|error| Failure::new(format!("write {}: {error}", to.display())))?;
+            crate::say(&format!("{} is version {version} of {model}", to.display()))
+        }
+        Command::Alarms => show(table::ALARMS, "alarms"),
+        Command::Review { alarm, verdict, comment } => {
+            let body = json!({ "verdict": verdict, "comment": comment });
+            print_one(ctl, &client.send("POST", &format!("alarms/{alarm}/review"), &body)?)
+        }
+        Command::Labels(labels) => labels_of(ctl, &client, labels),
         Command::Me => print_one(ctl, &client.get("me")?),
         Command::Users(users) => users_of(ctl, &client, users),
         Command::Tokens(tokens) => tokens_of(ctl, &client, tokens),
@@ -300,6 +364,28 @@ fn wait_for_rollout(ctl: &Ctl, client: &Client, id: u64, timeout_s: u64) -> Resu
     end_well(&over["state"], "released")
 }
 
+fn labels_of(ctl: &Ctl, client: &Client, labels: &Labels) -> Result<(), Failure> {
+    match labels {
+        Labels::List => print(ctl.output, table::LABELS, &client.items("labels")?),
+        Labels::Add { agent, stream, from, to, kind, comment } => {
+            let body = json!({
+                "agent": agent, "stream": stream, "from": from, "to": to, "kind": kind, "comment": comment,
+            });
+            print_one(ctl, &client.send("POST", "labels", &body)?)
+        }
+        Labels::Import { file } => {
+            let bytes = std::fs::read(file)
+                .map_err(|error| Failure::new(format!("read labels {}: {error}", file.display())))?;
+            let made = client.send_bytes("labels/import", &bytes, "text/csv")?;
+            print(ctl.output, table::LABELS, made["items"].as_array().map(Vec::as_slice).unwrap_or_default())
+        }
+        Labels::Remove { id } => {
+            client.send("DELETE", &format!("labels/{id}"), &json!({}))?;
+            crate::say(&format!("{id} is removed"))
+        }
+    }
+}
+
 fn users_of(ctl: &Ctl, client: &Client, users: &Users) -> Result<(), Failure> {
     match users {
         Users::List => print(ctl.output, table::USERS, &client.items("users")?),
@@ -308,11 +394,11 @@ fn users_of(ctl: &Ctl, client: &Client, users: &Users) -> Result<(), Failure> {
             print_one(ctl, &client.send("POST", "users", &body)?)
         }
         Users::SetRole { name, role } => {
-            print_one(ctl, &client.send("PATCH", &format!("users/{}", client::encode(name)), &json!({ "role": role }))?)
+            print_one(ctl, &client.change(&format!("users/{}", client::encode(name)), &json!({ "role": role }))?)
         }
         Users::SetPassword { name } => {
             let body = json!({ "password": password()? });
-            print_one(ctl, &client.send("PATCH", &format!("users/{}", client::encode(name)), &body)?)
+            print_one(ctl, &client.change(&format!("users/{}", client::encode(name)), &body)?)
         }
         Users::Remove { name } => {
             client.send("DELETE", &format!("users/{}", client::encode(name)), &json!({}))?;

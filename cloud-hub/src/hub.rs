@@ -7,6 +7,7 @@
 mod access;
 pub mod drift_files;
 mod intake;
+mod lookups;
 pub mod offline;
 mod parts;
 mod records;
@@ -32,11 +33,12 @@ use tracing::{error, info, warn};
 use self::access::Doors;
 use self::intake::Brought;
 use self::parts::Parts;
-use crate::api::{self, Command};
+use crate::api::{self, Command, Shown};
 use crate::artifacts::{ArtifactError, Artifacts, Part};
 use crate::audit::AuditHead;
 use crate::clock;
 use crate::config::{Config, ModelSection};
+use crate::core::retrain::curve::Curve;
 use crate::core::{ConnectionId, Effect, Event, HubCore, SnapshotError};
 use crate::ingest_log::{self, Entry, IngestLogError, Report};
 use crate::link::{Link, LinkError, LinkEvent};
@@ -46,8 +48,7 @@ use crate::secret::Secret;
 use crate::step_files::StepFiles;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
-use crate::train::Progress;
-use crate::view::{self, View};
+use crate::view::{self, AlarmView, LabelView, View};
 
 /// What agents say that may wait; beyond, their connections wait.
 const LINK_EVENTS: usize = 1_024;
@@ -99,6 +100,8 @@ pub enum HubError {
 pub struct Hub {
     core: HubCore,
     audit: AuditHead,
+    /// The number of the newest row of the history.
+    head: watch::Sender<i64>,
     models: BTreeMap<ModelName, ModelSection>,
     link: Option<Link>,
     link_address: SocketAddr,
@@ -115,8 +118,10 @@ pub struct Hub {
     log_thread: std::thread::JoinHandle<()>,
     agents: BTreeMap<ConnectionId, mpsc::Sender<HubToEdge>>,
     work: JoinSet<work::Done>,
+    /// What callers of the HTTP interface look up.
+    lookups: JoinSet<()>,
     training_cancelled: Arc<AtomicBool>,
-    progress: watch::Sender<Option<(i64, Progress)>>,
+    progress: watch::Sender<Option<work::RunProgress>>,
     telemetry: Telemetry,
     release_key: Arc<ReleaseKey>,
     step_files: StepFiles,
@@ -169,8 +174,9 @@ impl Hub {
         }
         if let Some(listener) = self.api.take() {
             let telemetry = self.telemetry.clone();
+            let shown = Shown { view: picture_reader, head: self.head.subscribe(), telemetry };
             let access = self.doors.for_api(self.is_public_over_tls);
-            services.spawn(api::serve(listener, picture_reader, command_sender, telemetry, access, stop.clone()));
+            services.spawn(api::serve(listener, shown, command_sender, access, stop.clone()));
         }
         info!(link = %self.link_address, api = %self.api_address, "started");
 
@@ -183,6 +189,7 @@ impl Hub {
                 Some(report) = self.reports.recv() => self.report(report).await,
                 Some(event) = link_events.recv() => self.link_event(event).await,
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => self.done(done).await,
+                Some(_) = self.lookups.join_next(), if !self.lookups.is_empty() => {}
                 Some((command, done)) = commands.recv() => {
                     self.command(command).await;
                     // Whoever asked may have gone.
@@ -284,10 +291,38 @@ impl Hub {
             // Whoever asked may have gone.
             Command::Change { change, answer } => drop(answer.send(self.change_access(change).await)),
             Command::Note(deed) => self.note(deed).await,
-            Command::ReadHistory { before, limit, answer } => {
-                drop(answer.send(self.read_history(before, limit).await));
+            Command::ReadHistory { rows, limit, answer } => drop(answer.send(self.read_history(rows, limit).await)),
+            Command::ReadReadings { window, answer } => self.read_readings(window, answer),
+            Command::ReadHistograms { agent, stream, answer } => {
+                drop(answer.send(view::histograms::of(&self.core, &agent, &stream)));
+            }
+            Command::ReadAlarms { answer } => {
+                drop(answer.send(self.core.alarms().known().map(AlarmView::from).collect()));
+            }
+            Command::ReviewAlarm { id, review } => self.handle(Event::AlarmReviewed { id, review }).await,
+            Command::ReadLabels { answer } => {
+                drop(answer.send(self.core.labels().all().map(LabelView::from).collect()));
+            }
+            Command::AddLabels { labels, answer } => self.label(labels, answer),
+            Command::RemoveLabel { id } => self.handle(Event::LabelRemoved { id }).await,
+            Command::ReadCurve { run, answer } => drop(answer.send(self.curve_of(run))),
+            Command::ReadPackage { digest, answer } => {
+                let artifacts = self.artifacts.clone();
+                let load = move || artifacts.load(digest).map_err(|error| format!("failed to {error}"));
+                self.look_up(
+                    answer,
+                    async move { tokio::task::spawn_blocking(load).await.map_err(|e| e.to_string())? },
+                );
             }
         }
+    }
+
+    /// How the loss of a training went, or goes.
+    fn curve_of(&self, id: i64) -> Option<Curve> {
+        let run = self.core.retraining().runs().find(|run| run.id == id)?;
+        let progress = self.progress.borrow();
+        let running = progress.as_ref().filter(|progress| progress.run == id).map(|progress| progress.curve.clone());
+        Some(running.unwrap_or_else(|| run.curve.clone()))
     }
 
     async fn done(&mut self, done: Result<work::Done, tokio::task::JoinError>) {
@@ -297,8 +332,9 @@ impl Hub {
                 self.to_log(ingest_log::Request::Release(to)).await;
                 self.handle(Event::Compacted { to }).await;
             }
-            Ok(work::Done::Trained { run, outcome }) => {
-                self.progress.send_replace(None);
+            Ok(work::Done::Trained { run, mut outcome }) => {
+                let progress = self.progress.send_replace(None).filter(|progress| progress.run == run);
+                outcome.curve = progress.map(|progress| progress.curve).unwrap_or_default();
                 self.handle(Event::Trained { run, outcome: *outcome }).await;
             }
             Ok(work::Done::Brought { release, answer }) => {
@@ -312,6 +348,15 @@ impl Hub {
                 };
                 // Whoever asked may have gone.
                 answer.send(answered).ok();
+            }
+            Ok(work::Done::Labelled { labels, answer }) => {
+                let shown = labels.as_ref().map(|labels| labels.iter().map(LabelView::from).collect());
+                let shown = shown.map_err(Clone::clone);
+                for label in labels.into_iter().flatten() {
+                    self.handle(Event::LabelAdded(Box::new(label))).await;
+                }
+                // Whoever asked may have gone.
+                answer.send(shown).ok();
             }
             Ok(work::Done::GaveUp) => {}
             Err(error) => error!("a task failed: {error}"),
@@ -344,13 +389,12 @@ impl Hub {
                 | Effect::RecordRollout(_)
                 | Effect::RecordAgent(_)
                 | Effect::RecordDeployment { .. }
-                | Effect::RecordDrift(_)) => match records::record(&self.store, clock::unix_ms(), recorded).await {
+                | Effect::RecordDrift(_)
+                | Effect::RecordAlarm(_)
+                | Effect::RecordLabel(_)
+                | Effect::ForgetLabel(_)) => match records::record(&self.store, clock::unix_ms(), recorded).await {
                     Ok(None) => {}
-                    Ok(Some(head)) => {
-                        if let Err(error) = self.audit.sign(&self.release_key, head) {
-                            error!("failed to {error}");
-                        }
-                    }
+                    Ok(Some(head)) => self.sign(head),
                     Err(error) => error!("failed to {error}"),
                 },
             }
@@ -382,7 +426,7 @@ impl Hub {
     }
 
     fn publish(&mut self, picture: &watch::Sender<Arc<View>>) {
-        let progress = self.progress.borrow().clone();
+        let progress = self.progress.borrow().as_ref().map(|progress| (progress.run, progress.newest.clone()));
         let gauges = &self.telemetry;
         let (_, observed, compacted) = self.core.positions();
         gauges.agents_connected.set(self.agents.len() as i64);
@@ -392,6 +436,6 @@ impl Hub {
         gauges.training_runs.set(i64::from(!self.core.retraining().is_idle()));
         gauges.ingest_log_batches.set(observed.saturating_sub(compacted) as i64);
         self.pictures += 1;
-        picture.send_replace(Arc::new(view::picture(&self.core, progress.as_ref(), self.pictures)));
+        picture.send_replace(Arc::new(view::picture(&self.core, clock::unix_ms(), progress.as_ref(), self.pictures)));
     }
 }

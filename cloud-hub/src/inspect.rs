@@ -11,7 +11,7 @@ use shared::package::signature::{PublicKey, ReleaseKey};
 use shared::package::{Package, signature};
 use shared::pipeline::weights::Weights;
 
-use crate::view::{show_range, time};
+use crate::view::{Timestamp, show_range};
 
 /// Numbers of a list that people are shown; longer ones are for programs.
 const NUMBERS_SHOWN: usize = 8;
@@ -141,7 +141,7 @@ pub fn inspect(path: &Path) -> Result<Value, InspectError> {
         "bytes": bytes.len(),
         "model": manifest.model.as_str(),
         "version": manifest.version.0,
-        "created": time(manifest.created_ms),
+        "created": Timestamp(manifest.created_ms),
         "floor": manifest.floor.0,
         "signed_by": signers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "channels": manifest.pipeline.input.names().collect::<Vec<_>>(),

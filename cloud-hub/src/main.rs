@@ -94,6 +94,8 @@ enum Command {
     Ca(CaCommand),
     /// Operates a running hub.
     Ctl(Ctl),
+    /// Prints the OpenAPI document of the hub's HTTP interface.
+    Openapi,
 }
 
 #[derive(clap::Args)]
@@ -268,6 +270,9 @@ fn main() -> ExitCode {
         Command::Drift(drift) => find_drift(&drift),
         Command::Ca(command) => certify(command),
         Command::Ctl(ctl) => control(&ctl),
+        Command::Openapi => serde_json::to_string_pretty(&cloud_hub::api::openapi::document())
+            .map_err(|error| Failure::new(format!("write the document: {error}")))
+            .and_then(|document| say(&document)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,6 +10,7 @@
 
 mod layout;
 mod table;
+pub mod window;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ pub const MAX_SERIES_VALUES: usize = 64 * 1024 * 1024;
 pub struct SampleStore {
     disk: LocalFileSystem,
     root: Arc<Path>,
+    spans: window::Spans,
 }
 
 /// One batch that lies in the ingest log.
@@ -180,7 +182,7 @@ impl SampleStore {
             source,
         })?;
         // object_store's own fsync covers the file, its folder and every folder it had to make.
-        Ok(Self { disk: disk.with_fsync(true), root: Arc::from(root) })
+        Ok(Self { disk: disk.with_fsync(true), root: Arc::from(root), spans: window::Spans::default() })
     }
 
     /// Writes the events that lie at the positions `range` of the ingest log, in order of arrival. They are durable
@@ -446,6 +448,49 @@ mod tests {
         assert_eq!(
             series.values.iter().map(|value| value.to_bits()).collect::<Vec<_>>(),
             [1.5, f64::NAN, f64::INFINITY, -0.0].map(f64::to_bits)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_window_hides_no_extreme_and_holds_what_was_said() {
+        let (_folder, store) = store();
+        let day = |offset: i64| DAY_MS - 500 + offset;
+        let mut events: Vec<Event> =
+            (0..1000).map(|i| reading(day(i), &[f64::from(i as i32) / 100.0, f64::NAN])).collect();
+        events[437] = reading(day(437), &[99.0, 1.0]);
+        events.push(prediction(day(437), 437));
+        let of_other = committed("b", 1, 0, schema("s", &["x", "y"]), vec![reading(day(0), &[-5.0, 0.0])]);
+        store.write(0..2, &[committed("a", 1, 0, schema("s", &["x", "y"]), events), of_other]).await.expect("writes");
+        for _ in 0..2 {
+            let window = store.window(&range("a", "s", day(0), day(999)), 10).await.expect("reads");
+            assert_eq!((window.part_ms, window.parts.len(), window.channels_changed), (100, 10, false));
+            let part = &window.parts[&day(400)];
+            assert_eq!((part.readings, part.anomalous, part.version), (100, 1, Some(3)));
+            assert_eq!((part.channels[0].min, part.channels[0].max), (4.0, 99.0));
+            assert_eq!((part.channels[1].count, part.channels[1].max, part.score), (1, 1.0, None));
+        }
+        let one = store.window(&range("a", "s", day(437), day(437)), 600).await.expect("reads");
+        assert_eq!((one.part_ms, one.parts.len(), one.parts[&day(437)].readings), (1, 1, 1));
+        let none = store.window(&range("a", "s", 5 * DAY_MS, 6 * DAY_MS), 600).await.expect("reads");
+        assert!(none.parts.is_empty());
+        let all = store.window(&range("a", "s", i64::MIN, i64::MAX), 2).await.expect("reads");
+        assert_eq!(all.parts.values().map(|part| part.readings).sum::<u64>(), 1000);
+    }
+
+    #[tokio::test]
+    async fn a_window_over_other_channels_shows_the_newest() {
+        let (_folder, store) = store();
+        let batches = [
+            committed("a", 1, 0, schema("s", &["x"]), vec![reading(1, &[1.0])]),
+            committed("a", 1, 1, schema("s", &["y", "x"]), vec![reading(2, &[2.0, 3.0])]),
+        ];
+        store.write(0..1, &batches[..1]).await.expect("writes");
+        store.write(1..2, &batches[1..]).await.expect("writes");
+        let window = store.window(&range("a", "s", 0, 9), 5).await.expect("reads");
+        assert!(window.channels_changed && window.channels.len() == 2);
+        assert_eq!(
+            window.parts.values().map(|part| (part.readings, part.channels.len())).collect::<Vec<_>>(),
+            [(1, 0), (1, 2)]
         );
     }
 

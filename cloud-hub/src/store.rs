@@ -7,6 +7,7 @@
 
 mod access;
 pub mod history;
+mod notes;
 mod rows;
 mod sql;
 
@@ -293,6 +294,15 @@ impl Store {
     pub async fn history_page(&self, before: i64, limit: u32) -> Result<Vec<HistoryRow>, StoreError> {
         let mut connection = self.pool.acquire().await.map_err(self.failed("read the history"))?;
         history::page(&mut connection, before, limit).await.map_err(|error| self.row_error(error))
+    }
+
+    /// The rows of the history after one, oldest first.
+    ///
+    /// # Errors
+    /// If the statement fails.
+    pub async fn history_after(&self, after: i64, limit: u32) -> Result<Vec<HistoryRow>, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(self.failed("read the history"))?;
+        history::after(&mut connection, after, limit).await.map_err(|error| self.row_error(error))
     }
 
     /// Adds a run, or replaces what is known of it.
@@ -696,7 +706,7 @@ mod tests {
         sqlx::query(newer).execute(&store.pool).await.expect("pretends");
         store.close().await;
         let error = Store::open(&store.path).await.expect_err("is newer");
-        assert!(matches!(error, StoreError::Newer { found: 9999, known: 3, .. }), "{error}");
+        assert!(matches!(error, StoreError::Newer { found: 9999, known: 4, .. }), "{error}");
     }
 
     #[tokio::test]

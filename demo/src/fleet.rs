@@ -8,6 +8,7 @@ mod training;
 pub mod trials;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -70,6 +71,18 @@ impl FleetSummary {
     }
 }
 
+/// How to carry a plan out.
+pub struct Options<'a> {
+    /// The folder for everything.
+    pub directory: &'a Path,
+    /// The seed of the simulated plant and of training.
+    pub seed: u64,
+    /// Where the hub's HTTP interface is to be, if that matters.
+    pub api: Option<SocketAddr>,
+    /// Whether the fleet runs on after the last step, until it is interrupted.
+    pub hold: bool,
+}
+
 /// A fleet that runs.
 struct Fleet<'a> {
     story: &'a Story,
@@ -88,9 +101,10 @@ struct Fleet<'a> {
 /// # Errors
 /// If something breaks that the plan did not mean to; a step that ends otherwise than planned is no error, the summary
 /// says so.
-pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyhow::Result<FleetSummary> {
+pub fn run(plan: &FleetPlan, options: &Options<'_>, story: &Story) -> anyhow::Result<FleetSummary> {
+    let Options { directory, seed, api, hold } = options;
     let clock = Clock::start();
-    let scenario = plant::scenario(seed);
+    let scenario = plant::scenario(*seed);
     let broker = broker::start()?;
     let (observer, observing) = Observer::connect(broker)?;
     observer.drop_predictions();
@@ -105,20 +119,21 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
         channels: &scenario.channels,
         agents: names.iter().map(|name| (name.clone(), None)).collect(),
         device: "flex",
-        seed,
-        hub: (broker::free_port()?, broker::free_port()?),
+        seed: *seed,
+        hub: (broker::free_port()?, api.map_or_else(broker::free_port, Ok)?),
         cohorts: plan.cohorts.iter().map(|(cohort, _)| cohort.clone()).collect(),
         cooldown_s: plan.cooldown_s,
         stages: plan.stages.clone(),
         min_answers: plan.min_answers,
     })?;
     story.tell(Tone::Plain, &format!("broker, hub and {} boxes are up in {}", names.len(), directory.display()));
+    story.tell(Tone::Plain, &format!("the dashboard: {}", site.dashboard()));
     let api = HubApi::new(site.api, &site.hub_directory);
     let mut fleet = Fleet { story, site, names, observer, api, clock, offline: 0, left_with: 0 };
     fleet.wait("the boxes' first status", |fleet| fleet.seen(|_, _| true) == fleet.names.len())?;
     let mut publisher = Publisher::connect(broker)?;
     let baseline = fleet.first_versions(&scenario, &mut publisher, plan)?;
-    let live = Live::start(publisher, &scenario, &fleet.names, plan.readings_per_s)?;
+    let live = Live::start(publisher, &scenario, &fleet.names, plan)?;
     fleet.wait("every box to answer", |fleet| fleet.serving(1) == fleet.names.len())?;
     story.tell(
         Tone::Plain,
@@ -128,13 +143,20 @@ pub fn run(plan: &FleetPlan, directory: &Path, seed: u64, story: &Story) -> anyh
     for step in &plan.steps {
         steps.push(fleet.step(step, &live)?);
     }
+    if *hold {
+        crate::hold::until_interrupted(story)?;
+    }
     let published = baseline + live.stop()?;
-    fleet.wait("every reading at the hub", |fleet| fleet.api.at_hub().is_ok_and(|at_hub| at_hub >= published))?;
+    // What was published for a box that is away is still at the broker.
+    let all_are_there = fleet.offline == 0;
+    if all_are_there {
+        fleet.wait("every reading at the hub", |fleet| fleet.api.at_hub().is_ok_and(|at_hub| at_hub >= published))?;
+    }
     let at_hub = fleet.api.at_hub()?;
     drop(observing.disconnect());
     let Fleet { site, names, .. } = fleet;
     site.stop()?;
-    let as_planned = steps.iter().all(|step| step["as_planned"] == true) && published == at_hub;
+    let as_planned = steps.iter().all(|step| step["as_planned"] == true) && (published == at_hub || !all_are_there);
     let (says, fleet) = (plan.says.clone(), names.len());
     Ok(FleetSummary { plan: says, fleet, as_planned, steps, published, at_hub, seconds: seconds(&clock) })
 }
@@ -172,6 +194,18 @@ impl Fleet<'_> {
             Step::Sensor { number, channel, fault, cause } => {
                 let name = self.names[number.saturating_sub(1).min(self.names.len() - 1)].clone();
                 self.sensor(live, &name, channel, *fault, cause)
+            }
+            Step::Spoil { number, channel, fault } => {
+                let name = self.names[number.saturating_sub(1).min(self.names.len() - 1)].clone();
+                live.spoil(&name, channel, Some(*fault))?;
+                self.story.tell(Tone::Notice, &format!("{name}: {channel} says something else from now on"));
+                Ok(json!({ "step": "spoil", "box": name.as_str(), "channel": channel.as_str(), "as_planned": true }))
+            }
+            Step::Bring(kind) => {
+                let (version, taken) = self.bring(*kind, true)?;
+                let as_planned = taken.is_ok();
+                self.story.tell(Tone::Plain, &format!("version {version} is brought to the hub"));
+                Ok(json!({ "step": "bring", "version": version, "refused": taken.err(), "as_planned": as_planned }))
             }
             Step::MoveCohort(cohort) => self.move_cohort(live, cohort),
             Step::Retrain { hub_restarts } => self.retrain(*hub_restarts),
@@ -225,7 +259,7 @@ impl Fleet<'_> {
         fault: SensorFault,
         cause: &str,
     ) -> anyhow::Result<Value> {
-        let runs = || self.api.items("retraining-runs").map_or(0, |runs| runs.len());
+        let runs = || self.api.runs().map_or(0, |runs| runs.len());
         let before = runs();
         let started = seconds(&self.clock);
         live.spoil(name, channel, Some(fault))?;
@@ -267,18 +301,13 @@ impl Fleet<'_> {
     ) -> anyhow::Result<Value> {
         let started = seconds(&self.clock);
         let champion = self.champion();
-        let version = self.versions() + 1;
-        let key = cloud_hub::release_key::load(&self.site.hub_directory.join("release.key"))?;
-        let package = self.package(champion)?;
-        let bytes = kind.make(&package, ModelVersion(u32::try_from(version)?), &key)?;
-        let path = format!("models/{MODEL}/versions?skip_proof={skip_proof}");
-        let taken = self.api.post_bytes(&path, &bytes)?;
+        let (version, taken) = self.bring(kind, skip_proof)?;
         let mut watch = Watch::default();
         let (ended, reason) = match taken {
             Err(reason) => (End::Refused, reason),
             Ok(()) => self.follow(version, champion, hub_restarts, &mut watch)?,
         };
-        let rollouts = self.api.items("rollouts")?;
+        let rollouts = self.api.rollouts()?;
         let evidence = rollouts.iter().rfind(|rollout| rollout["version"] == version).map(|one| &one["evidence"]);
         let took = seconds(&self.clock) - started;
         let as_planned = ended == ends && watch.excess == 0 && watch.back_s.is_none_or(|back| back <= BACK_DEADLINE_S);
@@ -289,6 +318,16 @@ impl Fleet<'_> {
             "most_boxes": watch.most, "beyond_its_stage": watch.excess, "back_on_the_box_s": watch.back_s,
             "hub_restarts": hub_restarts, "evidence": evidence, "seconds": took, "as_planned": as_planned,
         }))
+    }
+
+    /// Brings a version of a kind to the hub, made of the champion: its number, and why it is refused if it is.
+    fn bring(&self, kind: candidates::Kind, skip_proof: bool) -> anyhow::Result<(u64, Result<(), String>)> {
+        let version = self.versions() + 1;
+        let key = cloud_hub::release_key::load(&self.site.hub_directory.join("release.key"))?;
+        let package = self.package(self.champion())?;
+        let bytes = kind.make(&package, ModelVersion(u32::try_from(version)?), &key)?;
+        let path = format!("models/{MODEL}/versions?skip_proof={skip_proof}");
+        Ok((version, self.api.post_bytes(&path, &bytes)?))
     }
 
     /// Watches a rollout to its end.
@@ -305,7 +344,7 @@ impl Fleet<'_> {
         while seconds(&self.clock) < deadline {
             let served = self.serving(version);
             self.newer_picture(deadline);
-            if let Ok(rollouts) = self.api.items("rollouts")
+            if let Ok(rollouts) = self.api.rollouts()
                 && let Some(found) = rollouts.into_iter().rfind(|rollout| rollout["version"] == version)
             {
                 rollout = found;

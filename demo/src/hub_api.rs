@@ -30,12 +30,34 @@ impl HubApi {
         Ok(request.call().with_context(|| url.clone())?.body_mut().read_json()?)
     }
 
-    /// The items of a list under `/api/v1`.
+    /// The items of a list under `/api/v1`, over all its pages.
     ///
     /// # Errors
     /// If the hub does not answer, or with an error.
     pub fn items(&self, path: &str) -> anyhow::Result<Vec<Value>> {
-        Ok(self.get(path)?["items"].as_array().cloned().unwrap_or_default())
+        let (mut items, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = self.get(&format!("{path}?limit=1000{cursor}"))?;
+            items.extend(page["items"].as_array().cloned().unwrap_or_default());
+            let Some(next) = page["next_cursor"].as_str() else { return Ok(items) };
+            cursor = format!("&cursor={next}");
+        }
+    }
+
+    /// Every training run, oldest first.
+    ///
+    /// # Errors
+    /// If the hub does not answer, or with an error.
+    pub fn runs(&self) -> anyhow::Result<Vec<Value>> {
+        self.items("retraining-runs").map(oldest_first)
+    }
+
+    /// The newest rollouts, oldest first.
+    ///
+    /// # Errors
+    /// If the hub does not answer, or with an error.
+    pub fn rollouts(&self) -> anyhow::Result<Vec<Value>> {
+        self.items("rollouts").map(oldest_first)
     }
 
     /// Readings at the hub, over all streams.
@@ -86,4 +108,9 @@ impl HubApi {
         let token = token.with_context(|| format!("read {}", self.token.display()))?;
         Ok(format!("Bearer {}", token.trim()))
     }
+}
+
+fn oldest_first(mut items: Vec<Value>) -> Vec<Value> {
+    items.reverse();
+    items
 }

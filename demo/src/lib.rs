@@ -7,6 +7,7 @@
 
 pub mod broker;
 pub mod fleet;
+pub mod hold;
 pub mod hub_api;
 pub mod observe;
 pub mod plant;

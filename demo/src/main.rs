@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -39,12 +40,18 @@ struct Arguments {
     /// How to show the result; json prints one object and nothing else on standard output.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// Runs so many boxes at one hub instead, as --plan says.
-    #[arg(long, requires = "plan", conflicts_with = "scenario")]
+    /// Runs so many boxes at one hub instead, as --plan says; without one, to look around in.
+    #[arg(long, visible_alias = "agents", conflicts_with = "scenario")]
     fleet: Option<usize>,
     /// What happens to the fleet.
     #[arg(long, conflicts_with = "scenario")]
     plan: Option<PathBuf>,
+    /// Keeps everything up after the last step, for the dashboard, until it is interrupted.
+    #[arg(long)]
+    hold: bool,
+    /// Where the hub serves its dashboard and HTTP interface; a free port unless it is said.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
     /// The seed of the simulated plant and of training.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -61,8 +68,8 @@ enum Output {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(plan) = &arguments.plan {
-        return match FleetPlan::load(plan) {
+    if arguments.plan.is_some() || arguments.fleet.is_some() {
+        return match arguments.plan.as_deref().map_or_else(FleetPlan::tour, FleetPlan::load) {
             Ok(plan) => exit(run_fleet(&arguments, plan)),
             Err(error) => {
                 complain(&error.to_string());
@@ -106,6 +113,8 @@ fn run(arguments: &Arguments, scenario: &Scenario) -> anyhow::Result<bool> {
         seed: arguments.seed,
         rate: if simulated && !json && std::io::stdout().is_terminal() { WATCHED_RATE } else { 0 },
         two_lines: simulated,
+        api: arguments.listen,
+        hold: arguments.hold,
     };
     let story = Story::new(json);
     story.tell(Tone::Plain, &scenario.description);
@@ -121,7 +130,14 @@ fn run_fleet(arguments: &Arguments, mut plan: FleetPlan) -> anyhow::Result<bool>
     start_logging(&directory)?;
     let story = Story::new(arguments.output == Output::Json);
     story.tell(Tone::Plain, &plan.says);
-    let summary = fleet::run(&plan, &directory, arguments.seed, &story)?;
+    let options = fleet::Options {
+        directory: &directory,
+        seed: arguments.seed,
+        api: arguments.listen,
+        // A tour that ends when it has begun shows nothing.
+        hold: arguments.hold || arguments.plan.is_none(),
+    };
+    let summary = fleet::run(&plan, &options, &story)?;
     let text = match arguments.output {
         Output::Json => serde_json::to_string_pretty(&summary)?,
         Output::Text => summary.to_text(),

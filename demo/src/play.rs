@@ -1,6 +1,7 @@
 //! Playing a scenario: baseline, live, evaluation, as an operator and a plant would.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +38,10 @@ pub struct Options {
     pub rate: u64,
     /// Whether live recordings go to two agents in turn.
     pub two_lines: bool,
+    /// Where the hub's HTTP interface is to be, if that matters.
+    pub api: Option<SocketAddr>,
+    /// Whether everything runs on after the last step, until it is interrupted.
+    pub hold: bool,
 }
 
 /// A scenario being played.
@@ -80,7 +85,7 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
         agents: agents.clone(),
         device: &options.device,
         seed: options.seed,
-        hub: (site::any_port(), site::any_port()),
+        hub: (site::any_port(), options.api.unwrap_or_else(site::any_port)),
         cohorts: Vec::new(),
         cooldown_s: 0,
         stages: vec![StagePlan::all()],
@@ -91,6 +96,7 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
         Tone::Plain,
         &format!("broker, hub and {} agents are up in {}", agents.len(), options.directory.display()),
     );
+    story.tell(Tone::Plain, &format!("the dashboard: {}", site.dashboard()));
     let api = HubApi::new(site.api, &site.hub_directory);
     let watching = story.watch(&names, observer.clone(), api.clone());
     let mut play = Play {
@@ -106,6 +112,9 @@ pub fn play(scenario: &Scenario, options: &Options, story: &Story) -> anyhow::Re
             .collect(),
     };
     let outcome = play.run()?;
+    if options.hold {
+        crate::hold::until_interrupted(story)?;
+    }
     drop(watching);
     drop(observing.disconnect());
     let Play { published, .. } = play;
@@ -154,7 +163,7 @@ impl Play<'_> {
             at_hub: self.api.at_hub()?,
             drift: self.api.get("drift")?["alarms"].clone(),
             model: self.api.get(&format!("models/{MODEL}"))?,
-            runs: self.api.items("retraining-runs")?,
+            runs: self.api.runs()?,
         })
     }
 
@@ -331,7 +340,7 @@ impl Play<'_> {
             self.story.tell(Tone::Notice, &format!("drift: {}", summary::describe_alarm(alarm)));
         }
         told.alarms = alarms.len();
-        let runs = self.api.items("retraining-runs")?;
+        let runs = self.api.runs()?;
         let finished: Vec<&Value> = runs.iter().filter(|run| run["state"] != "running").collect();
         for run in finished.iter().skip(told.runs.max(1)) {
             summary::describe_run(run).iter().for_each(|(tone, line)| self.story.tell(*tone, line));

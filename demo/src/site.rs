@@ -67,18 +67,22 @@ pub struct StagePlan {
     pub mode: Option<String>,
     /// The share of readings that a version in shadow sees, in percent.
     pub mirror_percent: Option<u8>,
+    /// Whether a person must agree before it begins.
+    #[serde(default)]
+    pub approval: bool,
 }
 
 impl StagePlan {
     /// Every box at once.
     #[must_use]
     pub fn all() -> Self {
-        Self { percent: 100, soak_s: 0.0, mode: None, mirror_percent: None }
+        Self { percent: 100, soak_s: 0.0, mode: None, mirror_percent: None, approval: false }
     }
 
     fn to_toml(&self) -> String {
-        let Self { percent, soak_s, mode, mirror_percent } = self;
-        let mut text = format!("[[model.rollout.stage]]\npercent = {percent}\nsoak_s = {soak_s:?}\n");
+        let Self { percent, soak_s, mode, mirror_percent, approval } = self;
+        let mut text =
+            format!("[[model.rollout.stage]]\npercent = {percent}\nsoak_s = {soak_s:?}\napproval = {approval}\n");
         if let Some(mode) = mode {
             text += &format!("mode = {}\n", string(mode));
         }
@@ -135,6 +139,8 @@ pub struct Site {
     pub api: SocketAddr,
     /// The hub's data.
     pub hub_directory: PathBuf,
+    /// The code that makes the hub's first admin.
+    setup_code: Option<String>,
 }
 
 struct Member {
@@ -150,13 +156,22 @@ impl Site {
     /// If a file, port or device is not to be had.
     pub fn start(plan: &Plan<'_>) -> anyhow::Result<Self> {
         let hub_file = write_hub(plan)?;
-        let (hub, link, api) = start_hub(&hub_file)?;
+        let (hub, addresses) = start_hub(&hub_file)?;
+        let Addresses { link, api, setup_code } = addresses;
         let mut agents = BTreeMap::new();
         for (agent, pin) in &plan.agents {
             agents.insert(agent.clone(), start_agent(&write_agent(plan, agent, *pin, link)?, agent)?);
         }
         let directory = plan.directory.to_owned();
-        Ok(Self { hub: Some(hub), hub_file, agents, api, hub_directory: directory.join("hub"), directory })
+        let hub_directory = directory.join("hub");
+        Ok(Self { hub: Some(hub), hub_file, agents, api, hub_directory, directory, setup_code })
+    }
+
+    /// The link that makes the hub's first admin, and shows the dashboard from then on.
+    #[must_use]
+    pub fn dashboard(&self) -> String {
+        let setup = self.setup_code.as_ref().map(|code| format!("#/setup/{code}")).unwrap_or_default();
+        format!("http://{}/{setup}", self.api)
     }
 
     /// Stops the hub and starts it again; its addresses must be fixed ones.
@@ -219,7 +234,14 @@ impl Member {
     }
 }
 
-fn start_hub(file: &Path) -> anyhow::Result<(Member, SocketAddr, SocketAddr)> {
+/// Where a hub is.
+struct Addresses {
+    link: SocketAddr,
+    api: SocketAddr,
+    setup_code: Option<String>,
+}
+
+fn start_hub(file: &Path) -> anyhow::Result<(Member, Addresses)> {
     let config = cloud_hub::config::Config::load(file)?;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
@@ -229,13 +251,15 @@ fn start_hub(file: &Path) -> anyhow::Result<(Member, SocketAddr, SocketAddr)> {
         runtime.block_on(async move {
             let hub = Hub::start(config).await?;
             // If nobody waits any more, the demo is ending.
-            addresses.send((hub.link_address(), hub.api_address())).ok();
+            let setup_code = hub.setup_code().map(|code| code.reveal().to_owned());
+            let (link, api) = (hub.link_address(), hub.api_address());
+            addresses.send(Addresses { link, api, setup_code }).ok();
             Ok(hub.run(stopped).await?)
         })
     })?;
     let member = Member { name: "the hub".to_owned(), stop, thread };
     match started.recv() {
-        Ok((link, api)) => Ok((member, link, api)),
+        Ok(addresses) => Ok((member, addresses)),
         Err(_) => Err(member.join().err().unwrap_or_else(|| anyhow!("the hub did not start"))),
     }
 }

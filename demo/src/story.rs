@@ -236,7 +236,7 @@ impl Drawing {
     }
 
     fn draw_training(&self) {
-        let runs = self.api.items("retraining-runs").unwrap_or_default();
+        let runs = self.api.runs().unwrap_or_default();
         match runs.iter().rev().find(|run| run["state"] == "running") {
             None => {
                 self.training.set_position(0);

@@ -106,7 +106,15 @@ async fn ask(
     request += &format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
+    // Events go on without end.
+    while !answer.contains("text/event-stream") {
+        let mut part = vec![0; 16 * 1024];
+        let count = stream.read(&mut part).await.ok()?;
+        if count == 0 {
+            break;
+        }
+        answer += &String::from_utf8_lossy(&part[..count]);
+    }
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let mut lines = head.lines();
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
@@ -300,7 +308,7 @@ fn the_shell_does_what_a_token_may_and_says_by_its_exit_code_why_not() {
     assert_eq!(code(Err(&folder), &["tokens", "create", "ci", "--role", "king"]), Some(2));
     let failed = ctl(&hub, Err(&folder), &["rollout", "abort", "7"], "");
     let message = String::from_utf8_lossy(&failed.stderr).trim().to_owned();
-    assert_eq!(message, "error: 404 Not Found: there is no rollout \"7\"");
+    assert_eq!(message, "error: 404 Not Found: there is no rollout 7");
     let history = said(&ctl(&hub, Err(&folder), &["history", "--output", "json"], ""));
     let rows: Value = serde_json::from_str(&history).expect("JSON");
     assert!(rows[0]["body"]["who"] == "the hub's own machine", "{rows}");

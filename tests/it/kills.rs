@@ -292,7 +292,7 @@ impl World {
 
     /// Steps of the newest run that tried something, and how many of them it computed.
     fn last_training(&self) -> anyhow::Result<(usize, usize)> {
-        let runs = self.api.items("retraining-runs")?;
+        let runs = self.api.runs()?;
         let tried = |run: &&serde_json::Value| run["candidates"].as_array().is_some_and(|tried| !tried.is_empty());
         let run = runs.iter().rev().find(tried).context("a run that tried something")?;
         let candidates = run["candidates"].as_array().into_iter().flatten();
@@ -315,7 +315,7 @@ impl World {
         self.wait("version 1", || self.versions() == 1)?;
         let key = cloud_hub::release_key::load(&self.directory.join("hub/release.key"))?;
         let states = |world: &Self| -> anyhow::Result<Vec<String>> {
-            let rollouts = world.api.items("rollouts")?;
+            let rollouts = world.api.rollouts()?;
             Ok(rollouts.iter().filter_map(|rollout| Some(rollout["state"].as_str()?.to_owned())).collect())
         };
         let is_over = |world: &Self| states(world).is_ok_and(|states| states.iter().all(|state| state == "released"));
@@ -354,7 +354,7 @@ impl World {
             champion: number(&self.api.get(&format!("models/{MODEL}"))?["champion"]),
             newest: self.versions() as u64,
             served: self.observer.look(|seen| seen.number("line-1", "/model/version")),
-            runs: self.api.items("retraining-runs")?.len() as u64,
+            runs: self.api.runs()?.len() as u64,
         };
         let Self { hub, agent, .. } = self;
         agent.stop()?;
@@ -447,7 +447,7 @@ impl World {
     /// Whether a training that drift called for came to a verdict, however often the hub died over it. Which verdict
     /// depends on how much had come in by then, so on the kills; the scenario tests say that the loop closes.
     fn judged(&self) -> bool {
-        let runs = self.api.items("retraining-runs").unwrap_or_default();
+        let runs = self.api.runs().unwrap_or_default();
         runs.iter().any(|run| {
             run["trigger"].as_str().is_some_and(|trigger| trigger.starts_with("drift"))
                 && run["candidates"].as_array().is_some_and(|tried| !tried.is_empty())

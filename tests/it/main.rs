@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod access;
+mod api;
 mod broker_tls;
 mod command_line;
 mod fleet;

@@ -2,23 +2,23 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use shared::event::UnixMillis;
-use tokio::sync::oneshot;
+use utoipa::ToSchema;
 
 use super::error::Problem;
+use super::extract::{At, Body};
 use super::guard::{Deed, SESSION_COOKIE, session_of};
-use super::{Command, Context, items};
+use super::page::Page;
+use super::{Command, Context, etag};
 use crate::clock;
 use crate::core::access::{AccessBook, Change, How, Principal, Role, Session, Token, User};
 use crate::secret::{Secret, hash_password, is_password};
-use crate::view::time;
+use crate::view::Timestamp;
 
 /// Seconds that a browser stays logged in.
 const SESSION_S: i64 = 7 * 24 * 3_600;
@@ -26,25 +26,31 @@ const SESSION_S: i64 = 7 * 24 * 3_600;
 const TOKEN_S: i64 = 90 * 24 * 3_600;
 /// The longest that can be said: ten years.
 const MAX_TOKEN_S: i64 = 10 * 366 * 24 * 3_600;
-/// Bytes of a name.
-const MAX_NAME_BYTES: usize = 100;
+/// Characters of a name.
+const MAX_NAME_CHARACTERS: usize = 100;
 
-type Body<T> = Result<Json<T>, JsonRejection>;
-
-#[derive(Deserialize)]
+/// Who logs in.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Login {
+    /// The name.
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = "^[^\\s\\x00-\\x1f\\x7f-\\x9f]([^\\x00-\\x1f\\x7f-\\x9f]*[^\\s\\x00-\\x1f\\x7f-\\x9f])?$"
+    )]
     name: String,
+    /// The password.
     password: String,
 }
 
-/// `POST /api/v1/login`: a session for a browser, in a cookie.
+/// Logs a person in: a session for a browser, in a cookie.
+#[utoipa::path(post, path = "/api/v1/login", tag = "Access", request_body = Login, responses((status = 200, body = Me)))]
 pub(super) async fn login(
     State(context): State<Context>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    body: Body<Login>,
+    Body(Login { name, password }): Body<Login>,
 ) -> Result<Response, Problem> {
-    let Login { name, password } = read(body)?;
     check_name(&name)?;
     let now = clock::unix_ms();
     context.throttle(now, &peer, &name, "wrong passwords")?;
@@ -65,21 +71,31 @@ pub(super) async fn login(
     open_session(&context, now, name, (&peer, "POST /api/v1/login")).await
 }
 
-#[derive(Deserialize)]
+/// The first admin.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Setup {
+    /// The code in the link that the hub said.
     code: String,
+    /// The name.
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = "^[^\\s\\x00-\\x1f\\x7f-\\x9f]([^\\x00-\\x1f\\x7f-\\x9f]*[^\\s\\x00-\\x1f\\x7f-\\x9f])?$"
+    )]
     name: String,
+    /// The password, of 12 to 200 characters.
+    #[schema(min_length = 12, max_length = 200)]
     password: String,
 }
 
-/// `POST /api/v1/setup`: the first admin, with the code that the hub said when it started without one.
+/// Makes the first admin, with the code that the hub said when it started without one.
+#[utoipa::path(post, path = "/api/v1/setup", tag = "Access", request_body = Setup, responses((status = 200, body = Me)))]
 pub(super) async fn setup(
     State(context): State<Context>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    body: Body<Setup>,
+    Body(Setup { code, name, password }): Body<Setup>,
 ) -> Result<Response, Problem> {
-    let Setup { code, name, password } = read(body)?;
     let now = clock::unix_ms();
     context.throttle(now, &peer, "", "wrong codes")?;
     let is_right = context.setup_code == Some(Secret::digest_of(&code)) && context.book.borrow().users().count() == 0;
@@ -112,13 +128,14 @@ async fn open_session(
     let cookie =
         format!("{SESSION_COOKIE}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age={SESSION_S}{secure}", secret.reveal());
     let principal = context.book.borrow().of_session(secret.digest(), now).ok_or_else(Problem::unauthorized)?;
-    let shown = Json(show_principal(&principal));
+    let shown = Json(Me::from(&principal));
     let deed = Deed { who: principal, from: peer.ip(), what: what.to_owned(), status: StatusCode::OK.as_u16() };
     context.order(Command::Note(deed)).await?;
     Ok(([(header::SET_COOKIE, cookie)], shown).into_response())
 }
 
-/// `POST /api/v1/logout`.
+/// Ends a session.
+#[utoipa::path(post, path = "/api/v1/logout", tag = "Access", responses((status = 204)))]
 pub(super) async fn logout(State(context): State<Context>, headers: HeaderMap) -> Result<Response, Problem> {
     if let Some(secret) = session_of(&headers) {
         context.change(Change::CloseSession(Secret::digest_of(secret))).await?;
@@ -127,26 +144,31 @@ pub(super) async fn logout(State(context): State<Context>, headers: HeaderMap) -
     Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response())
 }
 
-/// `GET /api/v1/me`: who the hub takes the caller for.
-pub(super) async fn me(Extension(who): Extension<Principal>) -> Json<Value> {
-    Json(show_principal(&who))
+/// Who the hub takes the caller for.
+#[utoipa::path(get, path = "/api/v1/me", tag = "Access", responses((status = 200, body = Me)))]
+pub(super) async fn me(Extension(who): Extension<Principal>) -> Json<Me> {
+    Json(Me::from(&who))
 }
 
-#[derive(Deserialize)]
+/// Another password.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewPassword {
+    /// The one so far.
     old: String,
+    /// The one from now on, of 12 to 200 characters.
+    #[schema(min_length = 12, max_length = 200)]
     new: String,
 }
 
-/// `PUT /api/v1/me/password`: another password. Every session of the user ends.
+/// Another password of one's own. Every session of the user ends.
+#[utoipa::path(put, path = "/api/v1/me/password", tag = "Access", request_body = NewPassword, responses((status = 204)))]
 pub(super) async fn change_password(
     State(context): State<Context>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Extension(who): Extension<Principal>,
-    body: Body<NewPassword>,
+    Body(NewPassword { old, new }): Body<NewPassword>,
 ) -> Result<StatusCode, Problem> {
-    let NewPassword { old, new } = read(body)?;
     let now = clock::unix_ms();
     let Some(user) = context.book.borrow().user(&who.name).filter(|_| who.how == How::Session).cloned() else {
         return Err(Problem::forbidden("session", "a password is changed by whoever logged in with it"));
@@ -168,89 +190,128 @@ pub(super) async fn change_password(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `GET /api/v1/users`.
-pub(super) async fn users(State(context): State<Context>) -> Json<Value> {
-    let shown: Vec<Value> = context.book.borrow().users().map(show_user).collect();
-    items(&shown)
+/// Everybody who can log in.
+#[utoipa::path(get, path = "/api/v1/users", tag = "Access", responses((status = 200, body = Page<UserView>)))]
+pub(super) async fn users(State(context): State<Context>) -> Json<Page<UserView>> {
+    Json(Page::whole(context.book.borrow().users().map(UserView::from).collect()))
 }
 
-#[derive(Deserialize)]
+/// Somebody who can log in.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewUser {
+    /// The name.
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = "^[^\\s\\x00-\\x1f\\x7f-\\x9f]([^\\x00-\\x1f\\x7f-\\x9f]*[^\\s\\x00-\\x1f\\x7f-\\x9f])?$"
+    )]
     name: String,
+    /// What they may do.
     role: Role,
+    /// The password, of 12 to 200 characters.
+    #[schema(min_length = 12, max_length = 200)]
     password: String,
 }
 
-/// `POST /api/v1/users`.
-pub(super) async fn add_user(State(context): State<Context>, body: Body<NewUser>) -> Result<Response, Problem> {
-    let NewUser { name, role, password } = read(body)?;
+/// Somebody else who can log in.
+#[utoipa::path(post, path = "/api/v1/users", tag = "Access", request_body = NewUser, responses((status = 201, body = UserView)))]
+pub(super) async fn add_user(
+    State(context): State<Context>,
+    Body(NewUser { name, role, password }): Body<NewUser>,
+) -> Result<Response, Problem> {
     let user = new_user(&context, &name, role, password, clock::unix_ms()).await?;
-    let shown = show_user(&user);
+    let shown = UserView::from(&user);
     context.change(Change::AddUser(user)).await?;
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
 
-#[derive(Deserialize)]
+/// What is different about a user. What is left out stays.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UserPatch {
+    /// What they may do.
     role: Option<Role>,
+    /// The password, of 12 to 200 characters.
+    #[schema(min_length = 12, max_length = 200)]
     password: Option<String>,
 }
 
-/// `PATCH /api/v1/users/{user}`: another role or password. Every session of the user ends.
+/// Somebody who can log in.
+#[utoipa::path(get, path = "/api/v1/users/{user}", tag = "Access", params(("user" = String, Path, description = "The name")),
+    responses((status = 200, body = UserView)))]
+pub(super) async fn user(State(context): State<Context>, At(name): At<String>) -> Result<Json<UserView>, Problem> {
+    known_user(&context, &name).map(|user| Json(UserView::from(&user)))
+}
+
+fn known_user(context: &Context, name: &str) -> Result<User, Problem> {
+    let found = context.book.borrow().user(name).cloned();
+    found.ok_or_else(|| Problem::not_found("user", format!("there is no user {name:?}")))
+}
+
+/// Another role or password. Every session of the user ends.
+#[utoipa::path(patch, path = "/api/v1/users/{user}", tag = "Access", params(("user" = String, Path, description = "The name"), ("If-Match" = String, Header, description = "The ETag of what was read")), request_body = UserPatch,
+    responses((status = 200, body = UserView)))]
 pub(super) async fn change_user(
     State(context): State<Context>,
-    Path(name): Path<String>,
-    body: Body<UserPatch>,
-) -> Result<Json<Value>, Problem> {
-    let UserPatch { role, password } = read(body)?;
-    let Some(mut user) = context.book.borrow().user(&name).cloned() else {
-        return Err(Problem::not_found("user", format!("there is no user {name:?}")));
-    };
+    At(name): At<String>,
+    headers: HeaderMap,
+    Body(UserPatch { role, password }): Body<UserPatch>,
+) -> Result<Json<UserView>, Problem> {
+    let mut user = known_user(&context, &name)?;
+    etag::is_of(&headers, &UserView::from(&user))?;
     user.role = role.unwrap_or(user.role);
     if let Some(password) = password {
         user.password_hash = hash(&context, password).await?;
     }
-    let shown = show_user(&user);
+    let shown = UserView::from(&user);
     context.change(Change::ChangeUser(user)).await?;
     Ok(Json(shown))
 }
 
-/// `DELETE /api/v1/users/{user}`: with sessions and tokens.
-pub(super) async fn remove_user(
-    State(context): State<Context>,
-    Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
-    if context.book.borrow().user(&name).is_none() {
-        return Err(Problem::not_found("user", format!("there is no user {name:?}")));
-    }
+/// Somebody is out, with sessions and tokens.
+#[utoipa::path(delete, path = "/api/v1/users/{user}", tag = "Access", params(("user" = String, Path, description = "The name")), responses((status = 204)))]
+pub(super) async fn remove_user(State(context): State<Context>, At(name): At<String>) -> Result<StatusCode, Problem> {
+    known_user(&context, &name)?;
     context.change(Change::RemoveUser(name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `GET /api/v1/tokens`: one's own; an admin sees all.
-pub(super) async fn tokens(State(context): State<Context>, Extension(who): Extension<Principal>) -> Json<Value> {
+/// One's own tokens; an admin sees all.
+#[utoipa::path(get, path = "/api/v1/tokens", tag = "Access", responses((status = 200, body = Page<TokenView>)))]
+pub(super) async fn tokens(
+    State(context): State<Context>,
+    Extension(who): Extension<Principal>,
+) -> Json<Page<TokenView>> {
     let sees = |token: &&Token| who.role == Role::Admin || token.made_by == who.name;
-    let shown: Vec<Value> = context.book.borrow().tokens().filter(sees).map(show_token).collect();
-    items(&shown)
+    Json(Page::whole(context.book.borrow().tokens().filter(sees).map(TokenView::from).collect()))
 }
 
-#[derive(Deserialize)]
+/// A token to make.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewToken {
+    /// What it is for.
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = "^[^\\s\\x00-\\x1f\\x7f-\\x9f]([^\\x00-\\x1f\\x7f-\\x9f]*[^\\s\\x00-\\x1f\\x7f-\\x9f])?$"
+    )]
     name: String,
+    /// What it may do.
     role: Role,
+    /// How many seconds it lasts; 90 days unless it is said.
+    #[schema(minimum = 1, maximum = 316_224_000)]
     expires_in_s: Option<i64>,
 }
 
-/// `POST /api/v1/tokens`: a token of at most one's own role. Its secret is shown here and nowhere else.
+/// A token of at most one's own role. Its secret is shown here and nowhere else.
+#[utoipa::path(post, path = "/api/v1/tokens", tag = "Access", request_body = NewToken, responses((status = 201, body = MadeToken)))]
 pub(super) async fn add_token(
     State(context): State<Context>,
     Extension(who): Extension<Principal>,
-    body: Body<NewToken>,
+    Body(NewToken { name, role, expires_in_s }): Body<NewToken>,
 ) -> Result<Response, Problem> {
-    let NewToken { name, role, expires_in_s } = read(body)?;
     check_name(&name)?;
     if who.how == How::Token {
         return Err(Problem::forbidden("token", "a token makes no other tokens: they would outlive it"));
@@ -269,17 +330,17 @@ pub(super) async fn add_token(
     let id = format!("tok_{}", &digest.to_string()[..12]);
     let expires_ms = Some(now + 1_000 * lasts_s);
     let token = Token { id, name, role, digest, made_by: who.name, created_ms: now, expires_ms };
-    let mut shown = show_token(&token);
-    shown["token"] = json!(secret.reveal());
+    let shown = MadeToken { made: TokenView::from(&token), token: secret.reveal().to_owned() };
     context.change(Change::AddToken(token)).await?;
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
 
-/// `DELETE /api/v1/tokens/{token}`: one's own; an admin's any.
+/// Revokes a token of one's own; an admin any.
+#[utoipa::path(delete, path = "/api/v1/tokens/{token}", tag = "Access", params(("token" = String, Path, description = "Its id")), responses((status = 204)))]
 pub(super) async fn remove_token(
     State(context): State<Context>,
     Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
+    At(id): At<String>,
 ) -> Result<StatusCode, Problem> {
     let may = |book: &AccessBook| {
         let mut of_id = book.tokens().filter(|token| token.id == id);
@@ -295,9 +356,7 @@ pub(super) async fn remove_token(
 impl Context {
     /// Has a change made, durably.
     async fn change(&self, change: Change) -> Result<(), Problem> {
-        let (answer, answered) = oneshot::channel();
-        self.order(Command::Change { change, answer }).await?;
-        let done = answered.await.map_err(|_| Problem::stopping())?;
+        let done = self.ask(|answer| Command::Change { change, answer }).await?;
         done.map_err(|reason| Problem::conflict("access", reason))
     }
 
@@ -343,40 +402,100 @@ async fn hash(context: &Context, password: String) -> Result<String, Problem> {
     hashed.map_err(|_| Problem::stopping())?.map_err(Problem::bad_body)
 }
 
-fn read<T>(body: Body<T>) -> Result<T, Problem> {
-    body.map(|Json(body)| body).map_err(|rejection| Problem::bad_body(rejection.body_text()))
-}
-
 fn check_name(name: &str) -> Result<(), Problem> {
-    let is_plain = !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.chars().any(char::is_control);
+    let is_plain =
+        !name.is_empty() && name.chars().count() <= MAX_NAME_CHARACTERS && !name.chars().any(char::is_control);
     if is_plain && name.trim() == name {
         return Ok(());
     }
-    Err(Problem::bad_body(format!("a name has 1 to {MAX_NAME_BYTES} bytes of plain text, without spaces around it")))
+    Err(Problem::bad_body(format!(
+        "a name has 1 to {MAX_NAME_CHARACTERS} characters of plain text, without spaces around it"
+    )))
 }
 
-fn show_principal(who: &Principal) -> Value {
-    let how = match who.how {
-        How::Session => "session",
-        How::Token => "token",
-        How::Folder => "folder",
-    };
-    json!({ "name": who.name, "role": who.role, "recognised_by": how })
+/// Who the hub takes somebody for.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Me {
+    /// The name, as it stands in the history.
+    name: String,
+    /// What they may do.
+    role: Role,
+    /// How they were recognised.
+    recognised_by: RecognisedBy,
 }
 
-fn show_user(user: &User) -> Value {
-    json!({ "name": user.name, "role": user.role, "created": time(user.created_ms) })
+/// How somebody was recognised.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RecognisedBy {
+    /// By the session of a browser.
+    Session,
+    /// By a token of a program.
+    Token,
+    /// By the token in the hub's own folder.
+    Folder,
 }
 
-fn show_token(token: &Token) -> Value {
-    json!({
-        "id": token.id,
-        "name": token.name,
-        "role": token.role,
-        "made_by": token.made_by,
-        "created": time(token.created_ms),
-        "expires": token.expires_ms.map(time),
-    })
+impl From<&Principal> for Me {
+    fn from(who: &Principal) -> Self {
+        let recognised_by = match who.how {
+            How::Session => RecognisedBy::Session,
+            How::Token => RecognisedBy::Token,
+            How::Folder => RecognisedBy::Folder,
+        };
+        Self { name: who.name.clone(), role: who.role, recognised_by }
+    }
+}
+
+/// Somebody who can log in.
+#[derive(Serialize, ToSchema)]
+pub(super) struct UserView {
+    /// The name.
+    name: String,
+    /// What they may do.
+    role: Role,
+    /// Since when.
+    created: Timestamp,
+}
+
+impl From<&User> for UserView {
+    fn from(user: &User) -> Self {
+        Self { name: user.name.clone(), role: user.role, created: Timestamp(user.created_ms) }
+    }
+}
+
+/// A token of a program, without its secret.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TokenView {
+    /// What it is called in links.
+    id: String,
+    /// What it is for.
+    name: String,
+    /// What it may do.
+    role: Role,
+    /// Who made it.
+    made_by: String,
+    /// Since when.
+    created: Timestamp,
+    /// Until when; null: until it is revoked.
+    expires: Option<Timestamp>,
+}
+
+impl From<&Token> for TokenView {
+    fn from(token: &Token) -> Self {
+        let Token { id, name, role, made_by, created_ms, expires_ms, .. } = token.clone();
+        Self { id, name, role, made_by, created: Timestamp(created_ms), expires: expires_ms.map(Timestamp) }
+    }
+}
+
+/// A token that was just made.
+#[derive(Serialize, ToSchema)]
+pub(super) struct MadeToken {
+    /// What it is.
+    #[serde(flatten)]
+    made: TokenView,
+    /// Its secret, which is shown here and nowhere else.
+    token: String,
 }
 
 #[cfg(test)]

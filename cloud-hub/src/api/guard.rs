@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::error::Problem;
-use super::{Command, Context};
+use super::{Command, Context, etag};
 use crate::clock;
 use crate::core::access::{How, Principal, Role};
 use crate::secret::Secret;
@@ -101,16 +101,18 @@ async fn guard(
     }
     let what = format!("{} {}", request.method(), request.uri().path());
     request.extensions_mut().insert(who.clone());
-    let response = next.run(request).await;
-    if changes {
-        let deed = Deed { who, from: peer.ip(), what, status: response.status().as_u16() };
-        // What was done and cannot be noted is not taken back; the hub is stopping then.
-        context.order(Command::Note(deed)).await.ok();
+    if !changes {
+        let asked = request.headers().clone();
+        return etag::tagged(&asked, next.run(request).await).await;
     }
+    let response = next.run(request).await;
+    let deed = Deed { who, from: peer.ip(), what, status: response.status().as_u16() };
+    // What was done and cannot be noted is not taken back; the hub is stopping then.
+    context.order(Command::Note(deed)).await.ok();
     response
 }
 
-fn recognise(context: &Context, headers: &HeaderMap) -> Option<Principal> {
+pub(super) fn recognise(context: &Context, headers: &HeaderMap) -> Option<Principal> {
     let now = clock::unix_ms();
     let book = context.book.borrow();
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());

@@ -1,117 +1,120 @@
-//! Rollouts over HTTP: how they stand, what a person wants of them, and packages that are brought by hand.
+//! Rollouts over HTTP: how they stand, and what a person wants of them.
 
-use axum::body::Bytes;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
+use axum::response::Response;
 use axum::{Extension, Json};
 use serde::Deserialize;
-use serde_json::{Value, json};
-use shared::ids::ModelVersion;
-use tokio::sync::oneshot;
+use utoipa::IntoParams;
 
 use super::error::Problem;
-use super::{Command, Context, find, items, known_model};
+use super::extract::{At, Params};
+use super::learning::newest_first;
+use super::page::{Page, page};
+use super::{Accepted, Command, Context};
 use crate::core::access::Principal;
-use crate::core::rollout::Wish;
+use crate::core::rollout::{RolloutState, Wish};
+use crate::view::{RolloutView, View};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RollOut {
-    version: u32,
+#[into_params(parameter_in = Query)]
+pub(super) struct RolloutsQuery {
+    /// Only of this model.
+    model: Option<String>,
+    /// Items of a page.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// Where the page before ended.
+    #[param(pattern = "^([0-9a-f]{2})*$")]
+    cursor: Option<String>,
 }
 
-pub(super) async fn list(State(context): State<Context>) -> Json<Value> {
-    items(&context.now().rollouts)
+/// The newest rollouts, newest first.
+#[utoipa::path(get, path = "/api/v1/rollouts", tag = "Rollouts", params(RolloutsQuery),
+    responses((status = 200, body = Page<RolloutView>)))]
+pub(super) async fn list(
+    State(context): State<Context>,
+    Params(RolloutsQuery { model, limit, cursor }): Params<RolloutsQuery>,
+) -> Result<Json<Page<RolloutView>>, Problem> {
+    let view = context.now();
+    let of_model = |rollout: &&RolloutView| model.as_ref().is_none_or(|model| rollout.model.as_str() == model);
+    let rollouts = view.rollouts.iter().filter(of_model);
+    page(rollouts, |rollout| newest_first(rollout.rollout), limit, cursor.as_deref()).map(Json)
 }
 
-pub(super) async fn one(State(context): State<Context>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    find(&context.now().rollouts, "rollout", &id, "rollout")
+/// A rollout.
+#[utoipa::path(get, path = "/api/v1/rollouts/{rollout}", tag = "Rollouts", params(("rollout" = i64, Path, description = "Its number")),
+    responses((status = 200, body = RolloutView)))]
+pub(super) async fn one(State(context): State<Context>, At(number): At<i64>) -> Result<Json<RolloutView>, Problem> {
+    let view = context.now();
+    known_rollout(&view, number).cloned().map(Json)
 }
 
-/// `POST /api/v1/rollouts/{id}/{pause|resume|approve|abort}`.
-pub(super) async fn wish(
+fn known_rollout(view: &View, number: i64) -> Result<&RolloutView, Problem> {
+    let found = view.rollouts.iter().find(|rollout| rollout.rollout == number);
+    found.ok_or_else(|| Problem::not_found("rollout", format!("there is no rollout {number}")))
+}
+
+/// Lets the next stage begin.
+#[utoipa::path(post, path = "/api/v1/rollouts/{rollout}/approve", tag = "Rollouts",
+    params(("rollout" = i64, Path, description = "Its number")), responses((status = 202, body = Accepted)))]
+pub(super) async fn approve(
+    context: State<Context>,
+    who: Extension<Principal>,
+    number: At<i64>,
+) -> Result<Response, Problem> {
+    wish(context, who, number, Wish::Approve).await
+}
+
+/// Holds a rollout: no other box gets the version.
+#[utoipa::path(post, path = "/api/v1/rollouts/{rollout}/pause", tag = "Rollouts",
+    params(("rollout" = i64, Path, description = "Its number")), responses((status = 202, body = Accepted)))]
+pub(super) async fn pause(
+    context: State<Context>,
+    who: Extension<Principal>,
+    number: At<i64>,
+) -> Result<Response, Problem> {
+    wish(context, who, number, Wish::Pause).await
+}
+
+/// Lets a rollout go on.
+#[utoipa::path(post, path = "/api/v1/rollouts/{rollout}/resume", tag = "Rollouts",
+    params(("rollout" = i64, Path, description = "Its number")), responses((status = 202, body = Accepted)))]
+pub(super) async fn resume(
+    context: State<Context>,
+    who: Extension<Principal>,
+    number: At<i64>,
+) -> Result<Response, Problem> {
+    wish(context, who, number, Wish::Resume).await
+}
+
+/// Takes a version back from every box that has it.
+#[utoipa::path(post, path = "/api/v1/rollouts/{rollout}/abort", tag = "Rollouts",
+    params(("rollout" = i64, Path, description = "Its number")), responses((status = 202, body = Accepted)))]
+pub(super) async fn abort(
+    context: State<Context>,
+    who: Extension<Principal>,
+    number: At<i64>,
+) -> Result<Response, Problem> {
+    wish(context, who, number, Wish::Abort).await
+}
+
+async fn wish(
     State(context): State<Context>,
     Extension(who): Extension<Principal>,
-    Path((id, wish)): Path<(String, String)>,
+    At(number): At<i64>,
+    wish: Wish,
 ) -> Result<Response, Problem> {
-    let Json(rollout) = find(&context.now().rollouts, "rollout", &id, "rollout")?;
-    let wish = match wish.as_str() {
-        "pause" => Wish::Pause,
-        "resume" => Wish::Resume,
-        "approve" => Wish::Approve,
-        "abort" => Wish::Abort,
-        other => {
-            let detail = format!("a rollout can be told to pause, resume, approve or abort, not {other:?}");
-            return Err(Problem::not_found("path", detail));
-        }
-    };
-    let state = rollout["state"].as_str().unwrap_or_default();
+    let state = known_rollout(&context.now(), number)?.state;
     let makes_sense = match wish {
-        Wish::Pause => state == "running",
-        Wish::Resume => state == "paused",
-        Wish::Approve => state == "awaiting_approval",
-        Wish::Abort => rollout["ended"].is_null(),
+        Wish::Pause => state == RolloutState::Running,
+        Wish::Resume => state == RolloutState::Paused,
+        Wish::Approve => state == RolloutState::AwaitingApproval,
+        Wish::Abort => !state.is_over(),
     };
     if !makes_sense {
-        return Err(Problem::conflict("rollout_state", format!("rollout {id} is {}", state.replace('_', " "))));
+        return Err(Problem::conflict("rollout_state", format!("rollout {number} is {}", state.in_words())));
     }
-    let id = rollout["rollout"].as_i64().unwrap_or_default();
-    context.order(Command::Wish { id, wish, by: who.name }).await?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "status": "accepted" }))).into_response())
-}
-
-/// `POST /api/v1/models/{model}/rollouts`: rolls a version out that is there, for example the one before.
-pub(super) async fn begin(
-    State(context): State<Context>,
-    Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
-    body: Result<Json<RollOut>, JsonRejection>,
-) -> Result<Response, Problem> {
-    let (model, shown) = known_model(&context, &name)?;
-    let Json(RollOut { version }) = body.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
-    let is_there = shown["versions"].as_array().is_some_and(|all| all.iter().any(|one| one["version"] == version));
-    if !is_there {
-        return Err(Problem::not_found("version", format!("{name} has no version {version}")));
-    }
-    if shown["champion"] == version {
-        return Err(Problem::conflict(
-            "version_serves",
-            format!("version {version} of {name} is its champion already"),
-        ));
-    }
-    let version = ModelVersion(version);
-    context.order(Command::RollOut { model, version, by: who.name }).await?;
-    let location = [(header::LOCATION, "/api/v1/rollouts")];
-    Ok((StatusCode::ACCEPTED, location, Json(json!({ "status": "accepted" }))).into_response())
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Upload {
-    #[serde(default)]
-    skip_proof: bool,
-}
-
-/// `POST /api/v1/models/{model}/versions`: a package, as it lies in its file. It must prove itself on the readings that
-/// the version in service was trained on, unless `skip_proof=true`; which is noted.
-pub(super) async fn upload(
-    State(context): State<Context>,
-    Extension(who): Extension<Principal>,
-    Path(name): Path<String>,
-    query: Result<Query<Upload>, QueryRejection>,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    let (model, _) = known_model(&context, &name)?;
-    let Query(Upload { skip_proof }) = query.map_err(|rejection| Problem::bad_body(rejection.body_text()))?;
-    let (answer, answered) = oneshot::channel();
-    context.order(Command::Bring { model, bytes: body.to_vec(), by: who.name, skip_proof, answer }).await?;
-    let (version, digest) = answered
-        .await
-        .map_err(|_| Problem::stopping())?
-        .map_err(|reason| Problem::refused("package_refused", format!("the package is refused: {reason}")))?;
-    let (version, digest) = (version.0, digest.to_string());
-    let location = [(header::LOCATION, format!("/api/v1/models/{name}/versions"))];
-    Ok((StatusCode::ACCEPTED, location, Json(json!({ "version": version, "digest": digest }))).into_response())
+    context.order(Command::Wish { id: number, wish, by: who.name }).await?;
+    Ok(Accepted::at(format!("/api/v1/rollouts/{number}")))
 }

@@ -4,17 +4,25 @@ use axum::http::Method;
 use shared::limits::MAX_PACKAGE_BYTES;
 
 use super::guard::Route;
-use super::{accounts, rollouts};
+use super::{
+    accounts, alarms, dashboard, events, fleet, history, labels, learning, models, openapi, rollouts, streams,
+};
 use crate::core::access::Role::{Admin, Operator, Publisher, Viewer};
+
+/// Bytes of a file of labels: a thousand lines with something to say.
+const MAX_IMPORT_BYTES: usize = 1024 * 1024;
 
 /// Every route of the interface.
 pub(super) fn all() -> Vec<Route> {
     let (read, make, write, alter, remove) = (Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE);
-    let (read, make) = (|| read.clone(), || make.clone());
+    let (read, make, remove) = (|| read.clone(), || make.clone(), || remove.clone());
     vec![
-        Route::open(read(), "/livez", || async { "ok" }),
+        Route::open(read(), "/", dashboard::index),
+        Route::open(read(), "/assets/{file}", dashboard::asset),
+        Route::open(read(), "/livez", super::live),
         Route::open(read(), "/readyz", super::ready),
         Route::open(read(), "/metrics", super::metrics),
+        Route::open(read(), "/api/openapi.json", openapi::openapi),
         Route::open(make(), "/api/v1/login", accounts::login),
         Route::open(make(), "/api/v1/setup", accounts::setup),
         Route::new(make(), "/api/v1/logout", Viewer, accounts::logout),
@@ -22,29 +30,49 @@ pub(super) fn all() -> Vec<Route> {
         Route::new(write, "/api/v1/me/password", Viewer, accounts::change_password),
         Route::new(read(), "/api/v1/users", Admin, accounts::users),
         Route::new(make(), "/api/v1/users", Admin, accounts::add_user),
+        Route::new(read(), "/api/v1/users/{user}", Admin, accounts::user),
         Route::new(alter, "/api/v1/users/{user}", Admin, accounts::change_user),
-        Route::new(remove.clone(), "/api/v1/users/{user}", Admin, accounts::remove_user),
+        Route::new(remove(), "/api/v1/users/{user}", Admin, accounts::remove_user),
         Route::new(read(), "/api/v1/tokens", Viewer, accounts::tokens),
         Route::new(make(), "/api/v1/tokens", Viewer, accounts::add_token),
-        Route::new(remove, "/api/v1/tokens/{token}", Viewer, accounts::remove_token),
-        Route::new(read(), "/api/v1/agents", Viewer, super::agents),
-        Route::new(read(), "/api/v1/agents/{agent}", Viewer, super::agent),
-        Route::new(read(), "/api/v1/streams", Viewer, super::streams),
-        Route::new(read(), "/api/v1/models", Viewer, super::models),
-        Route::new(read(), "/api/v1/models/{model}", Viewer, super::model),
-        Route::new(read(), "/api/v1/models/{model}/versions", Viewer, super::versions),
-        Route::new(make(), "/api/v1/models/{model}/versions", Publisher, rollouts::upload)
+        Route::new(remove(), "/api/v1/tokens/{token}", Viewer, accounts::remove_token),
+        Route::new(read(), "/api/v1/overview", Viewer, fleet::overview),
+        Route::new(read(), "/api/v1/fleet-map", Viewer, fleet::map),
+        Route::new(read(), "/api/v1/agents", Viewer, fleet::agents),
+        Route::new(read(), "/api/v1/agents/{agent}", Viewer, fleet::agent),
+        Route::new(read(), "/api/v1/agents/{agent}/streams/{stream}", Viewer, streams::stream),
+        Route::new(read(), "/api/v1/agents/{agent}/streams/{stream}/readings", Viewer, streams::readings),
+        Route::new(read(), "/api/v1/agents/{agent}/streams/{stream}/histograms", Viewer, streams::histograms),
+        Route::new(read(), "/api/v1/streams", Viewer, streams::streams),
+        Route::new(read(), "/api/v1/alarms", Viewer, alarms::list),
+        Route::new(read(), "/api/v1/alarms/{alarm}", Viewer, alarms::one),
+        Route::new(make(), "/api/v1/alarms/{alarm}/review", Operator, alarms::review),
+        Route::new(read(), "/api/v1/labels", Viewer, labels::list),
+        Route::new(make(), "/api/v1/labels", Operator, labels::add),
+        Route::new(make(), "/api/v1/labels/import", Operator, labels::import).taking(MAX_IMPORT_BYTES),
+        Route::new(remove(), "/api/v1/labels/{label}", Operator, labels::remove),
+        Route::new(read(), "/api/v1/ledger", Viewer, fleet::ledger),
+        Route::new(read(), "/api/v1/models", Viewer, models::models),
+        Route::new(read(), "/api/v1/models/{model}", Viewer, models::model),
+        Route::new(read(), "/api/v1/models/{model}/versions", Viewer, models::versions),
+        Route::new(make(), "/api/v1/models/{model}/versions", Publisher, models::upload)
             .taking(MAX_PACKAGE_BYTES as usize),
-        Route::new(make(), "/api/v1/models/{model}/rollouts", Publisher, rollouts::begin),
-        Route::new(make(), "/api/v1/models/{model}/retraining", Operator, super::retrain),
+        Route::new(read(), "/api/v1/models/{model}/versions/{version}", Viewer, models::version),
+        Route::new(read(), "/api/v1/models/{model}/versions/{version}/package", Viewer, models::package),
+        Route::new(make(), "/api/v1/models/{model}/rollouts", Publisher, models::roll_out),
+        Route::new(make(), "/api/v1/models/{model}/retraining", Operator, learning::retrain),
         Route::new(read(), "/api/v1/rollouts", Viewer, rollouts::list),
         Route::new(read(), "/api/v1/rollouts/{rollout}", Viewer, rollouts::one),
-        Route::new(make(), "/api/v1/rollouts/{rollout}/{wish}", Operator, rollouts::wish),
-        Route::new(read(), "/api/v1/drift", Viewer, super::drift),
-        Route::new(read(), "/api/v1/retraining-runs", Viewer, super::runs),
-        Route::new(read(), "/api/v1/retraining-runs/{run}", Viewer, super::run),
-        Route::new(read(), "/api/v1/ledger", Viewer, super::ledger),
-        Route::new(read(), "/api/v1/history", Admin, super::history),
+        Route::new(make(), "/api/v1/rollouts/{rollout}/approve", Operator, rollouts::approve),
+        Route::new(make(), "/api/v1/rollouts/{rollout}/pause", Operator, rollouts::pause),
+        Route::new(make(), "/api/v1/rollouts/{rollout}/resume", Operator, rollouts::resume),
+        Route::new(make(), "/api/v1/rollouts/{rollout}/abort", Operator, rollouts::abort),
+        Route::new(read(), "/api/v1/drift", Viewer, learning::drift),
+        Route::new(read(), "/api/v1/retraining-runs", Viewer, learning::runs),
+        Route::new(read(), "/api/v1/retraining-runs/{run}", Viewer, learning::run),
+        Route::new(read(), "/api/v1/retraining-runs/{run}/curve", Viewer, learning::curve),
+        Route::new(read(), "/api/v1/history", Admin, history::history),
+        Route::new(read(), "/api/v1/events", Viewer, events::events),
     ]
 }
 

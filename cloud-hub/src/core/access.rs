@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use shared::event::UnixMillis;
 use shared::ids::Digest;
+use utoipa::ToSchema;
 
 use super::limits::{MAX_SESSIONS_OF_USER, MAX_TOKENS, MAX_USERS};
 
 /// What somebody may do. Each may what the one before may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Look.

@@ -162,6 +162,17 @@ impl DriftWatch {
             .collect()
     }
 
+    /// What the stream is held against.
+    #[must_use]
+    pub fn reference(&self) -> &DriftReference {
+        &self.reference
+    }
+
+    /// The shares of what comes in now, by channel and bin of the reference.
+    pub fn shares(&self) -> impl Iterator<Item = Vec<f64>> {
+        self.histograms.iter().map(DecayedHistogram::shares)
+    }
+
     /// Whether any channel is beyond its threshold now.
     #[must_use]
     pub fn is_in_excess(&self) -> bool {

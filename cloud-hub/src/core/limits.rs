@@ -20,6 +20,20 @@ pub const RECENT_TIMES: usize = 1_024;
 pub const LIVE_STREAMS_KEPT: usize = 1_024;
 /// Drift alarms shown; all of them are in the database.
 pub const ALARMS_KEPT: usize = 256;
+/// Anomalous answers among the newest of a stream that make an alarm: a model that is wrong in one of a hundred then
+/// raises one in a hundred million by chance.
+pub const ALARM_RAISE: usize = 5;
+/// The newest answers that are looked at for it.
+pub const ALARM_OF: usize = 10;
+/// Normal answers on end that end an alarm: a machine that comes and goes has one, and not dozens.
+pub const ALARM_CLEAR: u32 = 10;
+/// Anomalous answers after which a long alarm is stored anew.
+pub const ALARM_SAVE: u64 = 500;
+/// Alarms of machines in memory; all of them are in the database.
+pub const MACHINE_ALARMS_KEPT: usize = 2_000;
+/// Labels of one hub: a hundred a day for three years.
+pub const MAX_LABELS: usize = 100_000;
+
 /// From this share of a model's streams on that drift together, it is the world.
 pub const COHORT_SHARE: f64 = 0.3;
 /// Readings on end with the very same value, after which a sensor is stuck: two half-lives and more.

@@ -4,17 +4,22 @@
 //! may have changed. The first candidate that the gate blesses is released. A selection that spans two ways of running
 //! makes a blind model; the gate sees that, and the next, shorter selection has its turn.
 
+pub mod curve;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use shared::event::UnixMillis;
 use shared::ids::{Digest, ModelName, ModelVersion};
 use shared::package::DataRange;
+use utoipa::ToSchema;
 
+use super::labels::{Labels, Vouched};
 use super::limits::{INTERRUPTIONS, RUNS_KEPT};
 use super::observe::{Observed, StreamKey};
 use super::registry::{Registry, Release};
 use super::{Effect, ModelSpec, Now};
+use curve::Curve;
 
 /// The trigger of a run that nothing but more data calls for.
 const NEW_READINGS: &str = "new known-normal readings";
@@ -60,7 +65,7 @@ struct ModelState {
     /// Known-normal readings of each selection that the last run before the hub started tried, by name.
     tried: BTreeMap<String, u64>,
     /// Segments closed when it was last looked whether a run is due: until another one is, none is.
-    looked_at: Option<u64>,
+    looked_at: Option<(u64, u64)>,
 }
 
 /// What the last run saw.
@@ -91,6 +96,8 @@ pub struct Run {
     pub version: Option<ModelVersion>,
     /// What became of each selection that was tried.
     pub candidates: Vec<CandidateReport>,
+    /// How its loss went.
+    pub curve: Curve,
 }
 
 /// How a run stands.
@@ -116,7 +123,7 @@ pub const INTERRUPTED: &str = "the hub stopped";
 const REQUESTED: &str = "requested by ";
 
 /// A step of a training.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StepReport {
     /// What was done, in words.
     pub step: String,
@@ -157,6 +164,8 @@ pub struct TrainingJob {
     pub selections: Vec<Selection>,
     /// The version in service.
     pub champion: Option<Champion>,
+    /// What people said of readings.
+    pub vouched: Vec<Vouched>,
 }
 
 /// Known-normal segments to train on.
@@ -192,6 +201,8 @@ pub struct RunOutcome {
     pub released: Option<(Release, u64)>,
     /// Why it broke, if it did.
     pub failure: Option<String>,
+    /// How the loss went.
+    pub curve: Curve,
 }
 
 /// What follows from a decision.
@@ -250,7 +261,7 @@ impl Retraining {
         &mut self,
         now: Now,
         specs: &[ModelSpec],
-        observed: &Observed,
+        known: (&Observed, &Labels),
         registry: &Registry,
         compacted: u64,
     ) -> Wanted {
@@ -264,7 +275,7 @@ impl Retraining {
             }
             let cools = state.finished_ms.is_some_and(|at| now < at + 1_000 * i64::from(spec.retrain.cooldown_s));
             if state.waiting.is_none() && (!cools || state.requested_by.is_some()) {
-                state.waiting = propose((spec, specs), state, observed, registry);
+                state.waiting = propose((spec, specs), state, known, registry);
             }
             match state.waiting.take() {
                 None => {}
@@ -285,6 +296,7 @@ impl Retraining {
                         state: RunState::Running,
                         version: None,
                         candidates: Vec::new(),
+                        curve: Curve::default(),
                     };
                     self.keep(run.clone());
                     wanted.effects.push(Effect::RecordRun(run));
@@ -306,6 +318,7 @@ impl Retraining {
         run.finished_ms = Some(now);
         run.version = release.as_ref().map(|release| release.version);
         run.candidates = outcome.candidates;
+        run.curve = outcome.curve;
         run.state = match (outcome.failure, &release) {
             (Some(reason), _) => RunState::Failed { reason },
             (None, Some(_)) => RunState::Released,
@@ -326,6 +339,7 @@ impl Retraining {
             state: RunState::Released,
             version: Some(release.version),
             candidates: Vec::new(),
+            curve: Curve::default(),
         };
         self.keep(run.clone());
         run
@@ -343,11 +357,11 @@ impl Retraining {
 fn propose(
     (spec, specs): (&ModelSpec, &[ModelSpec]),
     state: &mut ModelState,
-    observed: &Observed,
+    (observed, labels): (&Observed, &Labels),
     registry: &Registry,
 ) -> Option<(u64, TrainingJob)> {
     let champion = registry.champion(&spec.name);
-    let closed = observed.segments_closed();
+    let closed = (observed.segments_closed(), labels.changes());
     if state.requested_by.is_none() && (champion.is_none() || state.looked_at == Some(closed)) {
         return None;
     }
@@ -357,7 +371,8 @@ fn propose(
         .iter()
         .filter(|regime| !regime.blind)
         .map(|regime| {
-            select((spec, specs), observed, regime.since_position, &regime.because, state.requested_by.is_some())
+            let with_open = state.requested_by.is_some();
+            select((spec, specs), (observed, labels), regime.since_position, &regime.because, with_open)
         })
         .collect();
     let rows =
@@ -408,6 +423,7 @@ fn propose(
             digest: champion.digest,
             trained_on: champion.trained_on.clone(),
         }),
+        vouched: labels.vouched(),
     };
     Some((needs, job))
 }
@@ -420,7 +436,7 @@ fn total_rows(ranges: &[DataRange]) -> u64 {
 /// that still grows.
 fn select(
     (spec, specs): (&ModelSpec, &[ModelSpec]),
-    observed: &Observed,
+    (observed, labels): (&Observed, &Labels),
     since_position: u64,
     because: &str,
     with_open: bool,
@@ -431,7 +447,8 @@ fn select(
         ModelSpec::of(specs, agent, stream).is_some_and(|of_stream| of_stream.name == spec.name)
     };
     let ours = observed.streams().filter(|(key, _)| is_ours(key) && !observed.is_suspect(key));
-    for ((agent, stream), facts) in ours {
+    for (key, facts) in ours {
+        let (agent, stream) = key;
         let runs = facts.segments.runs_since(since_position, with_open);
         for run in runs.into_iter().filter(|run| run.rows >= spec.retrain.min_segment_rows) {
             needs = needs.max(run.last_position + 1);
@@ -443,6 +460,16 @@ fn select(
                 rows: run.rows,
             });
         }
+        let said = labels.normal_since(key, since_position, &segments).into_iter();
+        // What was labelled is in the sample store already.
+        let said = said.filter(|label| label.rows >= spec.retrain.min_segment_rows).map(|label| DataRange {
+            agent: agent.clone(),
+            stream: stream.clone(),
+            from_ms: label.from_ms,
+            to_ms: label.to_ms,
+            rows: label.rows,
+        });
+        segments.extend(said.collect::<Vec<_>>());
     }
     let name = format!("known-normal readings since {because}");
     (needs, Selection { since_position, name, segments })

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use shared::event::UnixMillis;
 use shared::ids::{AgentId, Digest, ModelName, ModelVersion};
 use shared::wire::message::{ModelOutcome, ShadowCounts};
+use utoipa::ToSchema;
 
 use self::evidence::{AbEvidence, BoxAnswers, Evidence, MirrorEvidence, StageMode};
 use super::matches_pattern;
@@ -35,7 +36,7 @@ pub struct RolloutRules {
 }
 
 /// A step of a rollout.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Stage {
     /// How many of the boxes have the version in the end, at least one.
     pub percent: u8,
@@ -109,7 +110,7 @@ pub struct Rollout {
 }
 
 /// How a rollout stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RolloutState {
     /// Boxes get it.
@@ -127,6 +128,19 @@ pub enum RolloutState {
 }
 
 impl RolloutState {
+    /// What it is, in words.
+    #[must_use]
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::AwaitingApproval => "awaiting approval",
+            Self::Paused => "paused",
+            Self::Released => "released",
+            Self::RolledBack => "rolled back",
+            Self::Superseded => "superseded",
+        }
+    }
+
     /// Whether it is over.
     #[must_use]
     pub const fn is_over(self) -> bool {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use shared::limits::MAX_PACKAGE_BYTES;
 use ureq::http::{Request, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
@@ -58,28 +59,67 @@ impl Client {
     }
 
     pub(super) fn items(&self, path: &str) -> Result<Vec<Value>, Failure> {
-        Ok(self.get(path)?["items"].as_array().cloned().unwrap_or_default())
+        let (mut items, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = self.get(&format!("{path}?limit=1000{cursor}"))?;
+            items.extend(page["items"].as_array().cloned().unwrap_or_default());
+            let Some(next) = page["next_cursor"].as_str() else { return Ok(items) };
+            cursor = format!("&cursor={next}");
+        }
     }
 
     pub(super) fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
         self.run(method, path, body.to_string().as_bytes(), "application/json")
     }
 
-    pub(super) fn send_bytes(&self, path: &str, body: &[u8]) -> Result<Value, Failure> {
-        self.run("POST", path, body, "application/octet-stream")
+    /// Changes a thing as it is now: nobody else changes it in between.
+    pub(super) fn change(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let now = self.answer("GET", path, &[], "", None)?;
+        let tag = now.headers().get("etag").and_then(|tag| tag.to_str().ok()).unwrap_or("*").to_owned();
+        self.read(path, self.answer("PATCH", path, body.to_string().as_bytes(), "application/json", Some(&tag))?)
+    }
+
+    pub(super) fn send_bytes(&self, path: &str, body: &[u8], kind: &str) -> Result<Value, Failure> {
+        self.run("POST", path, body, kind)
+    }
+
+    pub(super) fn get_bytes(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        let mut answer = self.answer("GET", path, &[], "", None)?;
+        if !answer.status().is_success() {
+            return self.read(path, answer).map(|_| Vec::new());
+        }
+        let read = answer.body_mut().with_config().limit(MAX_PACKAGE_BYTES).read_to_vec();
+        read.map_err(|error| Failure::new(format!("read {}/{path}: {error}", self.base)))
     }
 
     fn run(&self, method: &str, path: &str, body: &[u8], kind: &str) -> Result<Value, Failure> {
+        self.read(path, self.answer(method, path, body, kind, None)?)
+    }
+
+    fn answer(
+        &self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+        kind: &str,
+        if_match: Option<&str>,
+    ) -> Result<Response<Body>, Failure> {
         let url = format!("{}/{path}", self.base);
         let mut request = Request::builder().method(method).uri(&url);
         request = request.header("authorization", format!("Bearer {}", self.token));
         if !kind.is_empty() {
             request = request.header("content-type", kind);
         }
+        if let Some(tag) = if_match {
+            request = request.header("if-match", tag);
+        }
         let failed = |error: &dyn std::fmt::Display| Failure::new(format!("ask {url}: {error}"));
         let request = request.body(body).map_err(|error| failed(&error))?;
-        let answer = self.agent.run(request).map_err(|error| failed(&error))?;
-        read(answer).map_err(|error| failed(&error))?
+        self.agent.run(request).map_err(|error| failed(&error))
+    }
+
+    fn read(&self, path: &str, answer: Response<Body>) -> Result<Value, Failure> {
+        read(answer).map_err(|error| Failure::new(format!("ask {}/{path}: {error}", self.base)))?
     }
 }
 

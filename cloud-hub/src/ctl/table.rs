@@ -12,7 +12,7 @@ pub(super) type Column<'a> = (&'a str, &'a str);
 
 pub(super) const AGENTS: &[Column<'_>] = &[
     ("AGENT", "/agent"),
-    ("CONNECTED", "/connected"),
+    ("HEALTH", "/health"),
     ("MODEL", "/serving/model"),
     ("VERSION", "/serving/version"),
     ("PINNED", "/pinned"),
@@ -76,6 +76,28 @@ pub(super) const LEDGER: &[Column<'_>] = &[
 ];
 pub(super) const HISTORY: &[Column<'_>] =
     &[("ROW", "/sequence"), ("AT", "/at"), ("KIND", "/kind"), ("WHO", "/body/who"), ("BODY", "/body")];
+pub(super) const ALARMS: &[Column<'_>] = &[
+    ("ALARM", "/id"),
+    ("AGENT", "/agent"),
+    ("STREAM", "/stream"),
+    ("UP", "/is_up"),
+    ("BEGAN", "/began"),
+    ("LAST", "/last"),
+    ("ANOMALOUS", "/anomalous"),
+    ("VERDICT", "/review/verdict"),
+    ("BY", "/review/by"),
+];
+pub(super) const LABELS: &[Column<'_>] = &[
+    ("LABEL", "/id"),
+    ("AGENT", "/agent"),
+    ("STREAM", "/stream"),
+    ("KIND", "/kind"),
+    ("FROM", "/from"),
+    ("TO", "/to"),
+    ("READINGS", "/readings"),
+    ("BY", "/by"),
+    ("COMMENT", "/comment"),
+];
 pub(super) const USERS: &[Column<'_>] = &[("NAME", "/name"), ("ROLE", "/role"), ("CREATED", "/created")];
 pub(super) const TOKENS: &[Column<'_>] =
     &[("ID", "/id"), ("NAME", "/name"), ("ROLE", "/role"), ("MADE BY", "/made_by"), ("EXPIRES", "/expires")];

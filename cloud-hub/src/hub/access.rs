@@ -8,12 +8,13 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::{Hub, HubError};
-use crate::api::{Access, Deed};
+use crate::api::{Access, Deed, HistoryRows};
 use crate::clock;
 use crate::core::access::{AccessBook, Change};
 use crate::secret::Secret;
 use crate::store::Store;
-use crate::view::time;
+use crate::store::history::{HistoryHead, HistoryRow};
+use crate::view::{HistoryView, Timestamp};
 
 /// The file in the hub's folder that lets whoever can read it in.
 const TOKEN_FILE: &str = "access.token";
@@ -75,28 +76,36 @@ impl Hub {
             "who": who.name, "role": who.role, "from": from.to_string(), "what": what, "status": status,
         });
         match self.store.append_history(clock::unix_ms(), "request", &body).await {
-            Ok(head) => {
-                if let Err(failure) = self.audit.sign(&self.release_key, head) {
-                    error!("failed to {failure}");
-                }
-            }
+            Ok(head) => self.sign(head),
             Err(failure) => error!("failed to {failure}"),
         }
     }
 
-    /// The history, newest first.
-    pub(super) async fn read_history(&self, before: Option<i64>, limit: u32) -> Result<Vec<Value>, String> {
-        let rows = self.store.history_page(before.unwrap_or(i64::MAX), limit).await.map_err(|e| e.to_string())?;
-        let show = |row: crate::store::history::HistoryRow| {
-            json!({
-                "sequence": row.sequence,
-                "at": time(row.at_ms),
-                "kind": row.kind,
-                // A row that was tampered with may hold anything.
-                "body": serde_json::from_str::<Value>(&row.body).unwrap_or(Value::String(row.body)),
-                "hash": row.hash,
-            })
+    /// Signs the newest row of the history, and tells those who follow that it is there.
+    pub(super) fn sign(&self, head: HistoryHead) {
+        if let Err(failure) = self.audit.sign(&self.release_key, head) {
+            error!("failed to {failure}");
+        }
+        self.head.send_replace(head.sequence);
+    }
+
+    /// Rows of the history.
+    pub(super) async fn read_history(&self, rows: HistoryRows, limit: u32) -> Result<Vec<HistoryView>, String> {
+        let read = match rows {
+            HistoryRows::Before(before) => self.store.history_page(before, limit).await,
+            HistoryRows::After(after) => self.store.history_after(after, limit).await,
         };
-        Ok(rows.into_iter().map(show).collect())
+        Ok(read.map_err(|error| format!("failed to {error}"))?.into_iter().map(show_row).collect())
+    }
+}
+
+fn show_row(row: HistoryRow) -> HistoryView {
+    HistoryView {
+        sequence: row.sequence,
+        at: Timestamp(row.at_ms),
+        kind: row.kind,
+        // A row that was tampered with may hold anything.
+        body: serde_json::from_str(&row.body).unwrap_or(Value::String(row.body)),
+        hash: row.hash,
     }
 }

@@ -10,6 +10,7 @@ use shared::package::signature::{self, PublicKey};
 use super::records::release;
 use super::work::known_normal;
 use crate::artifacts::Artifacts;
+use crate::core::labels::Vouched;
 use crate::core::registry::Release;
 use crate::recipe::Recipe;
 use crate::samples::SampleStore;
@@ -28,6 +29,8 @@ pub(super) struct Intake {
     pub(super) samples: SampleStore,
     /// What the model must prove.
     pub(super) recipe: Recipe,
+    /// What people said of readings.
+    pub(super) vouched: Vec<Vouched>,
     /// Whose signature they must have.
     pub(super) trusted: Vec<PublicKey>,
 }
@@ -101,7 +104,7 @@ impl Intake {
         let mut segments = Vec::new();
         for range in ranges.iter().rev().take(MAX_SEGMENTS) {
             let series = self.samples.read(range).await.map_err(|error| error.to_string())?;
-            segments.push(known_normal(range, series));
+            segments.push(known_normal(range, series, &self.vouched));
         }
         segments.retain(|segment| !segment.is_empty());
         Ok((!segments.is_empty()).then_some(Dataset { segments }))

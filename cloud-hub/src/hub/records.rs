@@ -36,6 +36,9 @@ pub(super) async fn record(
         Effect::RecordRollout(rollout) => store.upsert_rollout(&rollout_row(&rollout), now_ms).await.map(Some),
         Effect::RecordAgent(facts) => store.upsert_agent(&agent_row(&facts)).await.map(|()| None),
         Effect::RecordDrift(alarm) => store.upsert_drift(&drift_row(&alarm)).await.map(|()| None),
+        Effect::RecordAlarm(alarm) => store.upsert_alarm(&alarm).await.map(|()| None),
+        Effect::RecordLabel(label) => store.insert_label(&label).await.map(|()| None),
+        Effect::ForgetLabel(id) => store.delete_label(&id).await.map(|()| None),
         Effect::RecordDeployment { agent, report, at_ms } => {
             let (outcome, reason) = match report.outcome {
                 ModelOutcome::Serving => ("serving", None),
@@ -122,6 +125,8 @@ pub(super) fn runs(stored: &Stored) -> Result<Vec<Run>, HubError> {
         .map(|row| {
             let candidates: Vec<CandidateReport> = serde_json::from_value(row.report["candidates"].clone())
                 .map_err(|error| HubError::Record(format!("run {}: {error}", row.id)))?;
+            // Runs of before there were curves have none.
+            let curve = serde_json::from_value(row.report["curve"].clone()).unwrap_or_default();
             let reason = row.report["reason"].as_str().unwrap_or(INTERRUPTED).to_owned();
             Ok(Run {
                 id: row.id,
@@ -136,6 +141,7 @@ pub(super) fn runs(stored: &Stored) -> Result<Vec<Run>, HubError> {
                 },
                 version: row.version,
                 candidates,
+                curve,
             })
         })
         .collect()
@@ -213,7 +219,7 @@ fn run_row(run: &Run) -> RunRow {
         finished_ms: run.finished_ms,
         state,
         version: run.version,
-        report: json!({ "candidates": run.candidates, "reason": reason }),
+        report: json!({ "candidates": run.candidates, "reason": reason, "curve": run.curve }),
     }
 }
 

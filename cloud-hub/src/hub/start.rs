@@ -46,7 +46,9 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     let rules = CompactionRules { interval_ms: config.samples.compact_interval_ms };
     let snapshot = stored.checkpoint.as_ref().map(|checkpoint| (checkpoint.position, checkpoint.snapshot.clone()));
     let from = snapshot.as_ref().map_or(0, |(position, _)| *position);
-    let mut core = HubCore::new(specs, rules, Start { snapshot, releases, champions, rollouts, last_run })?;
+    let (alarms, labels) = store.load_notes().await?;
+    let start = Start { snapshot, releases, champions, rollouts, last_run, alarms, labels };
+    let mut core = HubCore::new(specs, rules, start)?;
     let replayed = log.read(from..log.end())?;
     info!(from, batches = replayed.len(), "replaying the ingest log");
     replayed.iter().for_each(|(position, entry)| core.replay(*position, &entry.agent, &entry.entry));
@@ -57,6 +59,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     }
     core.remember(records::agents(&stored), runs, records::alarms(&stored)?);
 
+    let head = store.history_page(i64::MAX, 1).await?.first().map_or(0, |row| row.sequence);
     let release_key = Arc::new(release_key::load_or_create(directory)?);
     info!(key = %release_key.public(), "packages are signed with");
     let link = Link::bind(&config.link)?;
@@ -72,6 +75,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     Ok(Hub {
         core,
         audit: AuditHead::new(directory),
+        head: watch::Sender::new(head),
         models: config.models.into_iter().map(|model| (model.spec.name.clone(), model)).collect::<BTreeMap<_, _>>(),
         link_address: address(link.local_address())?,
         link: Some(link),
@@ -88,6 +92,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         log_thread,
         agents: BTreeMap::new(),
         work: JoinSet::<work::Done>::new(),
+        lookups: JoinSet::new(),
         training_cancelled: Arc::new(AtomicBool::new(false)),
         progress: watch::Sender::new(None),
         telemetry: Telemetry::default(),

@@ -18,7 +18,9 @@ use super::records;
 use crate::artifacts::Artifacts;
 use crate::clock;
 use crate::config::ModelSection;
+use crate::core::labels::{Label, LabelKind, Vouched};
 use crate::core::registry::Release;
+use crate::core::retrain::curve::Curve;
 use crate::core::retrain::{INTERRUPTED, RunOutcome, TrainingJob};
 use crate::ingest_log::{Entry, Placed, Request};
 use crate::samples::{Committed, SampleStore, Series};
@@ -27,6 +29,7 @@ use crate::store::{CompactionPlan, Store};
 use crate::train::dataset::{Dataset, SegmentData};
 use crate::train::steps::{StepResults, Steps};
 use crate::train::{self, Material, Order, Progress, TrainError, Watch};
+use crate::view::LabelView;
 
 /// The wait before a compaction that failed is tried again.
 const COMPACTION_RETRY: Duration = Duration::from_secs(2);
@@ -39,6 +42,11 @@ pub(super) enum Done {
     Trained {
         run: i64,
         outcome: Box<RunOutcome>,
+    },
+    /// It was found out what lies where a label is.
+    Labelled {
+        labels: Result<Vec<Label>, String>,
+        answer: oneshot::Sender<Result<Vec<LabelView>, String>>,
     },
     /// A package that was brought by hand was checked.
     Brought {
@@ -91,6 +99,7 @@ impl Hub {
             samples: self.samples.clone(),
             recipe: model.recipe.clone(),
             trusted: self.trusted.clone(),
+            vouched: self.core.labels().vouched(),
         };
         self.work.spawn(async move {
             let release = intake.take(brought, bytes).await.map(Box::new);
@@ -116,7 +125,8 @@ impl Hub {
             let run = job.run;
             let outcome = training.run(job).await.unwrap_or_else(|reason| {
                 error!(run, "failed to {reason}");
-                RunOutcome { candidates: vec![], blind_since: vec![], released: None, failure: Some(reason) }
+                let (candidates, blind_since, curve) = (vec![], vec![], Curve::default());
+                RunOutcome { candidates, blind_since, released: None, failure: Some(reason), curve }
             });
             Done::Trained { run, outcome: Box::new(outcome) }
         });
@@ -145,6 +155,27 @@ impl Compaction {
     }
 }
 
+/// How far a training is.
+#[derive(Debug, Clone)]
+pub(super) struct RunProgress {
+    pub(super) run: i64,
+    pub(super) newest: Progress,
+    pub(super) curve: Curve,
+}
+
+impl RunProgress {
+    fn new(run: i64, newest: Progress) -> Self {
+        let mut begun = Self { run, newest: newest.clone(), curve: Curve::default() };
+        begun.add(newest);
+        begun
+    }
+
+    fn add(&mut self, progress: Progress) {
+        self.curve.add(&progress.stage, progress.loss, progress.validation_loss);
+        self.newest = progress;
+    }
+}
+
 /// What of the log goes into the sample store: gaps hold nothing.
 pub(super) fn batches(entries: Vec<Placed>) -> Vec<Committed> {
     let batch = |(_, Entry { agent, entry }): Placed| match entry {
@@ -158,7 +189,7 @@ struct TrainingTask {
     model: ModelSection,
     samples: SampleStore,
     artifacts: Artifacts,
-    progress: watch::Sender<Option<(i64, Progress)>>,
+    progress: watch::Sender<Option<RunProgress>>,
     cancelled: Arc<AtomicBool>,
     release_key: Arc<ReleaseKey>,
     step_files: StepFiles,
@@ -184,7 +215,7 @@ impl TrainingTask {
             let mut segments = Vec::with_capacity(selection.segments.len());
             for range in &selection.segments {
                 let series = self.samples.read(range).await.map_err(|error| error.to_string())?;
-                segments.push(known_normal(range, series));
+                segments.push(known_normal(range, series, &job.vouched));
             }
             segments.sort_by_key(|segment| segment.range.from_ms);
             materials.push(Material {
@@ -218,7 +249,10 @@ impl TrainingTask {
             keys: vec![&self.release_key],
         };
         let mut report = |progress: Progress| {
-            self.progress.send_replace(Some((job.run, progress)));
+            self.progress.send_modify(|running| match running {
+                Some(running) if running.run == job.run => running.add(progress),
+                _ => *running = Some(RunProgress::new(job.run, progress)),
+            });
         };
         let mut results = Results(self.step_files.clone());
         let (progress, steps) = (&mut report, Steps::kept(&mut results));
@@ -235,13 +269,20 @@ impl TrainingTask {
                 Some((records::release(&package, sealed.digest, sealed.bytes.len() as u64), since))
             }
         };
-        Ok(RunOutcome { candidates: made.candidates, blind_since: made.blind_since, released, failure: None })
+        let (candidates, blind_since) = (made.candidates, made.blind_since);
+        Ok(RunOutcome { candidates, blind_since, released, failure: None, curve: Curve::default() })
     }
 }
 
-/// The readings of a range that an operator vouched for. Others can lie between them only if a stream's times
-/// overlap; they are no material.
-pub(super) fn known_normal(range: &DataRange, series: Series) -> SegmentData {
+/// The readings of a range that somebody vouched for: with the reading itself or, later, with a label. What is labelled as a
+/// fault is no material, whatever was said before.
+pub(super) fn known_normal(range: &DataRange, series: Series, vouched: &[Vouched]) -> SegmentData {
+    let of_stream = vouched.iter().filter(|said| (&said.key.0, &said.key.1) == (&range.agent, &range.stream));
+    let labels: Vec<&Vouched> = of_stream.collect();
+    let is_normal = |time_ms: i64, known_normal: bool| {
+        let said = |kind| labels.iter().any(|l| l.kind == kind && (l.from_ms..=l.to_ms).contains(&time_ms));
+        (known_normal || said(LabelKind::Normal)) && !said(LabelKind::Fault)
+    };
     let width = series.schema.channels.len();
     let mut segment = SegmentData {
         range: range.clone(),
@@ -250,7 +291,8 @@ pub(super) fn known_normal(range: &DataRange, series: Series) -> SegmentData {
         values: Vec::new(),
         labels: Vec::new(),
     };
-    for (row, time_ms) in series.times_ms.iter().enumerate().filter(|(row, _)| series.known_normal[*row]) {
+    let rows = series.times_ms.iter().enumerate();
+    for (row, time_ms) in rows.filter(|(row, time_ms)| is_normal(**time_ms, series.known_normal[*row])) {
         segment.times_ms.push(*time_ms);
         segment.values.extend_from_slice(&series.values[row * width..(row + 1) * width]);
     }

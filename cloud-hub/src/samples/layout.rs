@@ -84,6 +84,11 @@ pub(super) fn file(kind: Kind, stream: &StreamId, day: Day, range: &Range<u64>, 
     format!("{folder}/{DAY_KEY}{day}/{:020}-{:020}{number}.{EXTENSION}", range.start, range.end)
 }
 
+/// The first position of the ingest log in a file, as its name says.
+pub(super) fn first_position(file: &object_store::path::Path) -> Option<u64> {
+    file.filename()?.split('-').next()?.parse().ok()
+}
+
 /// The stream's name, percent-encoded. A name that is too long for a folder is cut and told apart by its hash; the
 /// whole name stands in the files.
 fn folder_value(stream: &StreamId) -> String {

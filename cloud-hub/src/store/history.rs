@@ -223,6 +223,20 @@ pub(super) async fn page(
     found.iter().map(row).collect()
 }
 
+/// The rows after one, oldest first.
+pub(super) async fn after(
+    connection: &mut SqliteConnection,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<HistoryRow>, ReadError> {
+    let found = sqlx::query("SELECT * FROM history WHERE sequence > $1 ORDER BY sequence LIMIT $2")
+        .bind(after)
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
+    found.iter().map(row).collect()
+}
+
 fn row(row: &SqliteRow) -> Result<HistoryRow, ReadError> {
     let columns = Columns { table: "history", row };
     Ok(HistoryRow {

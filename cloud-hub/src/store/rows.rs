@@ -348,11 +348,11 @@ impl Columns<'_> {
         self.row.try_get(column).map_err(|error| self.wrong(column, error.to_string()))
     }
 
-    fn unsigned(&self, column: &'static str) -> Result<u64, ReadError> {
+    pub(super) fn unsigned(&self, column: &'static str) -> Result<u64, ReadError> {
         self.get(column).map(from_sql)
     }
 
-    fn version(&self, column: &'static str) -> Result<ModelVersion, ReadError> {
+    pub(super) fn version(&self, column: &'static str) -> Result<ModelVersion, ReadError> {
         self.in_version(column, self.get(column)?)
     }
 
@@ -367,7 +367,7 @@ impl Columns<'_> {
             .map_err(|_| self.wrong(column, format!("{number} is no version; versions are from 0 to {}", u32::MAX)))
     }
 
-    fn name<T: TryFrom<String, Error = IdError>>(&self, column: &'static str) -> Result<T, ReadError> {
+    pub(super) fn name<T: TryFrom<String, Error = IdError>>(&self, column: &'static str) -> Result<T, ReadError> {
         let text: String = self.get(column)?;
         T::try_from(text).map_err(|error| self.wrong(column, error.to_string()))
     }

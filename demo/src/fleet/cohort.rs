@@ -38,7 +38,7 @@ impl Fleet<'_> {
         let prefix = format!("{cohort}-");
         let boxes: Vec<AgentId> =
             self.names.iter().filter(|name| name.as_str().starts_with(&prefix)).cloned().collect();
-        let (old, runs) = (self.champion_of(&model), self.api.items("retraining-runs")?.len());
+        let (old, runs) = (self.champion_of(&model), self.api.runs()?.len());
         let before = self.said(&boxes, old)?;
         live.move_to(&boxes);
         self.wait("the cohort's new champion", |fleet| fleet.champion_of(&model) > old)?;
@@ -56,10 +56,10 @@ impl Fleet<'_> {
         let elsewhere = alarmed.iter().filter(|agent| !agent.starts_with(&prefix)).count();
         // A run that found too little to learn from trained nothing.
         let trains = |run: &&Value| run["candidates"][0]["steps"].as_array().is_some_and(|steps| !steps.is_empty());
-        let runs = self.api.items("retraining-runs")?.split_off(runs);
+        let runs = self.api.runs()?.split_off(runs);
         let trained: Vec<&Value> = runs.iter().filter(trains).collect();
         let of_others = trained.iter().filter(|run| run["model"] != model.as_str()).count();
-        let rollout = self.api.items("rollouts")?.into_iter().rfind(|rollout| rollout["model"] == model.as_str());
+        let rollout = self.api.rollouts()?.into_iter().rfind(|rollout| rollout["model"] == model.as_str());
         let rollout = rollout.unwrap_or_default();
         let as_planned = !alarmed.is_empty()
             && elsewhere == 0

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use shared::ids::{AgentId, ChannelName};
 
-use super::plan::SensorFault;
+use super::plan::{FleetPlan, SensorFault};
 use crate::play::pause;
 use crate::publish::Publisher;
 use crate::scenario::{Purpose, Row, Scenario};
@@ -39,8 +39,9 @@ impl Live {
         mut publisher: Publisher,
         scenario: &Scenario,
         names: &[AgentId],
-        readings_per_s: u64,
+        plan: &FleetPlan,
     ) -> anyhow::Result<Self> {
+        let FleetPlan { readings_per_s, real_time, .. } = *plan;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let (spoilt, moved) = (Spoilt::default(), Moved::default());
@@ -58,14 +59,19 @@ impl Live {
         let (stream, channels, names) = (scenario.stream.clone(), scenario.channels.clone(), names.to_vec());
         let work = move || {
             // Later than everything that was measured before, a second apart.
-            let begin_ms = rows.last().map_or(0, |row| row.time_ms) + 24 * 3_600_000;
+            let after_ms = rows.last().map_or(0, |row| row.time_ms) + 24 * 3_600_000;
+            let (begin_ms, step_ms) = if real_time {
+                (cloud_hub::clock::unix_ms(), 1_000 / readings_per_s as i64)
+            } else {
+                (after_ms, 1_000)
+            };
             let mut published = 0;
             let mut since = BTreeMap::new();
             for second in 0.. {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
-                let time_ms = begin_ms + 1_000 * second as i64;
+                let time_ms = begin_ms + step_ms * second as i64;
                 let faults = faults.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let moved = elsewhere.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 for (index, name) in names.iter().enumerate() {

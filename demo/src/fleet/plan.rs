@@ -27,6 +27,8 @@ pub struct FleetPlan {
     pub baseline_boxes: usize,
     /// Readings a second that each box takes in.
     pub readings_per_s: u64,
+    /// Whether live readings are of now, and not a second apart from each other whatever their pace.
+    pub real_time: bool,
     /// Seconds after a training in which no other begins by itself.
     pub cooldown_s: u32,
     /// The stages of a rollout.
@@ -76,6 +78,18 @@ pub enum Step {
     },
     /// The machines of a cohort run in another way from now on. Alarms, training and rollout must stay within the cohort.
     MoveCohort(String),
+    /// A sensor of one box says something else from now on, for good.
+    Spoil {
+        /// The box, from 1.
+        number: usize,
+        /// The channel.
+        channel: ChannelName,
+        /// What happens to its values.
+        #[serde(flatten)]
+        fault: SensorFault,
+    },
+    /// A version of this kind is brought to the hub, and what becomes of it is left to whoever looks.
+    Bring(Kind),
     /// The last so many boxes go offline.
     Offline(usize),
     /// Every box is online again, and must serve the champion.
@@ -115,6 +129,8 @@ struct RawPlan {
     baseline_boxes: usize,
     readings_per_s: Spanned<u64>,
     #[serde(default)]
+    real_time: bool,
+    #[serde(default)]
     cooldown_s: u32,
     stage: Vec<StagePlan>,
     min_answers: Option<u64>,
@@ -138,9 +154,20 @@ impl FleetPlan {
     /// # Errors
     /// Says where in the file what is wrong.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let source = Source::read(path, |path| std::fs::File::open(path))?;
+        Self::parse(&Source::read(path, |path| std::fs::File::open(path))?)
+    }
+
+    /// A look around: a fleet with a sick sensor, a box that is away and a version that waits for approval.
+    ///
+    /// # Errors
+    /// If the plan in this program is none.
+    pub fn tour() -> Result<Self, ConfigError> {
+        Self::parse(&Source::new(Path::new("tour.toml"), include_str!("tour.toml").to_owned()))
+    }
+
+    fn parse(source: &Source) -> Result<Self, ConfigError> {
         let raw: RawPlan = source.parse()?;
-        let mut problems = Problems::new(&source);
+        let mut problems = Problems::new(source);
         if !(1..=MAX_BOXES).contains(raw.boxes.get_ref()) {
             problems.at(raw.boxes.span(), format!("{} boxes; 1 to {MAX_BOXES} are allowed", raw.boxes.get_ref()));
         }
@@ -156,6 +183,7 @@ impl FleetPlan {
             cohorts: raw.cohort.into_iter().map(|cohort| (cohort.name, cohort.boxes)).collect(),
             baseline_boxes: raw.baseline_boxes,
             readings_per_s: *raw.readings_per_s.get_ref(),
+            real_time: raw.real_time,
             cooldown_s: raw.cooldown_s,
             stages: raw.stage,
             min_answers: raw.min_answers,

@@ -36,7 +36,7 @@ impl Fleet<'_> {
         }
         let first = self.trained(wanted)?;
         self.wait("the rollout's end", |fleet| {
-            let rollouts = fleet.api.items("rollouts").unwrap_or_default();
+            let rollouts = fleet.api.rollouts().unwrap_or_default();
             rollouts.iter().all(|rollout| !rollout["ended"].is_null())
         })?;
         let again = self.ask_for_training()?;
@@ -62,7 +62,7 @@ impl Fleet<'_> {
 
     /// Gives the number of the run that follows.
     fn ask_for_training(&self) -> anyhow::Result<u64> {
-        let last = self.api.items("retraining-runs")?.iter().filter_map(|run| run["run"].as_u64()).max();
+        let last = self.api.runs()?.iter().filter_map(|run| run["run"].as_u64()).max();
         self.api.post(&format!("models/{MODEL}/retraining"), &json!({}))?;
         Ok(last.unwrap_or(0) + 1)
     }
@@ -70,7 +70,7 @@ impl Fleet<'_> {
     /// Waits for a run's end.
     fn trained(&self, number: u64) -> anyhow::Result<Trained> {
         let run = || {
-            let runs = self.api.items("retraining-runs").unwrap_or_default();
+            let runs = self.api.runs().unwrap_or_default();
             runs.into_iter().find(|run| run["run"] == number && !run["finished"].is_null())
         };
         self.wait("the training", |_| run().is_some())?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use cloud_hub::core::alarms::Alarm;
 use cloud_hub::core::registry::{Registry, Release};
 use cloud_hub::core::rollout::{Rollout, RolloutState, Wish};
 use cloud_hub::core::session::AgentFacts;
@@ -56,6 +57,7 @@ struct Database {
     releases: Vec<Release>,
     champion: Option<ModelVersion>,
     rollouts: BTreeMap<i64, Rollout>,
+    alarms: BTreeMap<String, Alarm>,
     last_run: i64,
     /// What the sample store holds.
     samples: Vec<(u64, Entry)>,
@@ -306,6 +308,9 @@ impl Hub {
                 }
             }
             Effect::Train(_) | Effect::RecordRun(_) | Effect::RecordDeployment { .. } | Effect::RecordDrift(_) => {}
+            Effect::RecordAlarm(alarm) => drop(self.database.alarms.insert(alarm.id.clone(), alarm)),
+            // Nobody labels anything here.
+            Effect::RecordLabel(_) | Effect::ForgetLabel(_) => {}
         }
     }
 
@@ -380,7 +385,8 @@ fn start(disk: &FakeDisk, database: &Database) -> (HubCore, IngestLog<FakeDisk>)
         (rollouts::specs(!database.releases.is_empty(), database.begins_in_shadow), database.releases.clone());
     let champions = database.champion.map(|version| (models::model(), version)).into_iter().collect();
     let (rollouts, last_run) = (database.rollouts.values().cloned().collect(), database.last_run);
-    let start = Start { snapshot, releases, champions, rollouts, last_run };
+    let (alarms, labels) = (database.alarms.values().cloned().collect(), Vec::new());
+    let start = Start { snapshot, releases, champions, rollouts, last_run, alarms, labels };
     let mut core = HubCore::new(specs, rules, start).expect("its own snapshot");
     let end = log.end();
     for (position, entry) in log.read(from..end).expect("the disk is well") {

@@ -7,11 +7,12 @@
 use serde::{Deserialize, Serialize};
 use shared::drift::ChannelReference;
 use shared::ids::ChannelName;
+use utoipa::ToSchema;
 
 use crate::core::limits::{COHORT_SHARE, STUCK_ROWS, UNIT_MEAN_TOLERANCE, UNIT_SPREAD_TOLERANCE};
 
 /// What a drift comes from.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Cause {
     /// The machines run in another way than the model was trained on.
@@ -20,6 +21,7 @@ pub enum Cause {
     /// One sensor measures something else than the others say.
     Sensor {
         /// Its channel.
+        #[schema(value_type = String)]
         channel: ChannelName,
         /// Whether it always says the same.
         stuck: bool,
@@ -27,6 +29,7 @@ pub enum Cause {
     /// One channel is in another unit.
     Unit {
         /// The channel.
+        #[schema(value_type = String)]
         channel: ChannelName,
         /// New value = `factor` * old value + `offset`.
         factor: f64,

@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 use shared::ids::{AgentId, ModelVersion};
 use shared::wire::message::ShadowCounts;
 use statrs::distribution::{ContinuousCDF, StudentsT};
+use utoipa::ToSchema;
 
 use super::{Member, Rollout, RolloutRules};
 use crate::core::limits::{AB_ANSWERS, AB_BOXES};
 use crate::core::observe::PredictionCounts;
 
 /// How a stage puts a version to the test.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StageMode {
     /// Its boxes serve it.

@@ -10,6 +10,7 @@ use super::shells::{Outgoing, Shells};
 use super::support::{COMPACTION, agent, batch, hello, model, reading, stream};
 use crate::core::drift::DriftAlarm;
 use crate::core::registry::Release;
+use crate::core::retrain::curve::Curve;
 use crate::core::retrain::{CandidateReport, RunOutcome, TrainingJob};
 use crate::core::session::AgentFacts;
 use crate::core::{ConnectionId, Event, HubCore};
@@ -228,7 +229,13 @@ impl Hub {
         let selection =
             job.selections.iter().find(|selection| selection.since_position == since).expect("it was tried");
         let release = super::support::release(name, job.version.0, value, selection.segments.clone());
-        let outcome = RunOutcome { candidates: vec![], blind_since, released: Some((release, since)), failure: None };
+        let outcome = RunOutcome {
+            candidates: vec![],
+            blind_since,
+            released: Some((release, since)),
+            failure: None,
+            curve: Curve::default(),
+        };
         self.end(name, outcome);
     }
 
@@ -254,7 +261,16 @@ impl Hub {
             metrics: BTreeMap::new(),
             steps: Vec::new(),
         });
-        self.end(name, RunOutcome { candidates: candidates.collect(), blind_since, released: None, failure: None });
+        self.end(
+            name,
+            RunOutcome {
+                candidates: candidates.collect(),
+                blind_since,
+                released: None,
+                failure: None,
+                curve: Curve::default(),
+            },
+        );
     }
 
     pub(super) fn end(&mut self, name: &str, outcome: RunOutcome) {

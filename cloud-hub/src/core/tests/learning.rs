@@ -2,6 +2,7 @@
 
 use super::hub::Hub;
 use super::support::{DRIFT_ROWS, MOVED, NORMAL, SEGMENT_ROWS, release};
+use crate::core::retrain::curve::Curve;
 use crate::core::retrain::{RunOutcome, RunState};
 
 /// A hub with version 1 of both models, trained on normal readings.
@@ -214,7 +215,10 @@ fn a_run_that_broke_says_why_and_changes_nothing() {
     let mut hub = Hub::new(vec![]);
     hub.request("pump");
     let failure = Some("train: stopped".to_owned());
-    hub.end("pump", RunOutcome { candidates: vec![], blind_since: vec![], released: None, failure });
+    hub.end(
+        "pump",
+        RunOutcome { candidates: vec![], blind_since: vec![], released: None, failure, curve: Curve::default() },
+    );
     let states: Vec<&RunState> = hub.core.retraining().runs().map(|run| &run.state).collect();
     assert_eq!(states, [&RunState::Failed { reason: "train: stopped".to_owned() }]);
     assert!(hub.core.retraining().is_idle() && hub.champion("pump").is_none());

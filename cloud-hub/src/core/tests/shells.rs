@@ -9,7 +9,9 @@ use shared::package::DataRange;
 use shared::wire::message::HubToEdge;
 
 use super::support::{COMPACTION, specs, with_cohort};
+use crate::core::alarms::Alarm;
 use crate::core::drift::DriftAlarm;
+use crate::core::labels::Label;
 use crate::core::registry::Release;
 use crate::core::retrain::{INTERRUPTED, Run, RunOutcome, RunState, TrainingJob};
 use crate::core::rollout::{Rollout, RolloutRules, RolloutState};
@@ -70,6 +72,8 @@ pub(super) struct Shells {
     pub(super) has_cohort: bool,
     pub(super) runs: BTreeMap<i64, Run>,
     pub(super) alarms: Vec<DriftAlarm>,
+    pub(super) machine_alarms: BTreeMap<String, Alarm>,
+    pub(super) labels: BTreeMap<String, Label>,
     agents: BTreeMap<AgentId, AgentFacts>,
     /// Who connected, and the oldest sequence it still had.
     pub(super) connections: BTreeMap<ConnectionId, (AgentId, Sequence)>,
@@ -101,6 +105,8 @@ impl Shells {
             champions: self.champions.clone().into_iter().collect(),
             rollouts: self.rollouts.values().cloned().collect(),
             last_run: self.runs.keys().next_back().copied().unwrap_or(0),
+            alarms: self.machine_alarms.values().cloned().collect(),
+            labels: self.labels.values().cloned().collect(),
         };
         let mut specs = if self.has_cohort { with_cohort() } else { specs() };
         for (spec, rules) in specs.iter_mut().zip(self.rules.iter().cycle()) {
@@ -243,6 +249,9 @@ impl Shells {
                 self.rollouts.insert(rollout.id, *rollout);
             }
             Effect::RecordAgent(facts) => drop(self.agents.insert(facts.agent.clone(), *facts)),
+            Effect::RecordAlarm(alarm) => drop(self.machine_alarms.insert(alarm.id.clone(), alarm)),
+            Effect::RecordLabel(label) => drop(self.labels.insert(label.id.clone(), label)),
+            Effect::ForgetLabel(id) => drop(self.labels.remove(&id)),
             Effect::RecordDeployment { .. } => {}
             Effect::RecordDrift(alarm) => {
                 let key = |a: &DriftAlarm| (a.model.clone(), a.agent.clone(), a.stream.clone(), a.raised_ms);

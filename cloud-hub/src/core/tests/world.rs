@@ -22,6 +22,7 @@ use super::support::{MOVED, NORMAL, hello, release, specs};
 use crate::core::drift::DriftAlarm;
 use crate::core::limits::REGIMES_KEPT;
 use crate::core::observe::Observed;
+use crate::core::retrain::curve::Curve;
 use crate::core::retrain::{RunOutcome, RunState, TrainingJob};
 use crate::core::{ConnectionId, Event, HubCore, Now};
 
@@ -309,7 +310,13 @@ impl World {
 
     /// Selections are tried in order, until one is good.
     fn outcome(&mut self, job: &TrainingJob) -> RunOutcome {
-        let mut outcome = RunOutcome { candidates: vec![], blind_since: vec![], released: None, failure: None };
+        let mut outcome = RunOutcome {
+            candidates: vec![],
+            blind_since: vec![],
+            released: None,
+            failure: None,
+            curve: Curve::default(),
+        };
         if self.random.chance(20) {
             outcome.failure = Some("train: stopped".to_owned());
             return outcome;
