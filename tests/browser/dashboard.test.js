@@ -17,6 +17,7 @@ const PATIENCE = { timeout: 60_000 };
 let fleet;
 let browser;
 let page;
+let rollout;
 const complaints = [];
 
 before(async () => {
@@ -56,9 +57,10 @@ test('a stretch is labelled by dragging, and the label is there', async () => {
   // As many readings as a training wants of a stretch.
   await page.waitForFunction(() => Number(document.body.innerText.match(/· ([\d,]+) readings, a point/)?.[1].replace(',', '')) > 250, undefined, PATIENCE);
   const area = await plot.locator('.u-over').boundingBox();
-  await page.mouse.move(area.x + 5, area.y + 40);
+  // Twenty of the three hundred seconds: enough to be trained on, and too little to begin a training by itself.
+  await page.mouse.move(area.x + area.width * 0.925, area.y + 40);
   await page.mouse.down();
-  await page.mouse.move(area.x + area.width - 2, area.y + 60, { steps: 8 });
+  await page.mouse.move(area.x + area.width * 0.99, area.y + 60, { steps: 8 });
   await page.mouse.up();
   await page.getByPlaceholder('What there is to say').fill('nothing was wrong');
   await page.getByRole('button', { name: 'Normal', exact: true }).click();
@@ -88,17 +90,21 @@ test('a training is asked for, and its curve is watched', async () => {
 });
 
 test('a stage is approved, and boxes get the version', async () => {
-  await open('#/rollouts/1');
+  await open('#/rollouts');
+  // The newest: of what was just trained, unless that was refused.
+  await page.getByRole('row').nth(1).getByRole('link').first().click();
+  rollout = (await page.getByRole('heading', { level: 1 }).innerText()).replace('Rollout ', '');
+  const version = (await page.getByText(/version \d+ → version \d+/).innerText()).match(/→ version (\d+)/)[1];
   await page.getByRole('button', { name: 'Approve' }).click({ timeout: 180_000 });
   await page.locator('.head .badge', { hasText: 'released' }).waitFor(PATIENCE);
   await open('#/');
-  await page.getByText(/demo-anomaly · version 2 49/).waitFor(PATIENCE);
+  await page.getByText(new RegExp(`demo-anomaly · version ${version} 49`)).waitFor(PATIENCE);
 });
 
 test('what was done stands in the history, with who did it', async () => {
   await open('#/audit');
   const rows = page.getByRole('row').filter({ hasText: NAME });
-  for (const what of ['POST /api/v1/labels', '/review', 'POST /api/v1/models/demo-anomaly/retraining', 'POST /api/v1/rollouts/1/approve', 'POST /api/v1/setup']) {
+  for (const what of ['POST /api/v1/labels', '/review', 'POST /api/v1/models/demo-anomaly/retraining', `POST /api/v1/rollouts/${rollout}/approve`, 'POST /api/v1/setup']) {
     await rows.filter({ hasText: what }).first().waitFor(PATIENCE);
   }
 });
