@@ -8,7 +8,7 @@ CARGOFLAGS ?=
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-dashboard screenshots lint bench parity-wgpu
+.PHONY: help demo test test-dashboard test-clients screenshots lint bench parity-wgpu
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,16 @@ test-dashboard: ## The dashboard at a fleet of 50 boxes in a real browser; takes
 	@git diff --exit-code --stat -- cloud-hub/dashboard/dist || \
 		{ echo "cloud-hub/dashboard/dist is not what its sources make: commit what was just built"; exit 1; }
 	$(CARGO) build $(CARGOFLAGS) --workspace --bins
-	cd tests/browser && npm ci && DEMO="$$($(CARGO) metadata --format-version 1 --no-deps | \
-		node -p 'JSON.parse(fs.readFileSync(0)).target_directory')/debug/demo" npm test
+	cd tests/browser && npm ci && export TARGET="$$($(CARGO) metadata --format-version 1 --no-deps | \
+		node -p 'JSON.parse(fs.readFileSync(0)).target_directory')" && \
+		DEMO="$$TARGET/debug/demo" LARGE_FLEET="$$TARGET/debug/large_fleet" npm test
+
+test-clients: ## Programs of others at a running hub; takes Python 3 with venv, and what tests/clients/requirements.txt names
+	$(CARGO) build $(CARGOFLAGS) --workspace --bins
+	cd tests/clients && python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && \
+		DEMO="$$($(CARGO) metadata --format-version 1 --no-deps | \
+		python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/debug/demo" \
+		.venv/bin/python -m unittest -v test_clients
 
 screenshots: ## Pictures of every page, light and dark, into target/screenshots; takes what test-dashboard takes
 	$(CARGO) build $(CARGOFLAGS) --workspace --bins

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shared::event::UnixMillis;
@@ -350,7 +350,13 @@ async fn ready(State(context): State<Context>) -> Response {
     }
 }
 
-async fn metrics(State(context): State<Context>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], context.shown.telemetry.render()).into_response()
+async fn metrics(State(context): State<Context>, asked: HeaderMap) -> Response {
+    let telemetry = &context.shown.telemetry;
+    let accepts = asked.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (kind, text) = if accepts.contains("application/openmetrics-text") {
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", telemetry.render())
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", telemetry.render_plain())
+    };
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

@@ -430,12 +430,11 @@ impl Hub {
         let gauges = &self.telemetry;
         let (_, observed, compacted) = self.core.positions();
         gauges.agents_connected.set(self.agents.len() as i64);
-        gauges
-            .streams_in_drift
-            .set(self.core.observed().watches().filter(|(_, watch)| watch.is_raised()).count() as i64);
         gauges.training_runs.set(i64::from(!self.core.retraining().is_idle()));
         gauges.ingest_log_batches.set(observed.saturating_sub(compacted) as i64);
         self.pictures += 1;
-        picture.send_replace(Arc::new(view::picture(&self.core, clock::unix_ms(), progress.as_ref(), self.pictures)));
+        let taken = view::picture(&self.core, clock::unix_ms(), progress.as_ref(), self.pictures);
+        gauges.look(&taken.overview);
+        picture.send_replace(Arc::new(taken));
     }
 }

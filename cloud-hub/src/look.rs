@@ -1,15 +1,15 @@
 //! The commands of the command line that only look: drift in recordings, and the history of versions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{CommandFactory, Subcommand};
 use cloud_hub::audit;
 use cloud_hub::core::drift::own::OwnRules;
 use cloud_hub::hub::drift_files::{FileDrift, drift_in_files};
 use cloud_hub::release_key;
 use shared::ids::{AgentId, ChannelName, ModelName, ModelVersion};
 
-use crate::{Failure, Output, say};
+use crate::{Arguments, Failure, Output, say};
 
 #[derive(clap::Args)]
 pub(crate) struct Drift {
@@ -72,6 +72,18 @@ pub(crate) struct AuditArguments {
     /// How to print the result.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
+}
+
+pub(crate) fn complete(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "cloud-hub", &mut script);
+    say(String::from_utf8_lossy(&script).trim_end())
+}
+
+pub(crate) fn write_man(directory: &Path) -> Result<(), Failure> {
+    let failed = |error| Failure::new(format!("write man pages to {}: {error}", directory.display()));
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    clap_mangen::generate_to(Arguments::command(), directory).map_err(failed)
 }
 
 pub(crate) fn find_drift(arguments: &Drift) -> Result<(), Failure> {

@@ -94,6 +94,17 @@ enum Command {
     Ca(CaCommand),
     /// Operates a running hub.
     Ctl(Ctl),
+    /// Prints what a shell needs to complete commands.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Writes man pages, one for each command.
+    Man {
+        /// The folder to put them in; it is made.
+        #[arg(long)]
+        directory: PathBuf,
+    },
     /// Prints the OpenAPI document of the hub's HTTP interface.
     Openapi,
 }
@@ -270,6 +281,8 @@ fn main() -> ExitCode {
         Command::Drift(drift) => find_drift(&drift),
         Command::Ca(command) => certify(command),
         Command::Ctl(ctl) => control(&ctl),
+        Command::Completions { shell } => look::complete(shell),
+        Command::Man { directory } => look::write_man(&directory),
         Command::Openapi => serde_json::to_string_pretty(&cloud_hub::api::openapi::document())
             .map_err(|error| Failure::new(format!("write the document: {error}")))
             .and_then(|document| say(&document)),

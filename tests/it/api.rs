@@ -1,8 +1,9 @@
 //! The hub's HTTP interface at a running fleet: what is shown, how it is told as it happens, and the dashboard's files.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -173,4 +174,62 @@ fn the_dashboard_is_in_the_program_and_loads_nothing_from_elsewhere() {
     assert_eq!(tour.ask("/assets/none.js", "", |_| false).0, 404);
     let document: Value = serde_json::from_str(&tour.ask("/api/openapi.json", "", |_| false).2).unwrap_or_default();
     assert_eq!(document["openapi"], "3.1.0");
+}
+
+/// Names of the project's metrics in a text.
+fn metric_names(text: &str) -> BTreeSet<String> {
+    let is_part = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '_';
+    let names = text.match_indices("tideline_").map(|(at, _)| &text[at..]);
+    names.map(|rest| rest[..rest.find(|c| !is_part(c)).unwrap_or(rest.len())].to_owned()).collect()
+}
+
+#[test]
+fn dashboards_and_alerts_of_others_speak_of_metrics_that_there_are() {
+    let tour = Tour::start(2);
+    // A request is counted once it is answered, and a box once it has said what it serves.
+    assert!(wait_until(DEADLINE, || tour.ask("/metrics", "", |_| false).2.contains("tideline_model_boxes{")));
+    let (status, head, plain) = tour.ask("/metrics", "", |_| false);
+    assert!(status == 200 && head.contains("text/plain; version=0.0.4"), "{head}");
+    let (_, head, open) = tour.ask("/metrics", "accept: application/openmetrics-text\r\n", |_| false);
+    assert!(head.contains("application/openmetrics-text; version=1.0.0") && open.ends_with("# EOF\n"), "{head}");
+    let known = metric_names(&plain);
+    assert!(known.len() > 20, "{known:?}");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let (grafana, rules) = (root.join("grafana/tideline.json"), root.join("prometheus/tideline.rules.yml"));
+    for file in [&grafana, &rules] {
+        let text = std::fs::read_to_string(file).expect("reads");
+        let missing: Vec<String> = metric_names(&text).difference(&known).cloned().collect();
+        assert_eq!(missing, [""; 0], "{}", file.display());
+    }
+    let recorded: Vec<String> = std::fs::read_to_string(&rules)
+        .expect("reads")
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- record: ").map(str::to_owned))
+        .collect();
+    let panels: Value = serde_json::from_slice(&std::fs::read(&grafana).expect("reads")).expect("JSON");
+    for panel in panels["panels"].as_array().expect("panels") {
+        for target in panel["targets"].as_array().expect("targets") {
+            let expression = target["expr"].as_str().expect("an expression");
+            let is_recorded = recorded.iter().any(|name| expression.contains(name.as_str()));
+            assert!(is_recorded || expression.contains("tideline_"), "{expression}");
+        }
+    }
+
+    let Ok(promtool) = Command::new("promtool").arg("--version").output() else {
+        println!("skipped: there is no promtool (Debian: prometheus)");
+        return;
+    };
+    assert!(promtool.status.success());
+    let config = root.join("prometheus/prometheus.yml");
+    for arguments in [["check", "rules"], ["check", "config"]] {
+        let file = if arguments[1] == "rules" { &rules } else { &config };
+        let checked = Command::new("promtool").args(arguments).arg(file).output().expect("runs");
+        assert!(checked.status.success(), "{checked:?}");
+    }
+    let mut lint = Command::new("promtool");
+    lint.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut lint = lint.spawn().expect("runs");
+    lint.stdin.take().expect("piped").write_all(plain.as_bytes()).expect("writes");
+    let linted = lint.wait_with_output().expect("ends");
+    assert!(linted.status.success(), "{linted:?}");
 }

@@ -302,6 +302,7 @@ pub(super) struct NewToken {
     role: Role,
     /// How many seconds it lasts; 90 days unless it is said.
     #[schema(minimum = 1, maximum = 316_224_000)]
+    #[serde(default, deserialize_with = "super::extract::perhaps_whole")]
     expires_in_s: Option<i64>,
 }
 

@@ -15,6 +15,7 @@ use super::{Command, Context, etag};
 use crate::clock;
 use crate::core::access::{How, Principal, Role};
 use crate::secret::Secret;
+use crate::telemetry::{RequestLabel, Telemetry};
 
 /// The cookie that holds a browser's session.
 pub(super) const SESSION_COOKIE: &str = "tideline_session";
@@ -52,12 +53,27 @@ impl Route {
 
     pub(super) fn guarded(self, context: &Context) -> (&'static str, MethodRouter<Context>) {
         let Self { method, path, role, handler } = self;
-        let Some(role) = role else {
-            return (path, handler);
+        let handler = match role {
+            None => handler,
+            Some(role) => {
+                let gate = Gate { context: context.clone(), role, route: format!("{method} {path}").into() };
+                handler.route_layer(axum::middleware::from_fn_with_state(gate, guard))
+            }
         };
-        let gate = Gate { context: context.clone(), role, route: format!("{method} {path}").into() };
-        (path, handler.route_layer(axum::middleware::from_fn_with_state(gate, guard)))
+        let counted = (context.shown.telemetry.clone(), path);
+        (path, handler.route_layer(axum::middleware::from_fn_with_state(counted, count)))
     }
+}
+
+/// Counts a request, and how long it took until its answer began.
+async fn count(State((telemetry, route)): State<(Telemetry, &'static str)>, request: Request, next: Next) -> Response {
+    let method = request.method().to_string();
+    let began = clock::Stopwatch::start();
+    let response = next.run(request).await;
+    telemetry.request_seconds.observe(began.seconds());
+    let status = response.status().as_u16();
+    telemetry.requests.get_or_create(&RequestLabel { route, method, status }).inc();
+    response
 }
 
 #[derive(Clone)]

@@ -148,6 +148,7 @@ pub(super) async fn upload(
 #[serde(deny_unknown_fields)]
 pub(super) struct RollOut {
     /// The version.
+    #[serde(deserialize_with = "super::extract::whole")]
     version: u32,
 }
 

@@ -1,0 +1,42 @@
+"""A fleet and its hub, for programs that use the hub."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import tempfile
+
+
+class Fleet:
+    """The demo's fleet to look around in."""
+
+    def __init__(self, boxes: int):
+        self.folder = tempfile.TemporaryDirectory(prefix="tideline-clients-")
+        data = pathlib.Path(self.folder.name) / "data"
+        command = [os.environ["DEMO"], "--agents", str(boxes), "--data", str(data)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            if "everything runs on" in line:
+                break
+        link = re.search(r"the dashboard: (\S+)", "".join(said))
+        if link is None:
+            raise RuntimeError("the demo did not start: " + "".join(said))
+        self.base = link.group(1).split("/#")[0]
+        self.hub = data / "hub"
+
+    @property
+    def token(self) -> str:
+        return (self.hub / "access.token").read_text().strip()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stderr.close()
+        self.folder.cleanup()
