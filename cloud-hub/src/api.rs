@@ -199,6 +199,8 @@ pub struct NewLabel {
     pub comment: String,
     /// Who.
     pub by: String,
+    /// Its name, if it takes the place of what was said before; a new one unless it is said.
+    pub id: Option<String>,
 }
 
 /// A stream's readings over some time.

@@ -262,7 +262,7 @@ impl HubCore {
             }
             Event::Trained { run, outcome } => self.trained(now, run, outcome, effects),
             Event::AlarmReviewed { id, review } => self.alarms.review(&id, review, effects),
-            Event::LabelAdded(label) => self.labels.add(*label, effects),
+            Event::LabelsAdded(labels) => self.labels.add(labels, effects),
             Event::LabelRemoved { id } => self.labels.remove(&id, effects),
             Event::RetrainRequested { model, by } => self.retraining.request(&model, &by),
             Event::Uploaded(release) => self.uploaded(now, *release, effects),
@@ -444,6 +444,7 @@ impl HubCore {
         if !self.compacting && (to > self.compacted || self.unsaved_verdict) {
             self.compacting = true;
             self.unsaved_verdict = false;
+            self.alarms.save(effects);
             effects.push(Effect::Compact { from: self.compacted, to, snapshot: self.observed.snapshot() });
         }
     }

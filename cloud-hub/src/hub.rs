@@ -121,7 +121,8 @@ pub struct Hub {
     /// What callers of the HTTP interface look up.
     lookups: JoinSet<()>,
     training_cancelled: Arc<AtomicBool>,
-    progress: watch::Sender<Option<work::RunProgress>>,
+    /// How far each training is that runs.
+    progress: watch::Sender<BTreeMap<i64, work::RunProgress>>,
     telemetry: Telemetry,
     release_key: Arc<ReleaseKey>,
     step_files: StepFiles,
@@ -200,6 +201,9 @@ impl Hub {
             }
         }
         info!("stopping");
+        // Whoever still asks is told that the hub stops, and waits for nothing.
+        drop(commands);
+        self.lookups.abort_all();
         self.training_cancelled.store(true, Ordering::Relaxed);
         stop.cancel();
         self.agents.clear();
@@ -321,7 +325,7 @@ impl Hub {
     fn curve_of(&self, id: i64) -> Option<Curve> {
         let run = self.core.retraining().runs().find(|run| run.id == id)?;
         let progress = self.progress.borrow();
-        let running = progress.as_ref().filter(|progress| progress.run == id).map(|progress| progress.curve.clone());
+        let running = progress.get(&id).map(|progress| progress.curve.clone());
         Some(running.unwrap_or_else(|| run.curve.clone()))
     }
 
@@ -333,8 +337,9 @@ impl Hub {
                 self.handle(Event::Compacted { to }).await;
             }
             Ok(work::Done::Trained { run, mut outcome }) => {
-                let progress = self.progress.send_replace(None).filter(|progress| progress.run == run);
-                outcome.curve = progress.map(|progress| progress.curve).unwrap_or_default();
+                self.progress.send_modify(|running| {
+                    outcome.curve = running.remove(&run).map(|progress| progress.curve).unwrap_or_default();
+                });
                 self.handle(Event::Trained { run, outcome: *outcome }).await;
             }
             Ok(work::Done::Brought { release, answer }) => {
@@ -352,8 +357,8 @@ impl Hub {
             Ok(work::Done::Labelled { labels, answer }) => {
                 let shown = labels.as_ref().map(|labels| labels.iter().map(LabelView::from).collect());
                 let shown = shown.map_err(Clone::clone);
-                for label in labels.into_iter().flatten() {
-                    self.handle(Event::LabelAdded(Box::new(label))).await;
+                if let Ok(labels) = labels {
+                    self.handle(Event::LabelsAdded(labels)).await;
                 }
                 // Whoever asked may have gone.
                 answer.send(shown).ok();
@@ -391,7 +396,7 @@ impl Hub {
                 | Effect::RecordDeployment { .. }
                 | Effect::RecordDrift(_)
                 | Effect::RecordAlarm(_)
-                | Effect::RecordLabel(_)
+                | Effect::RecordLabels(_)
                 | Effect::ForgetLabel(_)) => match records::record(&self.store, clock::unix_ms(), recorded).await {
                     Ok(None) => {}
                     Ok(Some(head)) => self.sign(head),
@@ -426,14 +431,14 @@ impl Hub {
     }
 
     fn publish(&mut self, picture: &watch::Sender<Arc<View>>) {
-        let progress = self.progress.borrow().as_ref().map(|progress| (progress.run, progress.newest.clone()));
+        let progress = self.progress.borrow().iter().map(|(run, progress)| (*run, progress.newest.clone())).collect();
         let gauges = &self.telemetry;
         let (_, observed, compacted) = self.core.positions();
         gauges.agents_connected.set(self.agents.len() as i64);
         gauges.training_runs.set(i64::from(!self.core.retraining().is_idle()));
         gauges.ingest_log_batches.set(observed.saturating_sub(compacted) as i64);
         self.pictures += 1;
-        let taken = view::picture(&self.core, clock::unix_ms(), progress.as_ref(), self.pictures);
+        let taken = view::picture(&self.core, clock::unix_ms(), &progress, self.pictures);
         gauges.look(&taken.overview);
         picture.send_replace(Arc::new(taken));
     }

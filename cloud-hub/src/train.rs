@@ -72,7 +72,7 @@ pub struct Made {
 }
 
 /// How far it is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Progress {
     /// What is being done, in words.
     pub stage: String,

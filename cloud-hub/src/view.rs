@@ -16,6 +16,7 @@ mod runs;
 mod streams;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 use shared::event::UnixMillis;
@@ -66,7 +67,7 @@ pub struct View {
 
 /// Takes a picture, when `pictures` were taken before it.
 #[must_use]
-pub fn picture(core: &HubCore, now: UnixMillis, progress: Option<&(i64, Progress)>, pictures: u64) -> View {
+pub fn picture(core: &HubCore, now: UnixMillis, progress: &BTreeMap<i64, Progress>, pictures: u64) -> View {
     let agents = agents::all(core, now);
     View {
         streams: streams::all(core),

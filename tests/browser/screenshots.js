@@ -18,7 +18,7 @@ try {
   await page.waitForTimeout(WHILE_MS);
   for (const theme of ['light', 'dark']) {
     for (const [name, hash] of Object.entries(pages('box-003', STREAM))) {
-      const path = name === 'stream' ? `${hash}?last=300` : hash;
+      const path = name === 'stream' ? `${hash}?last=60` : hash;
       await page.goto(`${fleet.base}/${path}`);
       await wear(page, theme);
       await page.waitForTimeout(1_500);

@@ -186,7 +186,8 @@ pub(super) async fn change_password(
         return Err(Problem::wrong_password());
     }
     let password_hash = hashed.map_err(Problem::bad_body)?;
-    context.change(Change::ChangeUser(User { password_hash, ..user })).await?;
+    let after = User { password_hash, ..user.clone() };
+    context.change(Change::ChangeUser { before: user, after }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -258,14 +259,15 @@ pub(super) async fn change_user(
     headers: HeaderMap,
     Body(UserPatch { role, password }): Body<UserPatch>,
 ) -> Result<Json<UserView>, Problem> {
-    let mut user = known_user(&context, &name)?;
+    let before = known_user(&context, &name)?;
+    let mut user = before.clone();
     etag::is_of(&headers, &UserView::from(&user))?;
     user.role = role.unwrap_or(user.role);
     if let Some(password) = password {
         user.password_hash = hash(&context, password).await?;
     }
     let shown = UserView::from(&user);
-    context.change(Change::ChangeUser(user)).await?;
+    context.change(Change::ChangeUser { before, after: user }).await?;
     Ok(Json(shown))
 }
 

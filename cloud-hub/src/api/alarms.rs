@@ -75,7 +75,7 @@ async fn known_alarm(context: &Context, id: &str) -> Result<AlarmView, Problem> 
 #[serde(deny_unknown_fields)]
 pub(super) struct NewReview {
     /// What it was. A fault labels the readings as one; a false alarm labels them as normal, and the next version learns
-    /// from them.
+    /// from them if they are as many as a segment must have.
     verdict: AlarmVerdict,
     /// What they have to say.
     #[serde(default)]
@@ -100,12 +100,16 @@ pub(super) async fn review(
         AlarmVerdict::FalseAlarm => Some(LabelKind::Normal),
         AlarmVerdict::Seen => None,
     };
+    // Whoever thinks again changes what they said.
+    let of_alarm = id.replace("alm_", "lbl_");
     if let Some(kind) = kind {
         let (agent, stream) = (alarm.agent.clone(), alarm.stream.clone());
         let (from_ms, to_ms, by) = (alarm.began.0, alarm.last.0, who.name.clone());
-        let label = NewLabel { agent, stream, from_ms, to_ms, kind, comment: comment.clone(), by };
+        let label = NewLabel { agent, stream, from_ms, to_ms, kind, comment: comment.clone(), by, id: Some(of_alarm) };
         let labelled = context.ask(|answer| Command::AddLabels { labels: vec![label], answer }).await?;
         labelled.map_err(|reason| Problem::refused("label_refused", reason))?;
+    } else {
+        context.order(Command::RemoveLabel { id: of_alarm }).await?;
     }
     let review = Review { verdict, comment, by: who.name, at_ms: clock::unix_ms() };
     context.order(Command::ReviewAlarm { id: id.clone(), review }).await?;

@@ -142,7 +142,7 @@ fn checked(view: &View, body: LabelBody, who: &Principal) -> Result<NewLabel, Pr
         return Err(Problem::refused("bad_stretch", "a stretch ends after it begins, and within 31 days"));
     }
     let (agent, stream, by) = (known.agent.clone(), known.stream.clone(), who.name.clone());
-    Ok(NewLabel { agent, stream, from_ms, to_ms, kind, comment, by })
+    Ok(NewLabel { agent, stream, from_ms, to_ms, kind, comment, by, id: None })
 }
 
 /// The rows of an import, each with its line in the file.

@@ -16,6 +16,8 @@ use crate::view::{HistogramsView, ReadingsView, StreamView, View};
 const DEFAULT_PARTS: u32 = 600;
 /// Parts of a window at most.
 const MAX_PARTS: u32 = 4_000;
+/// How long a window is at most: every file of its days is looked at.
+const MAX_WINDOW_MS: i64 = 31 * 24 * 3_600_000;
 /// How far back a window reaches, unless it is said.
 const DEFAULT_WINDOW_MS: i64 = 15 * 60 * 1_000;
 
@@ -102,6 +104,9 @@ pub(super) async fn readings(
     let from_ms = query.from.map_or(to_ms.saturating_sub(DEFAULT_WINDOW_MS), |from| from.timestamp_millis());
     if from_ms > to_ms {
         return Err(Problem::bad_query("from must not be after to"));
+    }
+    if to_ms.saturating_sub(from_ms) > MAX_WINDOW_MS {
+        return Err(Problem::refused("window_too_long", "a window is at most 31 days; ask for several"));
     }
     let parts = query.parts.unwrap_or(DEFAULT_PARTS);
     if !(1..=MAX_PARTS).contains(&parts) {

@@ -132,7 +132,12 @@ pub enum Change {
     /// There is a new user.
     AddUser(User),
     /// A user may something else, or has another password. Sessions end.
-    ChangeUser(User),
+    ChangeUser {
+        /// As whoever asks knows them.
+        before: User,
+        /// As they are to be.
+        after: User,
+    },
     /// A user is gone, with sessions and tokens.
     RemoveUser(String),
     /// There is a new token.
@@ -214,9 +219,12 @@ impl AccessBook {
                 Err(format!("there is a user {:?} already", user.name))
             }
             Change::AddUser(_) if self.users.len() >= MAX_USERS => Err(format!("there are {MAX_USERS} users already")),
-            Change::ChangeUser(user) if !self.users.contains_key(&user.name) => Err(no_user(&user.name)),
+            Change::ChangeUser { before, .. } if !self.users.contains_key(&before.name) => Err(no_user(&before.name)),
+            Change::ChangeUser { before, .. } if self.users.get(&before.name) != Some(before) => {
+                Err(format!("{:?} was changed meanwhile; look again", before.name))
+            }
             Change::RemoveUser(name) if !self.users.contains_key(name) => Err(no_user(name)),
-            Change::ChangeUser(user) if user.role != Role::Admin && last_admin(&user.name) => {
+            Change::ChangeUser { after: user, .. } if user.role != Role::Admin && last_admin(&user.name) => {
                 Err(format!("{:?} is the last admin: nobody could make another one", user.name))
             }
             Change::RemoveUser(name) if last_admin(name) => {
@@ -228,7 +236,7 @@ impl AccessBook {
             Change::RemoveToken(id) if !self.tokens.contains_key(id) => Err(format!("there is no token {id:?}")),
             Change::AddFirstUser(_)
             | Change::AddUser(_)
-            | Change::ChangeUser(_)
+            | Change::ChangeUser { .. }
             | Change::RemoveUser(_)
             | Change::AddToken(_)
             | Change::RemoveToken(_)
@@ -252,7 +260,7 @@ impl AccessBook {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::AddFirstUser(user) | Change::AddUser(user) => drop(self.users.insert(user.name.clone(), user)),
-            Change::ChangeUser(user) => {
+            Change::ChangeUser { after: user, .. } => {
                 self.sessions.retain(|_, session| session.user != user.name);
                 self.users.insert(user.name.clone(), user);
             }
@@ -290,6 +298,10 @@ mod tests {
 
     fn user(name: &str, role: Role) -> User {
         User { name: name.to_owned(), role, password_hash: String::new(), created_ms: 0 }
+    }
+
+    fn change(name: &str, before: Role, after: Role) -> Change {
+        Change::ChangeUser { before: user(name, before), after: user(name, after) }
     }
 
     fn secret(number: u8) -> Digest {
@@ -336,11 +348,13 @@ mod tests {
         assert!(book.of_token(secret(1), 0).is_none() && book.of_session(secret(3), 0).is_none());
         let reason = "\"Ada\" is the last admin: nobody could make another one".to_owned();
         assert_eq!(book.check(&Change::RemoveUser("Ada".to_owned())), Err(reason.clone()));
-        assert_eq!(book.check(&Change::ChangeUser(user("Ada", Role::Operator))), Err(reason));
+        assert_eq!(book.check(&change("Ada", Role::Admin, Role::Operator)), Err(reason));
         book.apply(Change::OpenSession(session(4, "Ada", 0)));
-        book.apply(Change::ChangeUser(user("Ada", Role::Admin)));
+        book.apply(change("Ada", Role::Admin, Role::Admin));
         assert!(book.of_session(secret(4), 0).is_none(), "a new password ends what was open");
         assert!(book.check(&Change::AddUser(user("Ada", Role::Viewer))).is_err());
+        let stale = book.check(&change("Ada", Role::Operator, Role::Admin));
+        assert_eq!(stale, Err("\"Ada\" was changed meanwhile; look again".to_owned()));
         assert!(book.check(&Change::AddFirstUser(user("Eve", Role::Admin))).is_err(), "two who are first at once");
         assert!(book.check(&Change::RemoveToken("tok-9".to_owned())).is_err());
     }

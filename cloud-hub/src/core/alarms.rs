@@ -4,7 +4,7 @@
 //! drawn from durable answers in order, and each alarm knows the last answer it counted, so that answers that are replayed
 //! after a restart are counted once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use shared::event::{Event, Outcome, SpoolEntry, UnixMillis};
@@ -12,7 +12,7 @@ use shared::ids::{AgentId, Digest, Epoch, ModelName, ModelVersion, Sequence, Str
 use utoipa::ToSchema;
 
 use super::Effect;
-use super::limits::{ALARM_CLEAR, ALARM_OF, ALARM_RAISE, ALARM_SAVE, MACHINE_ALARMS_KEPT};
+use super::limits::{ALARM_CLEAR, ALARM_OF, ALARM_RAISE, MACHINE_ALARMS_KEPT};
 use super::observe::StreamKey;
 
 /// Hexadecimal digits of an alarm's name: 64 bits.
@@ -98,7 +98,10 @@ impl AlarmVerdict {
 #[derive(Debug, Default)]
 pub struct Alarms {
     /// The newest, in the order they were raised.
-    known: VecDeque<Alarm>,
+    known: BTreeMap<u64, Alarm>,
+    next: u64,
+    /// Those of them that the database knows less of.
+    unsaved: BTreeSet<u64>,
     streams: BTreeMap<StreamKey, Tracker>,
 }
 
@@ -107,8 +110,8 @@ pub struct Alarms {
 struct Tracker {
     /// Of those that are no part of an alarm.
     newest: VecDeque<Answer>,
-    /// The name of the alarm that is up.
-    up: Option<String>,
+    /// The number of the alarm that is up.
+    up: Option<u64>,
     /// Normal answers on end while one is up.
     calm: u32,
     /// Answers since the alarm's last anomalous one.
@@ -129,23 +132,24 @@ struct Answer {
 impl Alarms {
     /// The newest, oldest first.
     pub fn known(&self) -> impl DoubleEndedIterator<Item = &Alarm> {
-        self.known.iter()
+        self.known.values()
     }
 
     /// The alarms that are up.
     pub fn up(&self) -> impl Iterator<Item = &Alarm> {
-        self.known.iter().filter(|alarm| !alarm.is_over)
+        self.known.values().filter(|alarm| !alarm.is_over)
     }
 
     /// Puts back what the database remembers, oldest first.
     pub(super) fn remember(&mut self, alarms: Vec<Alarm>) {
         for alarm in alarms {
-            let tracker = self.streams.entry((alarm.agent.clone(), alarm.stream.clone())).or_default();
-            tracker.counted = tracker.counted.max(Some(alarm.reached));
-            if !alarm.is_over {
-                tracker.up = Some(alarm.id.clone());
+            let (key, reached, is_over) = ((alarm.agent.clone(), alarm.stream.clone()), alarm.reached, alarm.is_over);
+            let number = self.keep(alarm);
+            let tracker = self.streams.entry(key).or_default();
+            tracker.counted = tracker.counted.max(Some(reached));
+            if !is_over {
+                tracker.up = Some(number);
             }
-            self.keep(alarm);
         }
     }
 
@@ -183,8 +187,8 @@ impl Alarms {
         if tracker.counted.is_some_and(|counted| answer.place <= counted) {
             return;
         }
-        match tracker.up.clone() {
-            Some(id) => self.go_on(key, &id, &answer, effects),
+        match tracker.up {
+            Some(number) => self.go_on(key, number, &answer, effects),
             None => {
                 tracker.newest.push_back(answer);
                 if tracker.newest.len() > ALARM_OF {
@@ -206,7 +210,7 @@ impl Alarms {
         let id = format!("alm_{}", &Digest::of(name.as_bytes()).to_string()[..ID_DIGITS]);
         let peak = answers.iter().max_by(|a, b| a.score.total_cmp(&b.score)).unwrap_or(first);
         let alarm = Alarm {
-            id: id.clone(),
+            id,
             agent,
             stream,
             model: model.clone(),
@@ -221,17 +225,19 @@ impl Alarms {
             reached: last.place,
             review: None,
         };
-        (tracker.up, tracker.calm, tracker.since) = (Some(id), 0, 0);
+        (tracker.calm, tracker.since) = (0, 0);
         effects.push(Effect::RecordAlarm(alarm.clone()));
-        self.keep(alarm);
+        let number = self.keep(alarm);
+        if let Some(tracker) = self.streams.get_mut(key) {
+            tracker.up = Some(number);
+        }
     }
 
-    fn go_on(&mut self, key: &StreamKey, id: &str, answer: &Answer, effects: &mut Vec<Effect>) {
-        let (Some(tracker), Some(alarm)) =
-            (self.streams.get_mut(key), self.known.iter_mut().rfind(|alarm| alarm.id == id))
-        else {
+    fn go_on(&mut self, key: &StreamKey, number: u64, answer: &Answer, effects: &mut Vec<Effect>) {
+        let (Some(tracker), Some(alarm)) = (self.streams.get_mut(key), self.known.get_mut(&number)) else {
             return;
         };
+        self.unsaved.insert(number);
         alarm.reached = answer.place;
         tracker.since += 1;
         if !answer.anomaly {
@@ -239,6 +245,7 @@ impl Alarms {
             if tracker.calm >= ALARM_CLEAR {
                 alarm.is_over = true;
                 (tracker.up, tracker.calm, tracker.since) = (None, 0, 0);
+                self.unsaved.remove(&number);
                 effects.push(Effect::RecordAlarm(alarm.clone()));
             }
             return;
@@ -250,26 +257,32 @@ impl Alarms {
         if answer.score > alarm.peak_score {
             (alarm.peak_score, alarm.threshold) = (answer.score, answer.threshold);
         }
-        if alarm.anomalous.is_multiple_of(ALARM_SAVE) {
-            effects.push(Effect::RecordAlarm(alarm.clone()));
-        }
     }
 
     /// A person says what an alarm was.
     pub(super) fn review(&mut self, id: &str, review: Review, effects: &mut Vec<Effect>) {
-        if let Some(alarm) = self.known.iter_mut().find(|alarm| alarm.id == id) {
+        if let Some(alarm) = self.known.values_mut().find(|alarm| alarm.id == id) {
             alarm.review = Some(review);
             effects.push(Effect::RecordAlarm(alarm.clone()));
         }
     }
 
-    fn keep(&mut self, alarm: Alarm) {
+    /// What the database does not know of alarms that are up. It must before what they were drawn from is replayed no more.
+    pub(super) fn save(&mut self, effects: &mut Vec<Effect>) {
+        let unsaved = std::mem::take(&mut self.unsaved);
+        let alarms = unsaved.iter().filter_map(|number| self.known.get(number));
+        effects.extend(alarms.map(|alarm| Effect::RecordAlarm(alarm.clone())));
+    }
+
+    fn keep(&mut self, alarm: Alarm) -> u64 {
         if self.known.len() >= MACHINE_ALARMS_KEPT
-            && let Some(oldest) = self.known.iter().position(|alarm| alarm.is_over)
+            && let Some(oldest) = self.known.iter().find(|(_, alarm)| alarm.is_over).map(|(number, _)| *number)
         {
-            self.known.remove(oldest);
+            self.known.remove(&oldest);
         }
-        self.known.push_back(alarm);
+        self.next += 1;
+        self.known.insert(self.next, alarm);
+        self.next
     }
 }
 
@@ -347,6 +360,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_counted_is_saved_before_it_is_replayed_no_more() {
+        let mut alarms = Alarms::default();
+        feed(&mut alarms, 0, &[true; 5]);
+        feed(&mut alarms, 5, &[true; 400]);
+        let mut effects = Vec::new();
+        alarms.save(&mut effects);
+        alarms.save(&mut effects);
+        let [Effect::RecordAlarm(saved)] = effects.as_slice() else { panic!("{effects:?}") };
+        assert_eq!((saved.anomalous, saved.reached), (405, (Epoch(1), Sequence(404))));
+    }
+
+    #[test]
     fn a_person_says_what_it_was() {
         let mut alarms = Alarms::default();
         let raised = feed(&mut alarms, 0, &[true; 5]);
@@ -366,7 +391,9 @@ mod tests {
         feed(&mut alarms, 0, &[true; 5]);
         let open = alarms.known().next().cloned().expect("an alarm");
         let over = |number: usize| Alarm { id: format!("alm_{number}"), is_over: true, ..open.clone() };
-        (0..MACHINE_ALARMS_KEPT + 10).for_each(|number| alarms.keep(over(number)));
+        (0..MACHINE_ALARMS_KEPT + 10).for_each(|number| {
+            alarms.keep(over(number));
+        });
         assert_eq!(alarms.known().count(), MACHINE_ALARMS_KEPT);
         assert_eq!(alarms.up().count(), 1, "one that is up is kept");
     }

@@ -1,7 +1,7 @@
 //! Labels: what people say of stretches of readings. A stretch that somebody calls normal is trained on, and one that
 //! somebody calls a fault is left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use shared::event::UnixMillis;
@@ -84,6 +84,8 @@ pub struct Vouched {
 #[derive(Debug, Default)]
 pub struct Labels {
     all: BTreeMap<String, Label>,
+    /// Names by box and stream.
+    of_stream: BTreeMap<StreamKey, BTreeSet<String>>,
     /// How often there was a new one, or one less.
     changes: u64,
 }
@@ -120,29 +122,48 @@ impl Labels {
 
     /// Stretches of a stream that somebody called normal and that lie outside of these, since a position.
     pub fn normal_since(&self, key: &StreamKey, since_position: u64, outside: &[DataRange]) -> Vec<&Label> {
-        let of_stream = |label: &&Label| label.agent == key.0 && label.stream == key.1;
-        let is_new = |label: &&Label| {
-            let overlaps = |range: &DataRange| range.from_ms <= label.to_ms && label.from_ms <= range.to_ms;
-            label.kind == LabelKind::Normal
-                && label.position >= since_position
-                && !outside.iter().any(|range| (&range.agent, &range.stream) == (&key.0, &key.1) && overlaps(range))
-        };
-        self.all.values().filter(of_stream).filter(is_new).collect()
+        let names = self.of_stream.get(key).into_iter().flatten();
+        let mut wanted: Vec<&Label> = names.filter_map(|name| self.all.get(name)).collect();
+        wanted.retain(|label| label.kind == LabelKind::Normal && label.position >= since_position);
+        wanted.sort_by_key(|label| (label.from_ms, label.to_ms));
+        let overlap = |a: (i64, i64), b: (i64, i64)| a.0 <= b.1 && b.0 <= a.1;
+        let known = outside.iter().filter(|range| (&range.agent, &range.stream) == (&key.0, &key.1));
+        let known: Vec<(i64, i64)> = known.map(|range| (range.from_ms, range.to_ms)).collect();
+        let mut taken: Vec<&Label> = Vec::new();
+        for label in wanted {
+            let span = (label.from_ms, label.to_ms);
+            // A reading that is trained on twice would also be held out of itself.
+            let is_twice = taken.last().is_some_and(|last| overlap((last.from_ms, last.to_ms), span));
+            if !is_twice && !known.iter().any(|range| overlap(*range, span)) {
+                taken.push(label);
+            }
+        }
+        taken
     }
 
     /// Puts back what the database remembers.
     pub(super) fn remember(&mut self, labels: Vec<Label>) {
-        self.all.extend(labels.into_iter().map(|label| (label.id.clone(), label)));
+        labels.into_iter().for_each(|label| self.keep(label));
     }
 
-    pub(super) fn add(&mut self, label: Label, effects: &mut Vec<Effect>) {
+    /// Takes labels. One of a name that there is takes its place.
+    pub(super) fn add(&mut self, labels: Vec<Label>, effects: &mut Vec<Effect>) {
         self.changes += 1;
-        effects.push(Effect::RecordLabel(label.clone()));
+        effects.push(Effect::RecordLabels(labels.clone()));
+        labels.into_iter().for_each(|label| self.keep(label));
+    }
+
+    fn keep(&mut self, label: Label) {
+        let key = (label.agent.clone(), label.stream.clone());
+        self.of_stream.entry(key).or_default().insert(label.id.clone());
         self.all.insert(label.id.clone(), label);
     }
 
     pub(super) fn remove(&mut self, id: &str, effects: &mut Vec<Effect>) {
-        if self.all.remove(id).is_some() {
+        if let Some(label) = self.all.remove(id) {
+            if let Some(names) = self.of_stream.get_mut(&(label.agent, label.stream)) {
+                names.remove(id);
+            }
             self.changes += 1;
             effects.push(Effect::ForgetLabel(id.to_owned()));
         }
@@ -162,9 +183,10 @@ mod tests {
     #[test]
     fn what_is_called_normal_counts_once_and_where_machines_ran_as_they_do_now() {
         let (mut labels, mut effects) = (Labels::default(), Vec::new());
-        labels.add(label("a", 0, 10, LabelKind::Normal, 1), &mut effects);
-        labels.add(label("b", 20, 30, LabelKind::Normal, 5), &mut effects);
-        labels.add(label("c", 40, 50, LabelKind::Fault, 5), &mut effects);
+        labels.add(vec![label("a", 0, 10, LabelKind::Normal, 1)], &mut effects);
+        let (b, twin) = (label("b", 20, 30, LabelKind::Normal, 5), label("twin", 25, 30, LabelKind::Normal, 5));
+        labels.add(vec![b, twin], &mut effects);
+        labels.add(vec![label("c", 40, 50, LabelKind::Fault, 5)], &mut effects);
         let key = (AgentId::new("box").expect("valid"), StreamId::new("pump").expect("valid"));
         let names = |since, outside: &[DataRange]| {
             labels.normal_since(&key, since, outside).into_iter().map(|label| label.id.clone()).collect::<Vec<_>>()
@@ -173,9 +195,11 @@ mod tests {
         assert_eq!(names(5, &[]), ["b"]);
         let known = DataRange { agent: key.0.clone(), stream: key.1.clone(), from_ms: 10, to_ms: 19, rows: 9 };
         assert_eq!(names(0, &[known]), ["b"], "what is vouched for already is no news");
-        assert_eq!((labels.changes(), effects.len(), labels.vouched().len()), (3, 3, 3));
+        assert_eq!((labels.changes(), effects.len(), labels.vouched().len()), (3, 3, 4));
         labels.remove("a", &mut effects);
         labels.remove("a", &mut effects);
-        assert_eq!((labels.changes(), effects.len(), labels.all().count()), (4, 4, 2));
+        assert_eq!((labels.changes(), effects.len(), labels.all().count()), (4, 4, 3));
+        labels.add(vec![label("c", 40, 50, LabelKind::Normal, 5)], &mut effects);
+        assert_eq!(labels.all().filter(|label| label.kind == LabelKind::Fault).count(), 0, "somebody thought again");
     }
 }

@@ -27,8 +27,6 @@ pub const ALARM_RAISE: usize = 5;
 pub const ALARM_OF: usize = 10;
 /// Normal answers on end that end an alarm: a machine that comes and goes has one, and not dozens.
 pub const ALARM_CLEAR: u32 = 10;
-/// Anomalous answers after which a long alarm is stored anew.
-pub const ALARM_SAVE: u64 = 500;
 /// Alarms of machines in memory; all of them are in the database.
 pub const MACHINE_ALARMS_KEPT: usize = 2_000;
 /// Labels of one hub: a hundred a day for three years.

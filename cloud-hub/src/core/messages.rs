@@ -117,7 +117,7 @@ pub enum Event {
         review: alarms::Review,
     },
     /// A person says what readings are.
-    LabelAdded(Box<labels::Label>),
+    LabelsAdded(Vec<labels::Label>),
     /// A person takes back what they said.
     LabelRemoved {
         /// The label.
@@ -200,8 +200,8 @@ pub enum Effect {
     RecordDrift(drift::DriftAlarm),
     /// Remember how an alarm stands.
     RecordAlarm(alarms::Alarm),
-    /// Remember a label.
-    RecordLabel(labels::Label),
+    /// Remember labels, all of them or none.
+    RecordLabels(Vec<labels::Label>),
     /// Remember a label no more.
     ForgetLabel(String),
 }

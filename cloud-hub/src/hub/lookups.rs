@@ -7,7 +7,7 @@ use super::Hub;
 use super::work::Done;
 use crate::api::{NewLabel, Window};
 use crate::clock;
-use crate::core::labels::Label;
+use crate::core::labels::{Label, LabelKind};
 use crate::core::limits::MAX_LABELS;
 use crate::samples::SampleStore;
 use crate::samples::window::{Part, Spread, Windowed};
@@ -46,13 +46,20 @@ impl Hub {
     /// Does it in a task of its own, unless too much is looked up already.
     pub(super) fn look_up<T: Send + 'static>(
         &mut self,
-        answer: oneshot::Sender<Result<T, String>>,
+        mut answer: oneshot::Sender<Result<T, String>>,
         lookup: impl Future<Output = Result<T, String>> + Send + 'static,
     ) {
         let is_full = self.lookups.len() >= MAX_LOOKUPS;
         self.lookups.spawn(async move {
-            let found = if is_full { Err("too much is looked up at once; try again".to_owned()) } else { lookup.await };
-            // Whoever asked may have gone.
+            let found = if is_full {
+                Err("too much is looked up at once; try again".to_owned())
+            } else {
+                tokio::select! {
+                    found = lookup => found,
+                    // Whoever asked has gone.
+                    () = answer.closed() => return,
+                }
+            };
             drop(answer.send(found));
         });
     }
@@ -60,7 +67,7 @@ impl Hub {
 
 async fn look_where(samples: &SampleStore, labels: Vec<NewLabel>, at_ms: i64) -> Result<Vec<Label>, String> {
     let mut found = Vec::with_capacity(labels.len());
-    for NewLabel { agent, stream, from_ms, to_ms, kind, comment, by } in labels {
+    for NewLabel { agent, stream, from_ms, to_ms, kind, comment, by, id } in labels {
         let range = DataRange { agent: agent.clone(), stream: stream.clone(), from_ms, to_ms, rows: 0 };
         let (rows, position) = samples.extent(&range).await.map_err(|error| format!("failed to {error}"))?;
         let Some(position) = position else {
@@ -69,7 +76,11 @@ async fn look_where(samples: &SampleStore, labels: Vec<NewLabel>, at_ms: i64) ->
                 "{stream} of {agent} has no stored reading from {from} to {to}; what came in the last seconds is stored soon"
             ));
         };
-        let id = format!("lbl_{}", &Secret::new("").digest().to_string()[..16]);
+        if kind == LabelKind::Normal {
+            // A training reads it as one: channels that change within, or too much of it, are refused here and not there.
+            samples.read(&range).await.map_err(|error| format!("cannot be trained on: failed to {error}"))?;
+        }
+        let id = id.unwrap_or_else(|| format!("lbl_{}", &Secret::new("").digest().to_string()[..16]));
         found.push(Label { id, agent, stream, from_ms, to_ms, kind, comment, by, at_ms, rows, position });
     }
     Ok(found)

@@ -94,7 +94,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         work: JoinSet::<work::Done>::new(),
         lookups: JoinSet::new(),
         training_cancelled: Arc::new(AtomicBool::new(false)),
-        progress: watch::Sender::new(None),
+        progress: watch::Sender::new(BTreeMap::new()),
         telemetry: Telemetry::default(),
         trusted: config.trust.into_iter().chain([release_key.public()]).collect(),
         release_key,

@@ -1,5 +1,6 @@
 //! The hub's long work, in tasks beside its loop: compaction and training.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -156,20 +157,13 @@ impl Compaction {
 }
 
 /// How far a training is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct RunProgress {
-    pub(super) run: i64,
     pub(super) newest: Progress,
     pub(super) curve: Curve,
 }
 
 impl RunProgress {
-    fn new(run: i64, newest: Progress) -> Self {
-        let mut begun = Self { run, newest: newest.clone(), curve: Curve::default() };
-        begun.add(newest);
-        begun
-    }
-
     fn add(&mut self, progress: Progress) {
         self.curve.add(&progress.stage, progress.loss, progress.validation_loss);
         self.newest = progress;
@@ -189,7 +183,7 @@ struct TrainingTask {
     model: ModelSection,
     samples: SampleStore,
     artifacts: Artifacts,
-    progress: watch::Sender<Option<RunProgress>>,
+    progress: watch::Sender<BTreeMap<i64, RunProgress>>,
     cancelled: Arc<AtomicBool>,
     release_key: Arc<ReleaseKey>,
     step_files: StepFiles,
@@ -217,6 +211,8 @@ impl TrainingTask {
                 let series = self.samples.read(range).await.map_err(|error| error.to_string())?;
                 segments.push(known_normal(range, series, &job.vouched));
             }
+            // What a fault covers whole is no segment.
+            segments.retain(|segment| !segment.is_empty());
             segments.sort_by_key(|segment| segment.range.from_ms);
             materials.push(Material {
                 name: selection.name.clone(),
@@ -249,10 +245,7 @@ impl TrainingTask {
             keys: vec![&self.release_key],
         };
         let mut report = |progress: Progress| {
-            self.progress.send_modify(|running| match running {
-                Some(running) if running.run == job.run => running.add(progress),
-                _ => *running = Some(RunProgress::new(job.run, progress)),
-            });
+            self.progress.send_modify(|running| running.entry(job.run).or_default().add(progress));
         };
         let mut results = Results(self.step_files.clone());
         let (progress, steps) = (&mut report, Steps::kept(&mut results));

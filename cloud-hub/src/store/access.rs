@@ -81,7 +81,7 @@ fn role(columns: &Columns<'_>) -> Result<Role, ReadError> {
 
 async fn save(connection: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::Error> {
     match change {
-        Change::AddFirstUser(user) | Change::AddUser(user) | Change::ChangeUser(user) => {
+        Change::AddFirstUser(user) | Change::AddUser(user) | Change::ChangeUser { after: user, .. } => {
             let statement = "INSERT INTO users (name, role, password_hash, created_ms) VALUES ($1, $2, $3, $4) \
                              ON CONFLICT (name) DO UPDATE SET role = excluded.role, password_hash = excluded.password_hash";
             sqlx::query(statement)
@@ -176,7 +176,7 @@ mod tests {
             Change::OpenSession(session("b", "Bob")),
             Change::RemoveToken("three".to_owned()),
             Change::RemoveUser("Bob".to_owned()),
-            Change::ChangeUser(user("Ada", Role::Admin)),
+            Change::ChangeUser { before: user("Ada", Role::Viewer), after: user("Ada", Role::Admin) },
             Change::OpenSession(session("c", "Ada")),
             Change::OpenSession(session("d", "Ada")),
             Change::CloseSession(Digest::of(b"d")),

@@ -28,13 +28,17 @@ impl Store {
         upsert(&mut connection, alarm).await.map_err(self.failed("store an alarm"))
     }
 
-    /// Adds a label.
+    /// Adds labels, or replaces what is known of them: all of them or none.
     ///
     /// # Errors
     /// If the database cannot be written.
-    pub async fn insert_label(&self, label: &Label) -> Result<(), StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(self.failed("store a label"))?;
-        insert(&mut connection, label).await.map_err(self.failed("store a label"))
+    pub async fn upsert_labels(&self, labels: &[Label]) -> Result<(), StoreError> {
+        let action = "store labels";
+        let mut transaction = self.pool.begin().await.map_err(self.failed(action))?;
+        for label in labels {
+            upsert_label(&mut transaction, label).await.map_err(self.failed(action))?;
+        }
+        transaction.commit().await.map_err(self.failed(action))
     }
 
     /// Takes a label out.
@@ -49,8 +53,9 @@ impl Store {
 }
 
 async fn load(connection: &mut SqliteConnection) -> Result<(Vec<Alarm>, Vec<Label>), ReadError> {
-    let newest = "SELECT * FROM alarms ORDER BY is_over, began_ms DESC, id LIMIT $1";
-    let found = sqlx::query(newest).bind(to_sql(MACHINE_ALARMS_KEPT as u64)).fetch_all(&mut *connection).await?;
+    let newest = "SELECT * FROM alarms WHERE is_over ORDER BY began_ms DESC, id LIMIT $1";
+    let mut found = sqlx::query(newest).bind(to_sql(MACHINE_ALARMS_KEPT as u64)).fetch_all(&mut *connection).await?;
+    found.extend(sqlx::query("SELECT * FROM alarms WHERE NOT is_over").fetch_all(&mut *connection).await?);
     let mut alarms = found.iter().map(alarm).collect::<Result<Vec<_>, _>>()?;
     alarms.sort_by(|a, b| (a.began_ms, &a.id).cmp(&(b.began_ms, &b.id)));
     let found = sqlx::query("SELECT * FROM labels ORDER BY id").fetch_all(connection).await?;
@@ -140,9 +145,12 @@ async fn upsert(connection: &mut SqliteConnection, alarm: &Alarm) -> Result<(), 
         .map(drop)
 }
 
-async fn insert(connection: &mut SqliteConnection, label: &Label) -> Result<(), sqlx::Error> {
+async fn upsert_label(connection: &mut SqliteConnection, label: &Label) -> Result<(), sqlx::Error> {
     let statement = "INSERT INTO labels (id, agent, stream, from_ms, to_ms, kind, comment, made_by, made_ms, rows, position) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (id) DO NOTHING";
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (id) DO UPDATE SET \
+                     kind = excluded.kind, comment = excluded.comment, made_by = excluded.made_by, \
+                     made_ms = excluded.made_ms, from_ms = excluded.from_ms, to_ms = excluded.to_ms, \
+                     rows = excluded.rows, position = excluded.position";
     sqlx::query(statement)
         .bind(&label.id)
         .bind(label.agent.as_str())

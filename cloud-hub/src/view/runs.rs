@@ -81,14 +81,14 @@ pub struct CandidateView {
     pub steps: Vec<StepReport>,
 }
 
-pub(super) fn show(run: &Run, progress: Option<&(i64, Progress)>) -> RunView {
+pub(super) fn show(run: &Run, progress: &BTreeMap<i64, Progress>) -> RunView {
     let (state, reason) = match &run.state {
         RunState::Running => (RunStateView::Running, None),
         RunState::Released => (RunStateView::Released, None),
         RunState::Refused => (RunStateView::Refused, None),
         RunState::Failed { reason } => (RunStateView::Failed, Some(reason.clone())),
     };
-    let progress = progress.filter(|(id, _)| *id == run.id && run.state == RunState::Running);
+    let progress = progress.get(&run.id).filter(|_| run.state == RunState::Running);
     RunView {
         run: run.id,
         model: run.model.clone(),
@@ -98,7 +98,7 @@ pub(super) fn show(run: &Run, progress: Option<&(i64, Progress)>) -> RunView {
         state,
         reason,
         version: run.version.map(|version| version.0),
-        progress: progress.map(|(_, progress)| ProgressView {
+        progress: progress.map(|progress| ProgressView {
             stage: progress.stage.clone(),
             done: progress.done,
             loss: finite(progress.loss),

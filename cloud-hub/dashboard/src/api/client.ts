@@ -46,13 +46,14 @@ export class Problem extends Error {
 /** Called when the hub does not know who is asking. */
 export const whenUnknown = { call: () => {} };
 
-export async function ask<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<T> {
+export async function ask<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}, signal?: AbortSignal): Promise<T> {
   let answer: Response;
   try {
     answer = await fetch(`/api/v1/${path}`, {
       method,
       headers: body === undefined ? headers : { 'content-type': 'application/json', ...headers },
       body: body === undefined ? null : JSON.stringify(body),
+      signal: signal ?? null,
     });
   } catch {
     throw new Problem(0, 'unreachable', 'The hub does not answer. It may be stopped, or the network may be down.');
@@ -63,14 +64,14 @@ export async function ask<T>(method: string, path: string, body?: unknown, heade
   throw new Problem(answer.status, said.code ?? 'unknown', said.detail ?? `The hub answered ${answer.status}.`);
 }
 
-export const get = <T>(path: string): Promise<T> => ask<T>('GET', path);
+export const get = <T>(path: string, signal?: AbortSignal): Promise<T> => ask<T>('GET', path, undefined, {}, signal);
 export const post = <T>(path: string, body?: unknown): Promise<T> => ask<T>('POST', path, body);
 export const remove = (path: string): Promise<void> => ask<void>('DELETE', path);
 
 /** Changes a thing as it is now: if somebody else was quicker, the hub says so. */
 export async function change<T>(path: string, method: 'PATCH' | 'PUT', body: unknown): Promise<T> {
   const now = await fetch(`/api/v1/${path}`);
-  return ask<T>(method, path, body, { 'if-match': now.headers.get('etag') ?? '*' });
+  return ask<T>(method, path, body, { 'if-match': now.headers.get('etag') ?? '""' });
 }
 
 /** A part of a path, whatever is in it. */

@@ -1467,7 +1467,7 @@ export interface components {
         NewReview: {
             /**
              * @description What it was. A fault labels the readings as one; a false alarm labels them as normal, and the next version learns
-             *     from them.
+             *     from them if they are as many as a segment must have.
              */
             verdict: components["schemas"]["AlarmVerdict"];
             /** @description What they have to say. */

@@ -9,17 +9,57 @@ class Live {
   rate = $state<number>();
   trainings = $state<Record<number, Run>>({});
   connected = $state(false);
-  /** Goes up whenever something was noted in the history: pages look again. */
-  news = $state(0);
   private source: EventSource | undefined;
   private measured: { readings: number; at: number } | undefined;
 
+  private readonly listeners = new Set<() => void>();
+  private telling: ReturnType<typeof setTimeout> | undefined;
+  private again: ReturnType<typeof setTimeout> | undefined;
+  private wanted = false;
+
+  constructor() {
+    // A browser has few connections to one hub, over all its pages: those that nobody sees need none.
+    document.addEventListener('visibilitychange', () => {
+      if (!this.wanted) return;
+      if (document.hidden) this.close();
+      else this.open();
+    });
+  }
+
+  /** Calls when something was noted in the history, at most once a second; gives what ends that. */
+  onNews(call: () => void): () => void {
+    this.listeners.add(call);
+    return () => this.listeners.delete(call);
+  }
+
   start() {
-    if (this.source) return;
+    this.wanted = true;
+    this.open();
+  }
+
+  stop() {
+    this.wanted = false;
+    this.close();
+  }
+
+  private open() {
+    if (this.source || document.hidden) return;
+    clearTimeout(this.again);
     const source = new EventSource('/api/v1/events');
     this.source = source;
-    source.onopen = () => (this.connected = true);
-    source.onerror = () => (this.connected = false);
+    source.onopen = () => {
+      this.connected = true;
+      // What ended meanwhile is not told again.
+      this.trainings = {};
+      this.tell();
+    };
+    source.onerror = () => {
+      this.connected = false;
+      // Whoever is turned away is not asked again by the browser.
+      if (source.readyState !== EventSource.CLOSED) return;
+      this.close();
+      this.again = setTimeout(() => this.wanted && this.open(), 5_000);
+    };
     source.addEventListener('overview', (event) => this.look(JSON.parse(event.data)));
     source.addEventListener('training', (event) => {
       const run: Run = JSON.parse(event.data);
@@ -27,15 +67,23 @@ class Live {
     });
     source.addEventListener('history', (event) => {
       const row: HistoryRow = JSON.parse(event.data);
-      if (row.kind !== 'request') this.news += 1;
+      if (row.kind !== 'request') this.tell();
     });
   }
 
-  stop() {
+  private close() {
+    clearTimeout(this.again);
     this.source?.close();
     this.source = undefined;
     this.connected = false;
     this.measured = undefined;
+  }
+
+  private tell() {
+    this.telling ??= setTimeout(() => {
+      this.telling = undefined;
+      for (const call of this.listeners) call();
+    }, 1_000);
   }
 
   private look(overview: Overview) {

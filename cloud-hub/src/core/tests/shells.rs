@@ -250,7 +250,9 @@ impl Shells {
             }
             Effect::RecordAgent(facts) => drop(self.agents.insert(facts.agent.clone(), *facts)),
             Effect::RecordAlarm(alarm) => drop(self.machine_alarms.insert(alarm.id.clone(), alarm)),
-            Effect::RecordLabel(label) => drop(self.labels.insert(label.id.clone(), label)),
+            Effect::RecordLabels(labels) => {
+                self.labels.extend(labels.into_iter().map(|label| (label.id.clone(), label)));
+            }
             Effect::ForgetLabel(id) => drop(self.labels.remove(&id)),
             Effect::RecordDeployment { .. } => {}
             Effect::RecordDrift(alarm) => {
