@@ -13,6 +13,7 @@ mod guard;
 mod history;
 mod labels;
 mod learning;
+mod mlflow;
 mod models;
 pub mod openapi;
 mod page;
@@ -21,7 +22,7 @@ mod routes;
 mod streams;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -41,6 +42,7 @@ use crate::core::alarms::Review;
 use crate::core::labels::LabelKind;
 use crate::core::retrain::curve::Curve;
 use crate::core::rollout::Wish;
+use crate::core::tracking::{Act, Fault, Point, Tracking};
 use crate::telemetry::Telemetry;
 use crate::view::{AlarmView, HistogramsView, HistoryView, LabelView, ReadingsView, View};
 use error::Problem;
@@ -130,6 +132,8 @@ pub enum Command {
         id: String,
         /// What.
         review: Review,
+        /// Why it is not taken, if it is not.
+        answer: oneshot::Sender<Result<(), String>>,
     },
     /// Read every label.
     ReadLabels {
@@ -147,6 +151,8 @@ pub enum Command {
     RemoveLabel {
         /// The label.
         id: String,
+        /// Why it stays, if it does.
+        answer: oneshot::Sender<Result<(), String>>,
     },
     /// Look at a stream's values beside what its model was trained on.
     ReadHistograms {
@@ -164,6 +170,29 @@ pub enum Command {
         /// The curve; nothing of a run that is not known.
         answer: oneshot::Sender<Option<Curve>>,
     },
+    /// Do something to what is tracked.
+    Track {
+        /// What.
+        act: Act,
+        /// Why not, if it makes no sense or cannot be kept.
+        answer: oneshot::Sender<Result<(), Fault>>,
+    },
+    /// Read the points of a figure of a run.
+    ReadPoints {
+        /// The run.
+        run: String,
+        /// The figure.
+        key: String,
+        /// The newest of them, oldest first.
+        answer: oneshot::Sender<Result<Vec<Point>, String>>,
+    },
+    /// Do something with files that trainings leave.
+    OnFile {
+        /// What.
+        asked: FileAsked,
+        /// What came of it.
+        answer: oneshot::Sender<Result<FileGiven, FileFault>>,
+    },
     /// Read a package.
     ReadPackage {
         /// Which.
@@ -171,6 +200,41 @@ pub enum Command {
         /// Its file.
         answer: oneshot::Sender<Result<Vec<u8>, String>>,
     },
+}
+
+/// What is asked of files that trainings leave.
+#[derive(Debug)]
+pub enum FileAsked {
+    /// What lies in a folder.
+    List(String),
+    /// A file.
+    Read(String),
+    /// To write a file.
+    Write(String, Vec<u8>),
+    /// To remove a file, or a folder with all in it.
+    Remove(String),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum FileGiven {
+    /// Names, and bytes of those that are files.
+    Listed(Vec<(String, Option<u64>)>),
+    /// A file.
+    Bytes(Vec<u8>),
+    /// It is written, durably, or gone.
+    Done,
+}
+
+/// Why nothing came of it.
+#[derive(Debug)]
+pub enum FileFault {
+    /// There is no such file.
+    Missing(String),
+    /// It cannot be asked for.
+    Refused(String),
+    /// The disk failed.
+    Failed(String),
 }
 
 /// Which rows of the history.
@@ -241,6 +305,8 @@ pub struct Shown {
     pub view: watch::Receiver<Arc<View>>,
     /// The number of the newest row of the history.
     pub head: watch::Receiver<i64>,
+    /// What programs that train elsewhere log and register.
+    pub tracking: Arc<RwLock<Tracking>>,
     /// Figures for Prometheus.
     pub telemetry: Telemetry,
 }

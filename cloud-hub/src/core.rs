@@ -20,6 +20,7 @@ pub mod retrain;
 pub mod rollout;
 pub mod segments;
 pub mod session;
+pub mod tracking;
 mod twins;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -261,9 +262,9 @@ impl HubCore {
                 self.compacting = false;
             }
             Event::Trained { run, outcome } => self.trained(now, run, outcome, effects),
-            Event::AlarmReviewed { id, review } => self.alarms.review(&id, review, effects),
-            Event::LabelsAdded(labels) => self.labels.add(labels, effects),
-            Event::LabelRemoved { id } => self.labels.remove(&id, effects),
+            Event::AlarmReviewed { id, review } => self.alarms.review(&id, review),
+            Event::LabelsAdded(labels) => self.labels.add(labels),
+            Event::LabelRemoved { id } => self.labels.remove(&id),
             Event::RetrainRequested { model, by } => self.retraining.request(&model, &by),
             Event::Uploaded(release) => self.uploaded(now, *release, effects),
             Event::RolloutWished { id, wish, by } => self.wished(now, id, wish, &by, effects),

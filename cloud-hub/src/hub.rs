@@ -8,16 +8,18 @@ mod access;
 pub mod drift_files;
 mod intake;
 mod lookups;
+mod notes;
 pub mod offline;
 mod parts;
 mod records;
 mod start;
+mod tracking;
 mod work;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use shared::event::{Event as StoredEvent, SpoolEntry};
@@ -39,6 +41,7 @@ use crate::audit::AuditHead;
 use crate::clock;
 use crate::config::{Config, ModelSection};
 use crate::core::retrain::curve::Curve;
+use crate::core::tracking::Tracking;
 use crate::core::{ConnectionId, Effect, Event, HubCore, SnapshotError};
 use crate::ingest_log::{self, Entry, IngestLogError, Report};
 use crate::link::{Link, LinkError, LinkEvent};
@@ -48,6 +51,7 @@ use crate::secret::Secret;
 use crate::step_files::StepFiles;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
+use crate::tracked_files::TrackedFiles;
 use crate::view::{self, AlarmView, LabelView, View};
 
 /// What agents say that may wait; beyond, their connections wait.
@@ -118,6 +122,9 @@ pub struct Hub {
     log_thread: std::thread::JoinHandle<()>,
     agents: BTreeMap<ConnectionId, mpsc::Sender<HubToEdge>>,
     work: JoinSet<work::Done>,
+    /// What programs that train elsewhere log and register.
+    tracking: Arc<RwLock<Tracking>>,
+    tracked_files: TrackedFiles,
     /// What callers of the HTTP interface look up.
     lookups: JoinSet<()>,
     training_cancelled: Arc<AtomicBool>,
@@ -128,6 +135,8 @@ pub struct Hub {
     step_files: StepFiles,
     /// Whose packages may be brought by hand.
     trusted: Vec<PublicKey>,
+    /// What the HTTP interface shows.
+    picture: watch::Sender<Arc<View>>,
     /// How often a picture of the hub was taken: whoever sees a higher number knows that what it sees is newer.
     pictures: u64,
 }
@@ -167,7 +176,6 @@ impl Hub {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), HubError> {
         let (link_sender, mut link_events) = mpsc::channel(LINK_EVENTS);
         let (command_sender, mut commands) = mpsc::channel(COMMANDS);
-        let (picture, picture_reader) = watch::channel(Arc::new(View::default()));
         let stop = CancellationToken::new();
         let mut services = JoinSet::new();
         if let Some(link) = self.link.take() {
@@ -175,7 +183,8 @@ impl Hub {
         }
         if let Some(listener) = self.api.take() {
             let telemetry = self.telemetry.clone();
-            let shown = Shown { view: picture_reader, head: self.head.subscribe(), telemetry };
+            let (head, tracking) = (self.head.subscribe(), Arc::clone(&self.tracking));
+            let shown = Shown { view: self.picture.subscribe(), head, tracking, telemetry };
             let access = self.doors.for_api(self.is_public_over_tls);
             services.spawn(api::serve(listener, shown, command_sender, access, stop.clone()));
         }
@@ -197,7 +206,7 @@ impl Hub {
                     done.send(()).ok();
                 }
                 _ = tick.tick() => self.handle(Event::Tick).await,
-                _ = pictures.tick() => self.publish(&picture),
+                _ = pictures.tick() => self.publish(),
             }
         }
         info!("stopping");
@@ -209,7 +218,7 @@ impl Hub {
         self.agents.clear();
         drop(link_events);
         self.drain().await;
-        self.publish(&picture);
+        self.publish();
         while let Some(ended) = services.join_next().await {
             if let Err(error) = ended {
                 error!("a task failed: {error}");
@@ -281,10 +290,10 @@ impl Hub {
 
     async fn command(&mut self, command: Command) {
         match command {
-            Command::Retrain { model, by } => self.handle(Event::RetrainRequested { model, by }).await,
-            Command::Wish { id, wish, by } => self.handle(Event::RolloutWished { id, wish, by }).await,
+            Command::Retrain { model, by } => self.order(Event::RetrainRequested { model, by }).await,
+            Command::Wish { id, wish, by } => self.order(Event::RolloutWished { id, wish, by }).await,
             Command::RollOut { model, version, by } => {
-                self.handle(Event::RolloutRequested { model, version, by }).await;
+                self.order(Event::RolloutRequested { model, version, by }).await;
             }
             Command::Bring { model, bytes, by, skip_proof, answer } => {
                 let registry = self.core.registry();
@@ -303,13 +312,16 @@ impl Hub {
             Command::ReadAlarms { answer } => {
                 drop(answer.send(self.core.alarms().known().map(AlarmView::from).collect()));
             }
-            Command::ReviewAlarm { id, review } => self.handle(Event::AlarmReviewed { id, review }).await,
+            Command::ReviewAlarm { id, review, answer } => drop(answer.send(self.review_alarm(id, review).await)),
             Command::ReadLabels { answer } => {
                 drop(answer.send(self.core.labels().all().map(LabelView::from).collect()));
             }
             Command::AddLabels { labels, answer } => self.label(labels, answer),
-            Command::RemoveLabel { id } => self.handle(Event::LabelRemoved { id }).await,
+            Command::RemoveLabel { id, answer } => drop(answer.send(self.remove_label(id).await)),
             Command::ReadCurve { run, answer } => drop(answer.send(self.curve_of(run))),
+            Command::Track { act, answer } => drop(answer.send(self.track(act).await)),
+            Command::ReadPoints { run, key, answer } => self.read_points(run, key, answer),
+            Command::OnFile { asked, answer } => self.on_file(asked, answer),
             Command::ReadPackage { digest, answer } => {
                 let artifacts = self.artifacts.clone();
                 let load = move || artifacts.load(digest).map_err(|error| format!("failed to {error}"));
@@ -319,6 +331,12 @@ impl Hub {
                 );
             }
         }
+    }
+
+    /// Does what somebody wants of the fleet, who sees it done once it is answered.
+    async fn order(&mut self, event: Event) {
+        self.handle(event).await;
+        self.publish();
     }
 
     /// How the loss of a training went, or goes.
@@ -347,7 +365,7 @@ impl Hub {
                     Err(reason) => Err(reason),
                     Ok(release) => {
                         let known = (release.version, release.digest);
-                        self.handle(Event::Uploaded(release)).await;
+                        self.order(Event::Uploaded(release)).await;
                         Ok(known)
                     }
                 };
@@ -355,13 +373,12 @@ impl Hub {
                 answer.send(answered).ok();
             }
             Ok(work::Done::Labelled { labels, answer }) => {
-                let shown = labels.as_ref().map(|labels| labels.iter().map(LabelView::from).collect());
-                let shown = shown.map_err(Clone::clone);
-                if let Ok(labels) = labels {
-                    self.handle(Event::LabelsAdded(labels)).await;
-                }
+                let taken = match labels {
+                    Ok(labels) => self.take_labels(labels).await,
+                    Err(reason) => Err(reason),
+                };
                 // Whoever asked may have gone.
-                answer.send(shown).ok();
+                answer.send(taken).ok();
             }
             Ok(work::Done::GaveUp) => {}
             Err(error) => error!("a task failed: {error}"),
@@ -395,9 +412,7 @@ impl Hub {
                 | Effect::RecordAgent(_)
                 | Effect::RecordDeployment { .. }
                 | Effect::RecordDrift(_)
-                | Effect::RecordAlarm(_)
-                | Effect::RecordLabels(_)
-                | Effect::ForgetLabel(_)) => match records::record(&self.store, clock::unix_ms(), recorded).await {
+                | Effect::RecordAlarm(_)) => match records::record(&self.store, clock::unix_ms(), recorded).await {
                     Ok(None) => {}
                     Ok(Some(head)) => self.sign(head),
                     Err(error) => error!("failed to {error}"),
@@ -430,7 +445,7 @@ impl Hub {
         self.telemetry.predictions.inc_by(count(|event| matches!(event, StoredEvent::Prediction(_))));
     }
 
-    fn publish(&mut self, picture: &watch::Sender<Arc<View>>) {
+    fn publish(&mut self) {
         let progress = self.progress.borrow().iter().map(|(run, progress)| (*run, progress.newest.clone())).collect();
         let gauges = &self.telemetry;
         let (_, observed, compacted) = self.core.positions();
@@ -440,6 +455,6 @@ impl Hub {
         self.pictures += 1;
         let taken = view::picture(&self.core, clock::unix_ms(), &progress, self.pictures);
         gauges.look(&taken.overview);
-        picture.send_replace(Arc::new(taken));
+        self.picture.send_replace(Arc::new(taken));
     }
 }

@@ -26,5 +26,6 @@ pub mod secret;
 pub mod step_files;
 pub mod store;
 pub mod telemetry;
+pub mod tracked_files;
 pub mod train;
 pub mod view;

@@ -10,6 +10,7 @@ pub mod history;
 mod notes;
 mod rows;
 mod sql;
+mod tracking;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -706,7 +707,7 @@ mod tests {
         sqlx::query(newer).execute(&store.pool).await.expect("pretends");
         store.close().await;
         let error = Store::open(&store.path).await.expect_err("is newer");
-        assert!(matches!(error, StoreError::Newer { found: 9999, known: 4, .. }), "{error}");
+        assert!(matches!(error, StoreError::Newer { found: 9999, known: 5, .. }), "{error}");
     }
 
     #[tokio::test]

@@ -86,5 +86,9 @@ export async function wear(page, theme) {
   await page.evaluate((theme) => {
     localStorage.setItem('tideline-theme', theme);
     document.documentElement.dataset.theme = theme;
+    // Until it is drawn, and what fades has faded.
+    return new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))).then(() =>
+      Promise.all(document.getAnimations().map((animation) => animation.finished.catch(() => {}))),
+    ).then(() => {});
   }, theme);
 }

@@ -1,11 +1,13 @@
 """A fleet and its hub, for programs that use the hub."""
 
+import json
 import os
 import pathlib
 import re
 import signal
 import subprocess
 import tempfile
+import urllib.request
 
 
 class Fleet:
@@ -14,7 +16,9 @@ class Fleet:
     def __init__(self, boxes: int):
         self.folder = tempfile.TemporaryDirectory(prefix="tideline-clients-")
         data = pathlib.Path(self.folder.name) / "data"
-        command = [os.environ["DEMO"], "--agents", str(boxes), "--data", str(data)]
+        demo = pathlib.Path(os.environ["DEMO"])
+        self.programs = demo.parent
+        command = [demo, "--agents", str(boxes), "--data", str(data)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         said = []
         for line in self.process.stderr:
@@ -30,6 +34,14 @@ class Fleet:
     @property
     def token(self) -> str:
         return (self.hub / "access.token").read_text().strip()
+
+    def get_bytes(self, path: str) -> bytes:
+        asked = urllib.request.Request(self.base + path, headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(asked) as answer:
+            return answer.read()
+
+    def get(self, path: str):
+        return json.loads(self.get_bytes(path))
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)

@@ -96,11 +96,12 @@ fn a_fleet_is_seen_and_its_readings_alarms_and_labels() {
     let lists = [&window["times_ms"], &window["counts"], &window["score"], &window["channels"][0]["min"]];
     let lengths: Vec<Option<usize>> = lengths(&lists);
     assert!(lengths[0] > Some(0) && lengths.iter().all(|length| *length == lengths[0]), "{lengths:?}");
-    let histograms = tour.get(&format!("{}/histograms", at("box-003")));
+    let histograms = || tour.get(&format!("{}/histograms", at("box-003")));
+    assert!(wait_until(DEADLINE, || histograms()["cohort_streams"] == 6), "{}", histograms());
+    let histograms = histograms();
     let pressure = histograms["channels"].as_array().expect("channels").iter().find(|one| one["channel"] == "pressure");
     let pressure = pressure.expect("a channel");
     assert!(pressure["divergence"].as_f64() > pressure["threshold"].as_f64(), "{pressure}");
-    assert_eq!(histograms["cohort_streams"], 6);
     let curve = tour.get("retraining-runs/1/curve");
     assert!(curve["stages"][0]["loss"].as_array().is_some_and(|loss| loss.len() > 10), "{curve}");
 

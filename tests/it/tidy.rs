@@ -18,7 +18,7 @@ const MAX_FILE_LINES: usize = 600;
 const QUINN_PROTO_FLOOR: (u64, u64, u64) = (0, 11, 18);
 
 const EDGE_SHELLS: [&str; 6] = ["ingest", "spool", "infer", "store", "artifacts", "link"];
-const HUB_SHELLS: [&str; 7] = ["link", "ingest_log", "samples", "store", "artifacts", "train", "api"];
+const HUB_SHELLS: [&str; 8] = ["link", "ingest_log", "samples", "store", "artifacts", "train", "tracked_files", "api"];
 
 /// What a core may not name: everything that differs between two runs of the same inputs.
 const NOT_IN_CORES: [&str; 22] = [

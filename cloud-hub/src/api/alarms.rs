@@ -109,10 +109,11 @@ pub(super) async fn review(
         let labelled = context.ask(|answer| Command::AddLabels { labels: vec![label], answer }).await?;
         labelled.map_err(|reason| Problem::refused("label_refused", reason))?;
     } else {
-        context.order(Command::RemoveLabel { id: of_alarm }).await?;
+        context.ask(|answer| Command::RemoveLabel { id: of_alarm, answer }).await?.map_err(Problem::failed)?;
     }
     let review = Review { verdict, comment, by: who.name, at_ms: clock::unix_ms() };
-    context.order(Command::ReviewAlarm { id: id.clone(), review }).await?;
+    let named = id.clone();
+    context.ask(|answer| Command::ReviewAlarm { id: named, review, answer }).await?.map_err(Problem::failed)?;
     known_alarm(&context, &id).await.map(Json)
 }
 

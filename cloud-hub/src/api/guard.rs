@@ -26,6 +26,8 @@ pub(super) struct Route {
     pub(super) path: &'static str,
     /// The least role that may use it; nothing: anybody.
     pub(super) role: Option<Role>,
+    /// Whether what it does is noted in the history.
+    is_noted: bool,
     handler: MethodRouter<Context>,
 }
 
@@ -43,7 +45,8 @@ impl Route {
     pub(super) fn open<T: 'static>(method: Method, path: &'static str, handler: impl Handler<T, Context>) -> Self {
         // Of every method that is in the table.
         let filter = MethodFilter::try_from(method.clone()).unwrap_or(MethodFilter::TRACE);
-        Self { method, path, role: None, handler: on(filter, handler) }
+        let is_noted = !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
+        Self { method, path, role: None, is_noted, handler: on(filter, handler) }
     }
 
     /// It takes a body of so many bytes.
@@ -51,12 +54,17 @@ impl Route {
         Self { handler: self.handler.layer(DefaultBodyLimit::max(bytes)), ..self }
     }
 
+    /// Its method says that it changes something, and it does nothing that anybody would ask about later.
+    pub(super) fn quiet(self) -> Self {
+        Self { is_noted: false, ..self }
+    }
+
     pub(super) fn guarded(self, context: &Context) -> (&'static str, MethodRouter<Context>) {
-        let Self { method, path, role, handler } = self;
+        let Self { method, path, role, is_noted, handler } = self;
         let handler = match role {
             None => handler,
             Some(role) => {
-                let gate = Gate { context: context.clone(), role, route: format!("{method} {path}").into() };
+                let gate = Gate { context: context.clone(), role, is_noted, route: format!("{method} {path}").into() };
                 handler.route_layer(axum::middleware::from_fn_with_state(gate, guard))
             }
         };
@@ -80,6 +88,7 @@ async fn count(State((telemetry, route)): State<(Telemetry, &'static str)>, requ
 struct Gate {
     context: Context,
     role: Role,
+    is_noted: bool,
     route: Arc<str>,
 }
 
@@ -97,7 +106,7 @@ pub struct Deed {
 }
 
 async fn guard(
-    State(Gate { context, role, route }): State<Gate>,
+    State(Gate { context, role, is_noted, route }): State<Gate>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     mut request: Request,
     next: Next,
@@ -122,6 +131,9 @@ async fn guard(
         return etag::tagged(&asked, next.run(request).await).await;
     }
     let response = next.run(request).await;
+    if !is_noted {
+        return response;
+    }
     let deed = Deed { who, from: peer.ip(), what, status: response.status().as_u16() };
     // What was done and cannot be noted is not taken back; the hub is stopping then.
     context.order(Command::Note(deed)).await.ok();

@@ -123,7 +123,7 @@ pub(super) async fn remove(State(context): State<Context>, At(id): At<String>) -
     if !all.iter().any(|label| label.id == id) {
         return Err(Problem::not_found("label", format!("there is no label {id:?}")));
     }
-    context.order(Command::RemoveLabel { id }).await?;
+    context.ask(|answer| Command::RemoveLabel { id, answer }).await?.map_err(Problem::failed)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

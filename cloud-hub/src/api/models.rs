@@ -91,7 +91,7 @@ pub(super) async fn package(
     let digest = shared::ids::Digest::from_hex(&known.digest)
         .ok_or_else(|| Problem::failed(format!("the digest of {name} version {version} is none")))?;
     let bytes = context.ask(|answer| Command::ReadPackage { digest, answer }).await?.map_err(Problem::failed)?;
-    let named = format!("attachment; filename=\"{name}-{version}.tlm\"");
+    let named = format!("attachment; filename=\"{name}-{version}.tide\"");
     let tag = format!("\"{}\"", known.digest);
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),

@@ -5,7 +5,7 @@ use shared::limits::MAX_PACKAGE_BYTES;
 
 use super::guard::Route;
 use super::{
-    accounts, alarms, dashboard, events, fleet, history, labels, learning, models, openapi, rollouts, streams,
+    accounts, alarms, dashboard, events, fleet, history, labels, learning, mlflow, models, openapi, rollouts, streams,
 };
 use crate::core::access::Role::{Admin, Operator, Publisher, Viewer};
 
@@ -16,7 +16,7 @@ const MAX_IMPORT_BYTES: usize = 1024 * 1024;
 pub(super) fn all() -> Vec<Route> {
     let (read, make, write, alter, remove) = (Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE);
     let (read, make, remove) = (|| read.clone(), || make.clone(), || remove.clone());
-    vec![
+    let own = vec![
         Route::open(read(), "/", dashboard::index),
         Route::open(read(), "/assets/{file}", dashboard::asset),
         Route::open(read(), "/livez", super::live),
@@ -73,7 +73,8 @@ pub(super) fn all() -> Vec<Route> {
         Route::new(read(), "/api/v1/retraining-runs/{run}/curve", Viewer, learning::curve),
         Route::new(read(), "/api/v1/history", Admin, history::history),
         Route::new(read(), "/api/v1/events", Viewer, events::events),
-    ]
+    ];
+    own.into_iter().chain(mlflow::routes()).collect()
 }
 
 #[cfg(test)]

@@ -259,11 +259,17 @@ impl Alarms {
         }
     }
 
-    /// A person says what an alarm was.
-    pub(super) fn review(&mut self, id: &str, review: Review, effects: &mut Vec<Effect>) {
+    /// An alarm, as a person reviewed it: to be made durable, and then taken with [`Alarms::review`].
+    #[must_use]
+    pub fn reviewed(&self, id: &str, review: Review) -> Option<Alarm> {
+        let alarm = self.known.values().find(|alarm| alarm.id == id)?.clone();
+        Some(Alarm { review: Some(review), ..alarm })
+    }
+
+    /// Takes what a person said of an alarm, which is durable.
+    pub(super) fn review(&mut self, id: &str, review: Review) {
         if let Some(alarm) = self.known.values_mut().find(|alarm| alarm.id == id) {
             alarm.review = Some(review);
-            effects.push(Effect::RecordAlarm(alarm.clone()));
         }
     }
 
@@ -376,11 +382,10 @@ mod tests {
         let mut alarms = Alarms::default();
         let raised = feed(&mut alarms, 0, &[true; 5]);
         let review = Review { verdict: AlarmVerdict::Fault, comment: "a valve".into(), by: "Ada".into(), at_ms: 9 };
-        let mut effects = Vec::new();
-        alarms.review("alm_other", review.clone(), &mut effects);
-        assert!(effects.is_empty());
-        alarms.review(&raised[0].id, review.clone(), &mut effects);
-        assert_eq!(effects.len(), 1);
+        assert_eq!(alarms.reviewed("alm_other", review.clone()), None);
+        let stored = alarms.reviewed(&raised[0].id, review.clone()).expect("it is known");
+        alarms.review(&raised[0].id, review.clone());
+        assert_eq!(alarms.known().next(), Some(&stored));
         assert_eq!(alarms.known().next().and_then(|alarm| alarm.review.clone()), Some(review));
         assert_eq!(AlarmVerdict::named("false_alarm"), Some(AlarmVerdict::FalseAlarm));
     }

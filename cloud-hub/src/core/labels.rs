@@ -9,7 +9,6 @@ use shared::ids::{AgentId, StreamId};
 use shared::package::DataRange;
 use utoipa::ToSchema;
 
-use super::Effect;
 use super::limits::MAX_LABELS;
 use super::observe::StreamKey;
 
@@ -146,10 +145,9 @@ impl Labels {
         labels.into_iter().for_each(|label| self.keep(label));
     }
 
-    /// Takes labels. One of a name that there is takes its place.
-    pub(super) fn add(&mut self, labels: Vec<Label>, effects: &mut Vec<Effect>) {
+    /// Takes labels that are durable. One of a name that there is takes its place.
+    pub(super) fn add(&mut self, labels: Vec<Label>) {
         self.changes += 1;
-        effects.push(Effect::RecordLabels(labels.clone()));
         labels.into_iter().for_each(|label| self.keep(label));
     }
 
@@ -159,13 +157,13 @@ impl Labels {
         self.all.insert(label.id.clone(), label);
     }
 
-    pub(super) fn remove(&mut self, id: &str, effects: &mut Vec<Effect>) {
+    /// Lets a label go that is durably gone.
+    pub(super) fn remove(&mut self, id: &str) {
         if let Some(label) = self.all.remove(id) {
             if let Some(names) = self.of_stream.get_mut(&(label.agent, label.stream)) {
                 names.remove(id);
             }
             self.changes += 1;
-            effects.push(Effect::ForgetLabel(id.to_owned()));
         }
     }
 }
@@ -182,11 +180,11 @@ mod tests {
 
     #[test]
     fn what_is_called_normal_counts_once_and_where_machines_ran_as_they_do_now() {
-        let (mut labels, mut effects) = (Labels::default(), Vec::new());
-        labels.add(vec![label("a", 0, 10, LabelKind::Normal, 1)], &mut effects);
+        let mut labels = Labels::default();
+        labels.add(vec![label("a", 0, 10, LabelKind::Normal, 1)]);
         let (b, twin) = (label("b", 20, 30, LabelKind::Normal, 5), label("twin", 25, 30, LabelKind::Normal, 5));
-        labels.add(vec![b, twin], &mut effects);
-        labels.add(vec![label("c", 40, 50, LabelKind::Fault, 5)], &mut effects);
+        labels.add(vec![b, twin]);
+        labels.add(vec![label("c", 40, 50, LabelKind::Fault, 5)]);
         let key = (AgentId::new("box").expect("valid"), StreamId::new("pump").expect("valid"));
         let names = |since, outside: &[DataRange]| {
             labels.normal_since(&key, since, outside).into_iter().map(|label| label.id.clone()).collect::<Vec<_>>()
@@ -195,11 +193,11 @@ mod tests {
         assert_eq!(names(5, &[]), ["b"]);
         let known = DataRange { agent: key.0.clone(), stream: key.1.clone(), from_ms: 10, to_ms: 19, rows: 9 };
         assert_eq!(names(0, &[known]), ["b"], "what is vouched for already is no news");
-        assert_eq!((labels.changes(), effects.len(), labels.vouched().len()), (3, 3, 4));
-        labels.remove("a", &mut effects);
-        labels.remove("a", &mut effects);
-        assert_eq!((labels.changes(), effects.len(), labels.all().count()), (4, 4, 3));
-        labels.add(vec![label("c", 40, 50, LabelKind::Normal, 5)], &mut effects);
+        assert_eq!((labels.changes(), labels.vouched().len()), (3, 4));
+        labels.remove("a");
+        labels.remove("a");
+        assert_eq!((labels.changes(), labels.all().count()), (4, 3));
+        labels.add(vec![label("c", 40, 50, LabelKind::Normal, 5)]);
         assert_eq!(labels.all().filter(|label| label.kind == LabelKind::Fault).count(), 0, "somebody thought again");
     }
 }

@@ -69,3 +69,14 @@ pub const LOGIN_ATTEMPTS_ANY_NAME: f64 = 40.0;
 pub const LOGIN_FADE_MS: i64 = 60_000;
 /// Places and names that wrong passwords are remembered of: some 10 MiB.
 pub const LOGIN_SOURCES: usize = 65_536;
+
+/// Experiments, runs and registered models of programs that train elsewhere, of each kind: a run every five minutes for a month.
+pub const MAX_TRACKED: usize = 10_000;
+/// Parameters, tags, figures, aliases or versions of one of them.
+pub const MAX_TRACKED_ENTRIES: usize = 1_000;
+/// Bytes of a name or value, as MLflow's own server bounds them.
+pub const MAX_TRACKED_TEXT_BYTES: usize = 8_000;
+/// Points of all figures of one run: ten figures over a hundred thousand steps.
+pub const MAX_POINTS: u64 = 1_000_000;
+/// Points of a figure that are shown: the newest.
+pub const MAX_POINTS_SHOWN: u64 = 25_000;

@@ -109,16 +109,16 @@ pub enum Event {
         /// Who.
         by: String,
     },
-    /// A person says what an alarm was.
+    /// A person said what an alarm was, durably.
     AlarmReviewed {
         /// The alarm.
         id: String,
         /// What they say.
         review: alarms::Review,
     },
-    /// A person says what readings are.
+    /// A person said what readings are, durably.
     LabelsAdded(Vec<labels::Label>),
-    /// A person takes back what they said.
+    /// A person took back what they said, durably.
     LabelRemoved {
         /// The label.
         id: String,
@@ -200,8 +200,4 @@ pub enum Effect {
     RecordDrift(drift::DriftAlarm),
     /// Remember how an alarm stands.
     RecordAlarm(alarms::Alarm),
-    /// Remember labels, all of them or none.
-    RecordLabels(Vec<labels::Label>),
-    /// Remember a label no more.
-    ForgetLabel(String),
 }

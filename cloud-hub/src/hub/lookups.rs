@@ -4,15 +4,9 @@ use shared::package::DataRange;
 use tokio::sync::oneshot;
 
 use super::Hub;
-use super::work::Done;
-use crate::api::{NewLabel, Window};
-use crate::clock;
-use crate::core::labels::{Label, LabelKind};
-use crate::core::limits::MAX_LABELS;
-use crate::samples::SampleStore;
+use crate::api::Window;
 use crate::samples::window::{Part, Spread, Windowed};
-use crate::secret::Secret;
-use crate::view::{ChannelReadings, LabelView, ReadingsView, Timestamp};
+use crate::view::{ChannelReadings, ReadingsView, Timestamp};
 
 /// Lookups at once: each reads files, and takes a thread while it decodes them.
 const MAX_LOOKUPS: usize = 16;
@@ -26,20 +20,6 @@ impl Hub {
             let range = DataRange { agent, stream, from_ms, to_ms, rows: 0 };
             let windowed = samples.window(&range, parts).await.map_err(|error| format!("failed to {error}"))?;
             Ok(show(&range, &windowed))
-        });
-    }
-
-    /// Finds out what lies where labels are, and takes them.
-    pub(super) fn label(&mut self, labels: Vec<NewLabel>, answer: oneshot::Sender<Result<Vec<LabelView>, String>>) {
-        let (samples, now) = (self.samples.clone(), clock::unix_ms());
-        let has_room = self.core.labels().has_room(labels.len());
-        self.work.spawn(async move {
-            let labels = if has_room {
-                look_where(&samples, labels, now).await
-            } else {
-                Err(format!("there are {MAX_LABELS} labels already; remove some"))
-            };
-            Done::Labelled { labels, answer }
         });
     }
 
@@ -63,27 +43,6 @@ impl Hub {
             drop(answer.send(found));
         });
     }
-}
-
-async fn look_where(samples: &SampleStore, labels: Vec<NewLabel>, at_ms: i64) -> Result<Vec<Label>, String> {
-    let mut found = Vec::with_capacity(labels.len());
-    for NewLabel { agent, stream, from_ms, to_ms, kind, comment, by, id } in labels {
-        let range = DataRange { agent: agent.clone(), stream: stream.clone(), from_ms, to_ms, rows: 0 };
-        let (rows, position) = samples.extent(&range).await.map_err(|error| format!("failed to {error}"))?;
-        let Some(position) = position else {
-            let (from, to) = (Timestamp(from_ms), Timestamp(to_ms));
-            return Err(format!(
-                "{stream} of {agent} has no stored reading from {from} to {to}; what came in the last seconds is stored soon"
-            ));
-        };
-        if kind == LabelKind::Normal {
-            // A training reads it as one: channels that change within, or too much of it, are refused here and not there.
-            samples.read(&range).await.map_err(|error| format!("cannot be trained on: failed to {error}"))?;
-        }
-        let id = id.unwrap_or_else(|| format!("lbl_{}", &Secret::new("").digest().to_string()[..16]));
-        found.push(Label { id, agent, stream, from_ms, to_ms, kind, comment, by, at_ms, rows, position });
-    }
-    Ok(found)
 }
 
 fn show(range: &DataRange, windowed: &Windowed) -> ReadingsView {

@@ -37,8 +37,6 @@ pub(super) async fn record(
         Effect::RecordAgent(facts) => store.upsert_agent(&agent_row(&facts)).await.map(|()| None),
         Effect::RecordDrift(alarm) => store.upsert_drift(&drift_row(&alarm)).await.map(|()| None),
         Effect::RecordAlarm(alarm) => store.upsert_alarm(&alarm).await.map(|()| None),
-        Effect::RecordLabels(labels) => store.upsert_labels(&labels).await.map(|()| None),
-        Effect::ForgetLabel(id) => store.delete_label(&id).await.map(|()| None),
         Effect::RecordDeployment { agent, report, at_ms } => {
             let (outcome, reason) = match report.outcome {
                 ModelOutcome::Serving => ("serving", None),

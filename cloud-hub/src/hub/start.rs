@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::access::Doors;
 use super::parts::Parts;
-use super::{Hub, HubError, records, work};
+use super::{Hub, HubError, records, tracking, work};
 use crate::api;
 use crate::artifacts::Artifacts;
 use crate::audit::AuditHead;
@@ -23,6 +23,7 @@ use crate::samples::SampleStore;
 use crate::step_files::StepFiles;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
+use crate::tracked_files::TrackedFiles;
 
 /// Reports of the log that may wait; the loop takes them first.
 const REPORTS: usize = 64;
@@ -59,6 +60,10 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     }
     core.remember(records::agents(&stored), runs, records::alarms(&stored)?);
 
+    let tracking = tracking::open(&store).await?;
+    let files = directory.join("tracked-files");
+    let tracked_files = TrackedFiles::open(&files)
+        .map_err(|source| HubError::Io { what: format!("read {}", files.display()), source })?;
     let head = store.history_page(i64::MAX, 1).await?.first().map_or(0, |row| row.sequence);
     let release_key = Arc::new(release_key::load_or_create(directory)?);
     info!(key = %release_key.public(), "packages are signed with");
@@ -93,12 +98,15 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         agents: BTreeMap::new(),
         work: JoinSet::<work::Done>::new(),
         lookups: JoinSet::new(),
+        tracking,
+        tracked_files,
         training_cancelled: Arc::new(AtomicBool::new(false)),
         progress: watch::Sender::new(BTreeMap::new()),
         telemetry: Telemetry::default(),
         trusted: config.trust.into_iter().chain([release_key.public()]).collect(),
         release_key,
         step_files: StepFiles::at(&directory.join("training-steps")),
+        picture: watch::Sender::default(),
         pictures: 0,
     })
 }

@@ -309,8 +309,6 @@ impl Hub {
             }
             Effect::Train(_) | Effect::RecordRun(_) | Effect::RecordDeployment { .. } | Effect::RecordDrift(_) => {}
             Effect::RecordAlarm(alarm) => drop(self.database.alarms.insert(alarm.id.clone(), alarm)),
-            // Nobody labels anything here.
-            Effect::RecordLabels(_) | Effect::ForgetLabel(_) => {}
         }
     }
 

@@ -11,7 +11,6 @@ use shared::wire::message::HubToEdge;
 use super::support::{COMPACTION, specs, with_cohort};
 use crate::core::alarms::Alarm;
 use crate::core::drift::DriftAlarm;
-use crate::core::labels::Label;
 use crate::core::registry::Release;
 use crate::core::retrain::{INTERRUPTED, Run, RunOutcome, RunState, TrainingJob};
 use crate::core::rollout::{Rollout, RolloutRules, RolloutState};
@@ -73,7 +72,6 @@ pub(super) struct Shells {
     pub(super) runs: BTreeMap<i64, Run>,
     pub(super) alarms: Vec<DriftAlarm>,
     pub(super) machine_alarms: BTreeMap<String, Alarm>,
-    pub(super) labels: BTreeMap<String, Label>,
     agents: BTreeMap<AgentId, AgentFacts>,
     /// Who connected, and the oldest sequence it still had.
     pub(super) connections: BTreeMap<ConnectionId, (AgentId, Sequence)>,
@@ -106,7 +104,7 @@ impl Shells {
             rollouts: self.rollouts.values().cloned().collect(),
             last_run: self.runs.keys().next_back().copied().unwrap_or(0),
             alarms: self.machine_alarms.values().cloned().collect(),
-            labels: self.labels.values().cloned().collect(),
+            labels: Vec::new(),
         };
         let mut specs = if self.has_cohort { with_cohort() } else { specs() };
         for (spec, rules) in specs.iter_mut().zip(self.rules.iter().cycle()) {
@@ -250,10 +248,6 @@ impl Shells {
             }
             Effect::RecordAgent(facts) => drop(self.agents.insert(facts.agent.clone(), *facts)),
             Effect::RecordAlarm(alarm) => drop(self.machine_alarms.insert(alarm.id.clone(), alarm)),
-            Effect::RecordLabels(labels) => {
-                self.labels.extend(labels.into_iter().map(|label| (label.id.clone(), label)));
-            }
-            Effect::ForgetLabel(id) => drop(self.labels.remove(&id)),
             Effect::RecordDeployment { .. } => {}
             Effect::RecordDrift(alarm) => {
                 let key = |a: &DriftAlarm| (a.model.clone(), a.agent.clone(), a.stream.clone(), a.raised_ms);
