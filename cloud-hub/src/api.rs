@@ -4,6 +4,7 @@
 mod accounts;
 mod alarms;
 mod dashboard;
+mod enrolment;
 mod error;
 mod etag;
 mod events;
@@ -44,7 +45,10 @@ use crate::core::retrain::curve::Curve;
 use crate::core::rollout::Wish;
 use crate::core::tracking::{Act, Fault, Point, Tracking};
 use crate::telemetry::Telemetry;
-use crate::view::{AlarmView, HistogramsView, HistoryView, LabelView, ReadingsView, View};
+use crate::view::{
+    AlarmView, EnrolTokenView, HistogramsView, HistoryView, IdentityView, LabelView, ReadingsView, View,
+};
+pub use enrolment::{MadeEnrolToken, NewEnrolTokens};
 use error::Problem;
 pub use guard::Deed;
 
@@ -101,6 +105,50 @@ pub enum Command {
         /// How.
         change: Change,
         /// Why not, if it makes no sense or cannot be kept.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Make tokens that let boxes in.
+    MakeEnrolTokens {
+        /// Which.
+        asked: NewEnrolTokens,
+        /// The tokens, or why there are none.
+        answer: oneshot::Sender<Result<Vec<MadeEnrolToken>, String>>,
+    },
+    /// Make such a token void.
+    RemoveEnrolToken {
+        /// The token.
+        id: String,
+        /// Why not, if it cannot be kept.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Read which of them there are.
+    ReadEnrolTokens {
+        /// The tokens, the newest first.
+        answer: oneshot::Sender<Vec<EnrolTokenView>>,
+    },
+    /// Read which boxes were let in.
+    ReadIdentities {
+        /// The boxes, by name.
+        answer: oneshot::Sender<Vec<IdentityView>>,
+    },
+    /// Keep a box out.
+    RevokeBox {
+        /// The box.
+        agent: AgentId,
+        /// Who wants it.
+        by: String,
+        /// Why.
+        reason: String,
+        /// Why not, if it makes no sense.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Let a box come back whose certificate expired.
+    ApproveBox {
+        /// The box.
+        agent: AgentId,
+        /// Who approves.
+        by: String,
+        /// Why not, if it makes no sense.
         answer: oneshot::Sender<Result<(), String>>,
     },
     /// Note in the history what somebody did.

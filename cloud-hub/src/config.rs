@@ -1,5 +1,6 @@
 //! The hub's configuration: raw TOML into checked values.
 
+mod link;
 mod rollout;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use shared::ids::ModelName;
 use shared::package::signature::PublicKey;
 use toml::Spanned;
 
+pub(crate) use self::link::check_address;
 use crate::core::ModelSpec;
 use crate::recipe::Recipe;
 use crate::recipe::decision::RecipeDecision;
@@ -30,6 +32,8 @@ pub struct Config {
     pub trust: Vec<PublicKey>,
     /// The link to agents.
     pub link: LinkSection,
+    /// The hub's own authority; none if others issue all certificates.
+    pub authority: Option<AuthoritySection>,
     /// The HTTP interface.
     pub api: ApiSection,
     /// The sample store.
@@ -45,12 +49,32 @@ pub struct LinkSection {
     pub listen: SocketAddr,
     /// The TCP address to listen on, for agents whose network lets no UDP through: by default the same.
     pub tcp_listen: Option<SocketAddr>,
+    /// The hub's certificate, if somebody else issues it.
+    pub files: Option<LinkFiles>,
+    /// Where boxes reach the hub, for enrolment tokens: `host:port`, the best first.
+    pub public_addresses: Vec<String>,
+}
+
+/// A certificate that somebody else issues.
+#[derive(Debug, Clone)]
+pub struct LinkFiles {
     /// The certificates agents' certificates are checked against, PEM.
     pub ca_file: PathBuf,
     /// The hub's certificate, PEM.
     pub certificate_file: PathBuf,
     /// Its key, PEM.
     pub key_file: PathBuf,
+}
+
+/// The hub's own authority, which lets boxes in.
+#[derive(Debug, Clone)]
+pub struct AuthoritySection {
+    /// The folder with its roots and its issuer.
+    pub directory: PathBuf,
+    /// Milliseconds for which a box's certificate holds.
+    pub certificate_lifetime_ms: i64,
+    /// The name that boxes find in the hub's certificate.
+    pub server_name: String,
 }
 
 /// The HTTP interface.
@@ -92,7 +116,9 @@ pub struct ModelSection {
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     hub: RawHub,
+    #[serde(default)]
     link: RawLink,
+    authority: Option<Spanned<RawAuthority>>,
     #[serde(default)]
     api: RawApi,
     #[serde(default)]
@@ -110,14 +136,22 @@ struct RawHub {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 struct RawLink {
-    #[serde(default = "default_link_listen")]
     listen: SocketAddr,
     tcp_listen: Option<SocketAddr>,
-    ca_file: PathBuf,
-    certificate_file: PathBuf,
-    key_file: PathBuf,
+    ca_file: Option<Spanned<PathBuf>>,
+    certificate_file: Option<Spanned<PathBuf>>,
+    key_file: Option<Spanned<PathBuf>>,
+    public_addresses: Vec<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawAuthority {
+    directory: Option<PathBuf>,
+    certificate_lifetime_s: Option<Spanned<i64>>,
+    server_name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -151,8 +185,17 @@ fn every_box() -> Spanned<Vec<String>> {
     Spanned::new(0..0, vec!["*".to_owned()])
 }
 
-fn default_link_listen() -> SocketAddr {
-    SocketAddr::from(([0, 0, 0, 0], 4433))
+impl Default for RawLink {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 4433)),
+            tcp_listen: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
+            public_addresses: Vec::new(),
+        }
+    }
 }
 
 impl Default for RawApi {
@@ -200,16 +243,13 @@ impl Config {
             }
         }
         let public_url = raw.api.public_url.and_then(|url| check_url(&url, &mut problems));
+        let data_directory = base.join(raw.hub.data_directory);
+        let (link, authority) = link::check(raw.link, raw.authority, &base, &data_directory, &mut problems);
         problems.finish(Some(Self {
-            data_directory: base.join(raw.hub.data_directory),
+            data_directory,
             trust,
-            link: LinkSection {
-                listen: raw.link.listen,
-                tcp_listen: raw.link.tcp_listen,
-                ca_file: base.join(raw.link.ca_file),
-                certificate_file: base.join(raw.link.certificate_file),
-                key_file: base.join(raw.link.key_file),
-            },
+            link,
+            authority,
             api: ApiSection { listen: raw.api.listen, public_url },
             samples: SamplesSection { compact_interval_ms },
             models,
@@ -302,6 +342,25 @@ mod tests {
         assert!(covers(&config, "north-1", "plant/7") && !covers(&config, "south-1", "plant/7"));
         let error = load(&with_model(&model.replace("recipe", "boxes = []\nrecipe"))).expect_err("no box");
         assert!(error.contains("hub.toml:10:9") && error.contains("no box"), "{error}");
+    }
+
+    #[test]
+    fn a_hub_is_its_own_authority_unless_it_is_told_of_another() {
+        let own = load("[hub]\ndata_directory = \"d\"\n").expect("good");
+        assert!(own.link.files.is_none() && own.authority.expect("one").directory.ends_with("d/authority"));
+        let given = load(&with_model("")).expect("good");
+        assert!(given.link.files.is_some() && given.authority.is_none());
+        let both = load(&with_model("[authority]\nserver_name = \"hub.example\"\n")).expect("good");
+        assert!(both.link.files.is_some() && both.authority.is_some_and(|one| one.server_name == "hub.example"));
+        let error = load(&with_model("[authority]\ndirectory = \"a\"\n")).expect_err("no name");
+        assert!(error.contains("hub.toml:7:1") && error.contains("server_name"), "{error}");
+        let half = "[hub]\ndata_directory = \"d\"\n[link]\nca_file = \"ca\"\n";
+        let error = load(half).expect_err("half of the files");
+        assert!(error.contains("hub.toml:4:11") && error.contains("certificate_file and key_file"), "{error}");
+        let error = load("[hub]\ndata_directory = \"d\"\n[link]\npublic_addresses = [\"hub\"]\n").expect_err("no port");
+        assert!(error.contains("hub.toml:4:21") && error.contains("hub.example:4433"), "{error}");
+        let short = "[hub]\ndata_directory = \"d\"\n[authority]\ncertificate_lifetime_s = 1\n";
+        assert!(load(short).expect_err("too short").contains("10 to 31622400"));
     }
 
     #[test]

@@ -7,8 +7,10 @@
 //! gets which.
 
 pub mod access;
+mod admission;
 pub mod alarms;
 pub mod drift;
+pub mod identities;
 pub mod labels;
 pub mod limits;
 mod messages;
@@ -30,6 +32,7 @@ use shared::ids::{AgentId, Epoch, ModelName, ModelVersion, Sequence, StreamId};
 use shared::wire::message::{Hello, HubToEdge};
 
 use alarms::Alarms;
+use identities::IdentityBook;
 use labels::Labels;
 pub use messages::{Effect, Event};
 use newest::Newest;
@@ -103,6 +106,9 @@ pub struct HubCore {
     labels: Labels,
     registry: Registry,
     retraining: Retraining,
+    /// Who is let in.
+    identities: IdentityBook,
+    shown: admission::Shown,
     /// Connections whose greeting waits for what an older one brought.
     greeting: BTreeMap<ConnectionId, Hello>,
     /// Entries on their way to the disk, in order.
@@ -151,6 +157,8 @@ pub struct Start {
     pub alarms: Vec<alarms::Alarm>,
     /// Every label.
     pub labels: Vec<labels::Label>,
+    /// Who is let in.
+    pub identities: IdentityBook,
 }
 
 /// A snapshot cannot be read.
@@ -177,6 +185,8 @@ impl HubCore {
             newest: Newest::default(),
             alarms: Alarms::default(),
             labels: Labels::default(),
+            identities: start.identities,
+            shown: admission::Shown::default(),
             specs,
             greeting: BTreeMap::new(),
             appending: VecDeque::new(),
@@ -224,11 +234,11 @@ impl HubCore {
     pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
         effects.append(&mut self.at_start);
         match event {
-            Event::Connected { connection, agent } => self.sessions.connected(connection, agent),
-            Event::Disconnected { connection } => {
-                self.greeting.remove(&connection);
-                self.sessions.disconnected(now, connection);
+            Event::Connected { connection, agent, certificate } => {
+                self.connected(connection, agent, certificate, effects);
             }
+            Event::Disconnected { connection } => self.disconnected(now, connection),
+            Event::IdentityChanged(change) => self.identity_changed(*change, effects),
             Event::Hello { connection, hello } => self.hello(now, connection, hello, effects),
             Event::Entry { connection, entry } => self.entry(connection, entry, effects),
             Event::Fetch { connection, digest, offset, base } => {
@@ -269,7 +279,7 @@ impl HubCore {
             Event::Uploaded(release) => self.uploaded(now, *release, effects),
             Event::RolloutWished { id, wish, by } => self.wished(now, id, wish, &by, effects),
             Event::RolloutRequested { model, version, by } => self.roll_out(now, &model, version, &by, effects),
-            Event::Tick => {}
+            Event::Tick => self.close_expired(now, effects),
         }
         self.settle(now, effects);
     }
@@ -302,6 +312,12 @@ impl HubCore {
     #[must_use]
     pub fn labels(&self) -> &Labels {
         &self.labels
+    }
+
+    /// Who is let in.
+    #[must_use]
+    pub fn identities(&self) -> &IdentityBook {
+        &self.identities
     }
 
     /// The agents' sessions, for the view.

@@ -1,6 +1,7 @@
 //! `cloud-hub ctl`: the hub from the shell, over the same HTTP interface as everybody.
 
 mod client;
+mod enrol;
 mod table;
 
 use std::io::{IsTerminal, Read};
@@ -133,6 +134,20 @@ enum Command {
     /// What people say of stretches of readings.
     #[command(subcommand)]
     Labels(Labels),
+    /// Lets boxes in.
+    #[command(subcommand)]
+    Enroll(enrol::Enroll),
+    /// Boxes that were let in, and those that are kept out.
+    Identities,
+    /// Keeps a box out, and closes its connections.
+    Revoke {
+        agent: String,
+        /// Why.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Lets a box come back whose certificate expired.
+    Approve { agent: String },
     /// Who the hub takes you for.
     Me,
     /// People.
@@ -301,6 +316,15 @@ pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
             print_one(ctl, &client.send("POST", &format!("alarms/{alarm}/review"), &body)?)
         }
         Command::Labels(labels) => labels_of(ctl, &client, labels),
+        Command::Enroll(enroll) => enrol::enroll(ctl, &client, enroll),
+        Command::Identities => show(table::IDENTITIES, "identities"),
+        Command::Revoke { agent, reason } => {
+            let body = json!({ "reason": reason });
+            print_one(ctl, &client.send("POST", &format!("identities/{agent}/revoke"), &body)?)
+        }
+        Command::Approve { agent } => {
+            print_one(ctl, &client.send("POST", &format!("identities/{agent}/approve"), &json!({}))?)
+        }
         Command::Me => print_one(ctl, &client.get("me")?),
         Command::Users(users) => users_of(ctl, &client, users),
         Command::Tokens(tokens) => tokens_of(ctl, &client, tokens),

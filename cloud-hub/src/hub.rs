@@ -6,6 +6,7 @@
 
 mod access;
 pub mod drift_files;
+mod enrolment;
 mod intake;
 mod lookups;
 mod notes;
@@ -33,11 +34,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::access::Doors;
+use self::enrolment::Vouching;
 use self::intake::Brought;
 use self::parts::Parts;
 use crate::api::{self, Command, Shown};
 use crate::artifacts::{ArtifactError, Artifacts, Part};
 use crate::audit::AuditHead;
+use crate::authority::AuthorityError;
 use crate::clock;
 use crate::config::{Config, ModelSection};
 use crate::core::retrain::curve::Curve;
@@ -84,6 +87,9 @@ pub enum HubError {
     /// The link.
     #[error("{0}")]
     Link(#[from] LinkError),
+    /// The authority.
+    #[error("{0}")]
+    Authority(#[from] AuthorityError),
     /// The snapshot.
     #[error("{0}")]
     Snapshot(#[from] SnapshotError),
@@ -114,6 +120,9 @@ pub struct Hub {
     store: Store,
     doors: Doors,
     is_public_over_tls: bool,
+    vouching: Vouching,
+    /// Where boxes reach the link, as the configuration says.
+    public_addresses: Vec<String>,
     samples: SampleStore,
     artifacts: Artifacts,
     parts: Parts,
@@ -205,7 +214,10 @@ impl Hub {
                     // Whoever asked may have gone.
                     done.send(()).ok();
                 }
-                _ = tick.tick() => self.handle(Event::Tick).await,
+                _ = tick.tick() => {
+                    self.vouching.look(clock::unix_ms());
+                    self.handle(Event::Tick).await;
+                }
                 _ = pictures.tick() => self.publish(),
             }
         }
@@ -275,9 +287,14 @@ impl Hub {
 
     async fn link_event(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Opened { connection, agent, outgoing } => {
+            LinkEvent::Opened { connection, agent, certificate, outgoing } => {
                 self.agents.insert(connection, outgoing);
-                self.handle(Event::Connected { connection, agent }).await;
+                self.handle(Event::Connected { connection, agent, certificate }).await;
+            }
+            LinkEvent::Enrol { request, shown, peer, answer } => {
+                let answered = self.enrol(request, shown, peer).await;
+                // The box may have gone; it asks again.
+                answer.send(answered).ok();
             }
             LinkEvent::Core(event) => {
                 if let Event::Disconnected { connection } = &*event {
@@ -303,6 +320,14 @@ impl Hub {
             }
             // Whoever asked may have gone.
             Command::Change { change, answer } => drop(answer.send(self.change_access(change).await)),
+            Command::MakeEnrolTokens { asked, answer } => drop(answer.send(self.make_enrol_tokens(asked).await)),
+            Command::RemoveEnrolToken { id, answer } => drop(answer.send(self.remove_enrol_token(id).await)),
+            Command::ReadEnrolTokens { answer } => drop(answer.send(view::identities::tokens(&self.core))),
+            Command::ReadIdentities { answer } => drop(answer.send(view::identities::all(&self.core))),
+            Command::RevokeBox { agent, by, reason, answer } => {
+                drop(answer.send(self.revoke_box(&agent, by, reason).await));
+            }
+            Command::ApproveBox { agent, by, answer } => drop(answer.send(self.approve_box(&agent, &by).await)),
             Command::Note(deed) => self.note(deed).await,
             Command::ReadHistory { rows, limit, answer } => drop(answer.send(self.read_history(rows, limit).await)),
             Command::ReadReadings { window, answer } => self.read_readings(window, answer),

@@ -1,8 +1,11 @@
 //! Who an agent is: the name in the certificate that its key signed for, and nothing it says.
 
 use rustls_pki_types::CertificateDer;
-use shared::ids::{AgentId, IdError};
+use shared::event::UnixMillis;
+use shared::ids::{AgentId, Digest, IdError};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::core::identities::BoxCertificate;
 
 /// The URI scheme and path of an agent's name in a certificate, after SPIFFE.
 pub const AGENT_URI_PREFIX: &str = "spiffe://tideline/agent/";
@@ -21,13 +24,12 @@ pub enum IdentityError {
     BadName(#[from] IdError),
 }
 
-/// The agent a certificate was issued to.
+/// The agent a certificate was issued to, and the certificate by what can be compared.
 ///
 /// # Errors
 /// If it was issued to no agent.
-pub fn agent(certificate: &CertificateDer<'_>) -> Result<AgentId, IdentityError> {
-    let (_, parsed) =
-        X509Certificate::from_der(certificate).map_err(|error| IdentityError::Malformed(error.to_string()))?;
+pub fn shown(certificate: &CertificateDer<'_>) -> Result<(AgentId, BoxCertificate), IdentityError> {
+    let parsed = parse(certificate)?;
     let names = parsed
         .subject_alternative_name()
         .map_err(|error| IdentityError::Malformed(error.to_string()))?
@@ -38,5 +40,28 @@ pub fn agent(certificate: &CertificateDer<'_>) -> Result<AgentId, IdentityError>
         .iter()
         .find_map(|name| if let GeneralName::URI(uri) = name { uri.strip_prefix(AGENT_URI_PREFIX) } else { None })
         .ok_or(IdentityError::NoName)?;
-    Ok(AgentId::new(name)?)
+    let facts = BoxCertificate {
+        digest: Digest::of(certificate),
+        key: Digest::of(&parsed.public_key().subject_public_key.data),
+        not_after_ms: not_after_ms(&parsed),
+    };
+    Ok((AgentId::new(name)?, facts))
+}
+
+/// Until when a certificate holds.
+///
+/// # Errors
+/// If it cannot be parsed.
+pub fn expiry(certificate: &CertificateDer<'_>) -> Result<UnixMillis, IdentityError> {
+    Ok(not_after_ms(&parse(certificate)?))
+}
+
+fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, IdentityError> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|error| IdentityError::Malformed(error.to_string()))?;
+    Ok(parsed)
+}
+
+fn not_after_ms(certificate: &X509Certificate<'_>) -> UnixMillis {
+    certificate.validity().not_after.timestamp().saturating_mul(1_000)
 }

@@ -3,32 +3,34 @@
 //! Each connection is a task with a bounded queue towards the agent. Decompressing and decoding happen here, beside
 //! the hub's loop; an agent that does not read what it is sent is closed, and comes back.
 
+mod enrol;
 mod quic;
 mod tcp;
+mod trust;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::CertificateDer;
 use shared::event::{EntryError, SpoolEntry};
 use shared::ids::AgentId;
-use shared::wire::ALPN;
+use shared::wire::enrol::{EnrolAnswer, EnrolRequest};
 use shared::wire::frame::{self, FrameDecoder, FrameError};
 use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry, UnpackError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::LinkSection;
+use crate::core::identities::BoxCertificate;
 use crate::core::{ConnectionId, Event};
 use crate::identity::{self, IdentityError};
+pub use trust::{LinkKeys, Trust};
 
 /// Messages that may wait for one agent: acks are cumulative, chunks are asked for one at a time.
 const OUTGOING: usize = 64;
@@ -52,11 +54,24 @@ pub enum LinkEvent {
         connection: ConnectionId,
         /// The agent.
         agent: AgentId,
+        /// The certificate it showed.
+        certificate: BoxCertificate,
         /// Its queue; dropping it closes the connection.
         outgoing: mpsc::Sender<HubToEdge>,
     },
     /// Something for the core.
     Core(Box<Event>),
+    /// A box wants a certificate.
+    Enrol {
+        /// What it asks for.
+        request: EnrolRequest,
+        /// Who it is, if it showed a certificate; that may have expired.
+        shown: Option<(AgentId, BoxCertificate)>,
+        /// Where it is.
+        peer: SocketAddr,
+        /// What it is told.
+        answer: oneshot::Sender<EnrolAnswer>,
+    },
 }
 
 /// Why the link cannot be set up, or a connection ended.
@@ -116,11 +131,11 @@ impl Link {
     ///
     /// # Errors
     /// If a file is missing or a port is taken.
-    pub fn bind(section: &LinkSection) -> Result<Self, LinkError> {
+    pub fn bind(section: &LinkSection, trust: &Arc<Trust>, security: Security<'_>) -> Result<Self, LinkError> {
         let mut tries = if section.listen.port() == 0 && section.tcp_listen.is_none() { FREE_PORT_TRIES } else { 1 };
         loop {
             tries -= 1;
-            match Self::bind_once(section) {
+            match Self::bind_once(section, trust, security) {
                 // What is free for UDP may be taken for TCP.
                 Err(LinkError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
                 bound => return bound,
@@ -129,11 +144,11 @@ impl Link {
     }
 
     /// Port 0 takes a free one; both transports have the same unless the configuration says otherwise.
-    fn bind_once(section: &LinkSection) -> Result<Self, LinkError> {
-        let tls = tls(section)?;
-        let quic = quic::Listener::bind(section.listen, tls.clone(), key(section)?.secret_der())?;
+    fn bind_once(section: &LinkSection, trust: &Arc<Trust>, security: Security<'_>) -> Result<Self, LinkError> {
+        let quic = quic::Listener::bind(section.listen, trust.for_link()?, security.secret)?;
         let address = quic.local_address().map_err(|source| LinkError::Listen { address: section.listen, source })?;
-        let tcp = tcp::Listener::bind(section.tcp_listen.unwrap_or(address), tls)?;
+        let enrolment = security.enrols.then(|| trust.for_enrolment()).transpose()?;
+        let tcp = tcp::Listener::bind(section.tcp_listen.unwrap_or(address), trust.for_link()?, enrolment)?;
         Ok(Self { quic, tcp, connections: Arc::new(AtomicU64::new(1)) })
     }
 
@@ -153,6 +168,15 @@ impl Link {
     }
 }
 
+/// What a link needs to know beside certificates.
+#[derive(Clone, Copy)]
+pub struct Security<'a> {
+    /// The hub's own, which outlives its process.
+    pub secret: &'a [u8],
+    /// Whether boxes may ask for certificates.
+    pub enrols: bool,
+}
+
 /// What every connection is served with.
 #[derive(Clone)]
 struct Served {
@@ -165,7 +189,7 @@ impl Served {
     /// by, where that is no part of the one stream.
     async fn serve(
         &self,
-        agent: AgentId,
+        (agent, certificate): (AgentId, BoxCertificate),
         peer: SocketAddr,
         send: &mut (impl AsyncWrite + Unpin),
         receive: &mut (impl AsyncRead + Unpin),
@@ -174,7 +198,7 @@ impl Served {
         let connection = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
         info!(%agent, %peer, "an agent connected");
         let (outgoing, mut messages) = mpsc::channel(OUTGOING);
-        let opened = LinkEvent::Opened { connection, agent: agent.clone(), outgoing };
+        let opened = LinkEvent::Opened { connection, agent: agent.clone(), certificate, outgoing };
         if self.events.send(opened).await.is_err() {
             return;
         }
@@ -191,8 +215,8 @@ impl Served {
 }
 
 /// The agent that a certificate chain names.
-fn identify(chain: &[CertificateDer<'_>]) -> Result<AgentId, LinkError> {
-    Ok(identity::agent(chain.first().ok_or(IdentityError::NoName)?)?)
+fn identify(chain: &[CertificateDer<'_>]) -> Result<(AgentId, BoxCertificate), LinkError> {
+    Ok(identity::shown(chain.first().ok_or(IdentityError::NoName)?)?)
 }
 
 /// Ends, after everything in the queue was sent, when the hub drops the queue.
@@ -268,37 +292,6 @@ async fn read_pictures(
     Ok(())
 }
 
-/// Proves who the hub is and who an agent is, over either transport.
-fn tls(section: &LinkSection) -> Result<rustls::ServerConfig, LinkError> {
-    let tls_error = |error: &dyn std::fmt::Display| LinkError::Tls(error.to_string());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates(&section.ca_file)? {
-        roots.add(certificate).map_err(|error| tls_error(&error))?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-        .build()
-        .map_err(|error| tls_error(&error))?;
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| tls_error(&error))?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&section.certificate_file)?, key(section)?)
-        .map_err(|error| tls_error(&error))?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    // A ticket would let an agent back in without its certificate being checked again, and early data could be
-    // replayed.
-    tls.send_tls13_tickets = 0;
-    tls.session_storage = Arc::new(NoServerSessionStorage {});
-    tls.max_early_data_size = 0;
-    Ok(tls)
-}
-
-fn key(section: &LinkSection) -> Result<PrivateKeyDer<'static>, LinkError> {
-    PrivateKeyDer::from_pem_file(&section.key_file)
-        .map_err(|error| LinkError::File { path: section.key_file.clone(), problem: error.to_string() })
-}
-
 fn event(connection: ConnectionId, message: EdgeToHub) -> Result<Event, LinkError> {
     Ok(match message {
         EdgeToHub::Hello(hello) => Event::Hello { connection, hello },
@@ -315,12 +308,4 @@ fn event(connection: ConnectionId, message: EdgeToHub) -> Result<Event, LinkErro
 
 fn unpack(packed: &PackedEntry) -> Result<SpoolEntry, LinkError> {
     Ok(SpoolEntry::decode(&packed.unpack()?)?)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {
-    let error = |problem: String| LinkError::File { path: path.to_owned(), problem };
-    let found: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|source| error(source.to_string()))?.collect();
-    let found = found.map_err(|source| error(source.to_string()))?;
-    if found.is_empty() { Err(error("it holds no PEM certificate".to_owned())) } else { Ok(found) }
 }

@@ -89,7 +89,7 @@ enum Command {
     /// Keys that vouch for packages.
     #[command(subcommand)]
     Key(KeyCommand),
-    /// A development certificate authority.
+    /// The certificate authority that boxes and hub are vouched for by.
     #[command(subcommand)]
     Ca(CaCommand),
     /// Operates a running hub.
@@ -242,15 +242,32 @@ enum KeyCommand {
 
 #[derive(Subcommand)]
 enum CaCommand {
-    /// Makes a root certificate and key: `ca.pem` and `ca.key`.
+    /// Makes an authority: a root (`ca.pem`, `ca.key`) and an issuer (`issuer.pem`, `issuer.key`). A hub that has none makes one
+    /// by itself.
     Init {
         /// The folder to put them in.
         #[arg(long)]
         directory: PathBuf,
     },
-    /// Issues a certificate with the root.
+    /// Makes a new issuer; what the one before issued goes on to hold. A running hub sees it within seconds.
+    Issuer {
+        /// The folder of the authority.
+        #[arg(long)]
+        directory: PathBuf,
+        /// The root's key, if it is kept elsewhere.
+        #[arg(long)]
+        root_key: Option<PathBuf>,
+    },
+    /// Makes a new root beside the one that is trusted. Boxes learn of it as they renew their certificates; when all have,
+    /// make a new issuer.
+    RotateRoot {
+        /// The folder of the authority.
+        #[arg(long)]
+        directory: PathBuf,
+    },
+    /// Issues a certificate by hand.
     Issue {
-        /// The folder of the root.
+        /// The folder of the authority.
         #[arg(long)]
         directory: PathBuf,
         /// The folder to put the certificate and key in.
@@ -541,6 +558,11 @@ fn show_key(command: &KeyCommand) -> Result<(), Failure> {
 fn certify(command: CaCommand) -> Result<(), Failure> {
     let issued = match command {
         CaCommand::Init { directory } => authority::init(&directory).map_err(Failure::new)?,
+        CaCommand::Issuer { directory, root_key } => {
+            let root_key = root_key.unwrap_or_else(|| directory.join("ca.key"));
+            authority::new_issuer(&directory, &root_key).map_err(Failure::new)?
+        }
+        CaCommand::RotateRoot { directory } => authority::rotate_root(&directory).map_err(Failure::new)?,
         CaCommand::Issue { directory, output, agent, hub } => {
             let subject = match agent {
                 Some(agent) => Subject::Agent(

@@ -7,6 +7,7 @@
 
 mod access;
 pub mod history;
+mod identities;
 mod notes;
 mod rows;
 mod sql;
@@ -707,7 +708,7 @@ mod tests {
         sqlx::query(newer).execute(&store.pool).await.expect("pretends");
         store.close().await;
         let error = Store::open(&store.path).await.expect_err("is newer");
-        assert!(matches!(error, StoreError::Newer { found: 9999, known: 5, .. }), "{error}");
+        assert!(matches!(error, StoreError::Newer { found: 9999, known: 6, .. }), "{error}");
     }
 
     #[tokio::test]

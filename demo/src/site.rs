@@ -12,6 +12,7 @@ use cloud_hub::authority::{self, Subject};
 use cloud_hub::hub::Hub;
 use cloud_hub::release_key;
 use serde::Deserialize;
+use shared::enrolment::HUB_SERVER_NAME;
 use shared::ids::{AgentId, ChannelName, StreamId};
 use tokio_util::sync::CancellationToken;
 
@@ -282,21 +283,18 @@ fn start_agent(file: &Path, agent: &AgentId) -> anyhow::Result<Member> {
 pub fn write_hub(plan: &Plan<'_>) -> anyhow::Result<PathBuf> {
     let certificates = plan.directory.join("certificates");
     authority::init(&certificates)?;
-    authority::issue(&certificates, &Subject::Hub(vec!["localhost".into(), "127.0.0.1".into()]), &certificates)?;
     let seeded = RECIPE.replace("\nseed = 1\n", &format!("\nseed = {}\n", plan.seed));
     let recipe = seeded.replace("\ncooldown_s = 0\n", &format!("\ncooldown_s = {}\n", plan.cooldown_s));
     fs::write(plan.directory.join("recipe.toml"), recipe)?;
     let text = format!(
         "[hub]\ndata_directory = \"hub\"\n\n\
-         [link]\nlisten = \"{link}\"\nca_file = {ca}\ncertificate_file = {certificate}\nkey_file = {key}\n\n\
+         [link]\nlisten = \"{link}\"\n\n[authority]\ndirectory = {authority}\n\n\
          [api]\nlisten = \"{api}\"\n\n\
          [samples]\ncompact_interval_ms = 1000\n\n\
          {models}",
         link = plan.hub.0,
         api = plan.hub.1,
-        ca = quoted(&certificates.join("ca.pem")),
-        certificate = quoted(&certificates.join("hub.pem")),
-        key = quoted(&certificates.join("hub.key")),
+        authority = quoted(&certificates),
         models = models(plan),
     );
     // The hub makes its key when it starts; agents have to know it before.
@@ -347,7 +345,7 @@ pub fn write_agent(plan: &Plan<'_>, agent: &AgentId, pin: Option<u32>, hub: Sock
          [[input]]\nname = \"plant\"\ntopic = {topic}\nkey = {key}\n\
          time = {{ path = \"$.ts\", unit = \"ms\" }}\nknown_normal = \"$.known_normal\"\nid = \"$.id\"\n\
          feature = [\n{features}]\n\n\
-         [hub]\naddress = \"{hub}\"\nserver_name = \"localhost\"\nca_file = {ca}\n\
+         [hub]\naddress = \"{hub}\"\nserver_name = \"{HUB_SERVER_NAME}\"\nca_file = {ca}\n\
          certificate_file = {certificate}\nkey_file = {key_file}\n\n\
          [model]\ndevice = \"{device}\"\ntrust = [{trust}]\n{pin}\n\
          [status]\ninterval_ms = {STATUS_INTERVAL_MS}\n",

@@ -5,24 +5,28 @@
 //! acknowledges it, and then lets go of the shells one after another.
 
 mod answer;
+mod renewal;
 pub mod start;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use shared::ids::AgentId;
-use shared::wire::message::EdgeToHub;
+use shared::wire::message::{EdgeToHub, HubToEdge};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::artifacts::{ArtifactError, Artifacts};
-use crate::clock::Clock;
-use crate::config::Config;
+use crate::clock::{Clock, WallClock};
+use crate::config::{Config, Hub, HubProof};
 use crate::core::memory::PipelineMemory;
 use crate::core::{Effect, Event, Millis, Published, Received};
+use crate::credentials::{Credentials, CredentialsError};
+use crate::identity::{Enrolment, IdentityError, IdentityFolder};
 use crate::ingest::packets::Delivery;
 use crate::ingest::payload::Decoder;
 use crate::ingest::{Ingest, Outgoing};
@@ -34,6 +38,7 @@ use crate::store::{StateStore, StoreError};
 use crate::telemetry::Telemetry;
 use crate::tls::TlsError;
 use crate::{infer, ingest, spool};
+use renewal::Keeper;
 use start::Recovered;
 
 /// Reports of the shells that may wait. Each shell has a bounded number of answers outstanding, so it is never full.
@@ -60,6 +65,12 @@ pub enum AgentError {
     /// The device.
     #[error("{0}")]
     Infer(#[from] infer::StartError),
+    /// What proves who the box is.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    /// The same.
+    #[error("{0}")]
+    Credentials(#[from] CredentialsError),
     /// TLS with the broker.
     #[error("{0}")]
     Broker(#[from] TlsError),
@@ -87,9 +98,38 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     Ok(())
 }
 
+/// What the box shows its hub, and who keeps it fresh, if that is the agent itself.
+fn credentials(hub: &Hub, config: &Config, wall: &WallClock) -> Result<(Arc<Credentials>, Option<Keeper>), AgentError> {
+    let (ca_file, certificate_file, key_file) = match &hub.proof {
+        HubProof::Files { ca_file, certificate_file, key_file } => (ca_file, certificate_file, key_file),
+        HubProof::Enrolled => {
+            let folder = IdentityFolder::of(&config.agent.state_directory);
+            let held = folder.current()?.ok_or_else(|| IdentityError::Damaged {
+                path: folder.path().to_owned(),
+                problem: "the certificate is missing".to_owned(),
+            })?;
+            let credentials = Arc::new(Credentials::held(&held, &folder.authorities()?, wall.clone())?);
+            let hubs = hub.places.iter().map(|place| place.tcp_address.clone()).collect();
+            let enrolment = Enrolment { agent: config.agent.name.clone(), hubs, server_name: hub.server_name.clone() };
+            let keeper = Keeper {
+                enrolment,
+                folder,
+                credentials: Arc::clone(&credentials),
+                wall: wall.clone(),
+                spread: rand::random(),
+                validity_ms: (held.issued_ms, held.not_after_ms),
+            };
+            return Ok((credentials, Some(keeper)));
+        }
+    };
+    let credentials = Credentials::from_files(ca_file, certificate_file, key_file, wall.clone())?;
+    Ok((Arc::new(credentials), None))
+}
+
 struct Agent {
     name: AgentId,
     clock: Clock,
+    wall: WallClock,
     core: crate::core::EdgeCore,
     events: mpsc::Receiver<Event>,
     ingest: Ingest,
@@ -107,6 +147,8 @@ struct Agent {
     status_interval_ms: u64,
     device: String,
     tasks: JoinSet<()>,
+    /// Renews the box's certificate.
+    keeper: Option<AbortHandle>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -116,6 +158,7 @@ impl Agent {
         let telemetry = Telemetry::default();
         let name = config.agent.name.clone();
         let directory = config.agent.state_directory.clone();
+        let wall = WallClock::start(clock, &directory);
         let (event_sender, events) = mpsc::channel(EVENTS);
 
         let (state, aside) = StateStore::open(&directory.join("state"))?;
@@ -123,7 +166,7 @@ impl Agent {
             warn!(kept = %aside.display(), "the state store was begun anew");
         }
         let artifacts = Artifacts::open(&directory.join("models"))?;
-        let Recovered { spool, mut core, effects, memory } = start::recover(&config, &state, &artifacts, &clock)?;
+        let Recovered { spool, mut core, effects, memory } = start::recover(&config, &state, &artifacts, &wall)?;
         let settings = infer::Settings {
             agent: config.agent.name.clone(),
             device: config.model.device,
@@ -139,18 +182,22 @@ impl Agent {
         let (store, store_thread) = start::store_thread(state, memory_file, event_sender.clone())?;
 
         let mut tasks = JoinSet::new();
+        let mut keeper = None;
         let link = match config.hub.clone() {
             None => None,
             Some(hub) => {
                 let (outbox, inbox) = link::channel();
-                tasks.spawn(Link::new(hub, telemetry.clone())?.run(inbox, event_sender.clone()));
+                let (credentials, kept) = credentials(&hub, &config, &wall)?;
+                keeper = kept.map(|kept| tasks.spawn(kept.run()));
+                tasks.spawn(Link::new(hub, &credentials, telemetry.clone())?.run(inbox, event_sender.clone()));
                 Some(outbox)
             }
         };
         let password = start::password(config.mqtt.password_file.as_deref())?;
         let decoder = Decoder::new(&config.inputs);
         let seed = rand::random();
-        let (ingest, client) = ingest::open(&config.mqtt, &name, password, decoder, clock, telemetry.clone(), seed)?;
+        let (ingest, client) =
+            ingest::open(&config.mqtt, &name, password, decoder, wall.clone(), telemetry.clone(), seed)?;
         tasks.spawn(client.run());
         let (status, status_reader) = watch::channel(Value::Null);
         tasks.spawn(status::serve(directory, status_reader).await?);
@@ -160,6 +207,7 @@ impl Agent {
         let mut agent = Self {
             name,
             clock,
+            wall,
             core,
             events,
             ingest,
@@ -176,6 +224,7 @@ impl Agent {
             status_interval_ms: config.status.interval_ms,
             device: config.model.device.to_string(),
             tasks,
+            keeper,
             threads: vec![spool_thread, infer_thread, store_thread],
         };
         agent.perform(effects).await;
@@ -233,12 +282,17 @@ impl Agent {
             error!("failed to make everything durable in time; what is missing was not acknowledged");
         }
         self.publish_status();
-        let Self { ingest, spool, infer, link, store, events, loads, mut tasks, threads, status, .. } = self;
+        let Self { ingest, spool, infer, link, store, events, loads, mut tasks, keeper, threads, status, .. } = self;
+        if let Some(keeper) = keeper {
+            keeper.abort();
+        }
         drop((ingest, spool, infer, link, store, loads, status));
         // The shells may have one more thing to report; nobody listens, which ends them.
         drop(events);
         while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
+            if let Err(error) = ended
+                && !error.is_cancelled()
+            {
                 error!("a task failed: {error}");
             }
         }
@@ -260,6 +314,9 @@ impl Agent {
     }
 
     async fn handle(&mut self, event: Event) {
+        if let Event::FromHub(HubToEdge::Welcome { time_ms, .. }) = &event {
+            self.wall.hear(*time_ms);
+        }
         let mut effects = Vec::new();
         self.core.handle(self.clock.monotonic(), event, &mut effects);
         self.perform(effects).await;
@@ -378,6 +435,7 @@ impl Agent {
         // A full outbox means the broker is away; the next status replaces this one.
         drop(self.ingest.outbox.try_send(Outgoing { topic, payload, retain: true, delivery: Delivery::AtLeastOnce }));
         let mut local = report;
+        local["clock_correction_s"] = (self.wall.correction_ms() / 1_000).into();
         local["rejected_messages"] = self.rejected.iter().map(Rejected::to_json).collect();
         self.status.send_replace(local);
     }

@@ -20,6 +20,7 @@ use shared::ids::{AgentId, ChannelName, ModelVersion};
 use shared::package::signature::PublicKey;
 
 use crate::core::spool::{Shedding, WhenFull};
+use crate::identity::IdentityFolder;
 use path::JsonPath;
 use topic::{StreamKey, TopicPattern};
 
@@ -75,7 +76,11 @@ impl Config {
     /// # Errors
     /// If the file cannot be read, or is wrong: then with every mistake that could be found.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::parse(&Source::read(path, |path| File::open(path))?)
+        let source = Source::read(path, |path| File::open(path))?;
+        let raw: raw::Root = source.parse()?;
+        let folder = IdentityFolder::of(&state_directory(&source, &raw));
+        let enrolment = folder.enrolment().map_err(|error| source.error_at(0..0, format!("failed to {error}")))?;
+        check::check(&source, &raw, enrolment.as_ref())
     }
 
     /// Checks a file that was read already.
@@ -83,8 +88,25 @@ impl Config {
     /// # Errors
     /// If it is wrong: with every mistake that could be found.
     pub fn parse(source: &Source) -> Result<Self, ConfigError> {
-        check::check(source, &source.parse()?)
+        check::check(source, &source.parse()?, None)
     }
+}
+
+/// What enrolment needs to know of a file: the name that the box would like to have, and where its state is.
+///
+/// # Errors
+/// If the file cannot be read, or is none.
+pub fn for_enrolment(path: &Path) -> Result<(Option<AgentId>, PathBuf), ConfigError> {
+    let source = Source::read(path, |path| File::open(path))?;
+    let raw: raw::Root = source.parse()?;
+    let name = raw.agent.name.as_ref().map(|name| AgentId::new(name.get_ref()));
+    let name = name.transpose().map_err(|error| source.error_at(0..0, format!("agent.name: {error}")))?;
+    Ok((name, state_directory(&source, &raw)))
+}
+
+fn state_directory(source: &Source, raw: &raw::Root) -> PathBuf {
+    let folder = source.path().parent().unwrap_or(Path::new(""));
+    folder.join(raw.agent.state_directory.get_ref())
 }
 
 /// Who the agent is and where it keeps its state.
@@ -210,20 +232,39 @@ pub struct Feature {
 /// The hub and how the agent proves who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hub {
-    /// Where it listens for QUIC: `host:port`, an IPv6 address in brackets.
-    pub address: String,
-    /// Where it listens for TCP: by default the same.
-    pub tcp_address: String,
+    /// Where it listens, the best first: at least one.
+    pub places: Vec<HubPlace>,
     /// How to reach it.
     pub transport: Transport,
-    /// The name its certificate must have, by default the host of `address`.
+    /// The name its certificate must have, by default the host of the first address.
     pub server_name: String,
-    /// The PEM file of the authority that signed its certificate.
-    pub ca_file: PathBuf,
-    /// The PEM file of the agent's own certificate.
-    pub certificate_file: PathBuf,
-    /// The PEM file of that certificate's key.
-    pub key_file: PathBuf,
+    /// How the two prove who they are.
+    pub proof: HubProof,
+}
+
+/// Where a hub listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubPlace {
+    /// For QUIC: `host:port`, an IPv6 address in brackets.
+    pub address: String,
+    /// For TCP: by default the same.
+    pub tcp_address: String,
+}
+
+/// How agent and hub prove who they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HubProof {
+    /// With files that somebody else keeps fresh.
+    Files {
+        /// The PEM file of the authority that signed the hub's certificate.
+        ca_file: PathBuf,
+        /// The PEM file of the agent's own certificate.
+        certificate_file: PathBuf,
+        /// The PEM file of that certificate's key.
+        key_file: PathBuf,
+    },
+    /// With what enrolment left, which the agent keeps fresh itself.
+    Enrolled,
 }
 
 /// How the hub is reached.
@@ -336,7 +377,8 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!((flow.name.as_str(), flow.unit.as_deref(), flow.min, flow.max), ("flow", Some("l/min"), 0.0, 500.0));
         let hub = config.hub.expect("the example has a hub");
         assert_eq!(hub.server_name, "hub.example.com");
-        assert_eq!(hub.ca_file, Path::new("/etc/tideline/ca.pem"));
+        let HubProof::Files { ca_file, .. } = hub.proof else { panic!("the example shows files") };
+        assert_eq!(ca_file, Path::new("/etc/tideline/ca.pem"));
     }
 
     #[test]
@@ -550,13 +592,49 @@ feature = [{ name = "flow", path = "$.flow" }]
                 &format!("[hub]\nserver_name='a b'\naddress='h:1'\n{files}"),
                 "8:13: hub.server_name: \"a b\" is no name ",
             ),
-            (&format!("[hub]\naddress='h:1'\n{}", &files[12..]), "7:1: hub.ca_file: is missing; it has no default"),
+            (
+                &format!("[hub]\naddress='h:1'\n{}", &files[12..]),
+                "9:18: hub.certificate_file: `ca_file`, `certificate_file` and `key_file` belong together; ",
+            ),
+            ("[hub]\naddress='h:1'", "7:1: hub: the box is not enrolled; do it with edge-agent enroll --token"),
         ] {
             let found = mistakes("[[input]]", &format!("{lines}\n[[input]]"));
             assert_eq!(found.len(), 1, "{lines}: {found:?}");
             assert!(found[0].starts_with(expected), "{lines}: {found:?}");
         }
         assert!(mistakes("\"state\"", "\"\"")[0].starts_with("4:19: agent.state_directory: the path is empty; "));
+    }
+
+    #[test]
+    fn an_enrolled_box_has_its_name_and_its_hub_from_enrolment() {
+        let directory = tempfile::tempdir().expect("dir");
+        let path = directory.path().join("agent.toml");
+        let load = |text: &str| {
+            std::fs::write(&path, text).expect("writes");
+            Config::load(&path).map_err(|error| error.to_string())
+        };
+        let nameless = SMALLEST.replace("name = \"box\"\n", "");
+        let none = load(&nameless).expect_err("nobody says a name");
+        assert!(none.contains("edge-agent enroll"), "{none}");
+        let place = directory.path().join("state/identity");
+        std::fs::create_dir_all(&place).expect("makes");
+        let told = r#"{"agent": "pump-7", "hubs": ["a:1", "b:2"], "server_name": "hub.tideline.internal"}"#;
+        std::fs::write(place.join("box.json"), told).expect("writes");
+
+        let config = load(&nameless).expect("is enrolled");
+        assert_eq!((config.agent.name.as_str(), config.mqtt.client_id.as_str()), ("pump-7", "tideline-pump-7"));
+        let hub = config.hub.expect("a hub");
+        assert_eq!((hub.places.len(), hub.places[1].tcp_address.as_str()), (2, "b:2"));
+        assert_eq!((hub.server_name.as_str(), hub.proof), ("hub.tideline.internal", HubProof::Enrolled));
+        let elsewhere =
+            load(&format!("{nameless}[hub]\naddress = \"c:3\"\n")).expect("is enrolled").hub.expect("a hub");
+        assert_eq!((elsewhere.places.len(), elsewhere.places[0].address.as_str()), (1, "c:3"));
+        assert_eq!(elsewhere.server_name, "hub.tideline.internal");
+        let other = load(SMALLEST).expect_err("another name");
+        assert!(other.contains("the box is enrolled as pump-7"), "{other}");
+        let files = "[hub]\naddress = 'h:1'\nca_file = 'a'\ncertificate_file = 'b'\nkey_file = 'c'\n";
+        let by_hand = load(&format!("{nameless}{files}")).expect("files").hub.expect("a hub");
+        assert!(matches!(by_hand.proof, HubProof::Files { .. }) && by_hand.server_name == "h");
     }
 
     proptest! {

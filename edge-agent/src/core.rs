@@ -14,6 +14,7 @@ pub mod memory;
 pub mod model_slot;
 pub mod received;
 pub mod recent;
+pub mod renewal;
 pub mod shadow;
 pub mod spool;
 pub mod start;

@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::{info, warn};
 
-use crate::clock::Clock;
+use crate::clock::WallClock;
 use crate::config::{BrokerTls, Mqtt};
 use crate::core::backoff::Backoff;
 use crate::core::{NewReading, Receipt, Received, Rejection};
@@ -106,7 +106,7 @@ pub fn open(
     agent: &AgentId,
     password: Option<String>,
     decoder: Decoder,
-    clock: Clock,
+    clock: WallClock,
     telemetry: Telemetry,
     seed: u64,
 ) -> Result<(Ingest, Client), TlsError> {
@@ -188,7 +188,7 @@ pub struct Client {
     max_packet_bytes: u32,
     session: Session,
     decoder: Decoder,
-    clock: Clock,
+    clock: WallClock,
     telemetry: Telemetry,
     backoff: Backoff,
     received: mpsc::Sender<Received>,

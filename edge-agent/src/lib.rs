@@ -2,13 +2,16 @@
 //!
 //! Readings come in over MQTT, are made durable in the spool, acknowledged, answered by a model on the box and synced
 //! to the hub. `core` decides, in a state machine without IO; the shells `ingest`, `spool`, `infer`, `store`,
-//! `artifacts` and `link` each do one kind of IO; `agent` wires them.
+//! `artifacts`, `link` and `enrol` each do one kind of IO; `agent` wires them.
 
 pub mod agent;
 pub mod artifacts;
 pub mod clock;
 pub mod config;
 pub mod core;
+pub mod credentials;
+pub mod enrol;
+pub mod identity;
 pub mod infer;
 pub mod ingest;
 pub mod link;

@@ -3,9 +3,11 @@
 mod quic;
 mod tcp;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shared::limits::MAX_BATCHES_IN_FLIGHT;
@@ -16,10 +18,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::config::{Hub, Transport};
+use crate::config::{Hub, HubPlace, Transport};
 use crate::core::Event;
+use crate::credentials::{Credentials, CredentialsError};
 use crate::telemetry::{HubTransport, Telemetry};
-use crate::tls::{self, TlsError};
 
 /// Commands that may wait: a full window of batches, and fetches and reports beside it. The agent's loop must not wait for a
 /// slow link.
@@ -65,7 +67,7 @@ pub struct Inbox {
 pub enum LinkError {
     /// The certificates cannot be used.
     #[error("{0}")]
-    Tls(#[from] TlsError),
+    Credentials(#[from] CredentialsError),
     /// No socket can be had.
     #[error("open a socket: {0}")]
     Socket(io::Error),
@@ -95,14 +97,20 @@ pub enum LinkError {
 
 /// A link that is ready to dial.
 pub struct Link {
-    hub: Hub,
-    quic: quic::Dialler,
-    tcp: tcp::Dialler,
+    transport: Transport,
+    /// Where the hub listens; the first is dialled first.
+    places: VecDeque<Place>,
     telemetry: Telemetry,
     /// The last connection came about over TCP, though QUIC was tried.
     is_udp_blocked: bool,
     /// A QUIC connection that was made while another one over TCP stood.
     better: Option<quic::Carrier>,
+}
+
+struct Place {
+    at: HubPlace,
+    quic: quic::Dialler,
+    tcp: tcp::Dialler,
 }
 
 /// A connection.
@@ -112,14 +120,19 @@ enum Carrier {
 }
 
 impl Link {
-    /// Reads certificates and key.
+    /// A link to `hub` that shows `credentials`.
     ///
     /// # Errors
-    /// If a file is missing or not what it should be.
-    pub fn new(hub: Hub, telemetry: Telemetry) -> Result<Self, LinkError> {
-        let tls = tls(&hub)?;
-        let (quic, tcp) = (quic::Dialler::new(&hub, tls.clone())?, tcp::Dialler::new(&hub, tls)?);
-        Ok(Self { hub, quic, tcp, telemetry, is_udp_blocked: false, better: None })
+    /// If the hub's name is none.
+    pub fn new(hub: Hub, credentials: &Arc<Credentials>, telemetry: Telemetry) -> Result<Self, LinkError> {
+        let tls = credentials.client(ALPN)?;
+        let place = |at: HubPlace| {
+            let quic = quic::Dialler::new(&at.address, &hub.server_name, tls.clone())?;
+            let tcp = tcp::Dialler::new(&at.tcp_address, &hub.server_name, tls.clone())?;
+            Ok(Place { at, quic, tcp })
+        };
+        let places = hub.places.into_iter().map(place).collect::<Result<_, LinkError>>()?;
+        Ok(Self { transport: hub.transport, places, telemetry, is_udp_blocked: false, better: None })
     }
 
     /// Runs the link until the sender of commands is dropped.
@@ -151,20 +164,56 @@ impl Link {
             self.is_udp_blocked = false;
             return Ok(Carrier::Quic(better));
         }
-        match self.hub.transport {
-            Transport::Quic => self.quic.connect().await.map(Carrier::Quic),
-            Transport::Tcp => self.tcp.connect().await.map(Carrier::Tcp),
-            Transport::Auto => {
-                let carrier = self.race().await?;
-                self.is_udp_blocked = matches!(carrier, Carrier::Tcp(_));
-                Ok(carrier)
+        let connected = match (self.transport, self.places.front()) {
+            (_, None) => Err(LinkError::Lost("no hub is known".to_owned())),
+            (Transport::Quic, Some(place)) => place.quic.connect().await.map(Carrier::Quic),
+            (Transport::Tcp, Some(place)) => place.tcp.connect().await.map(Carrier::Tcp),
+            (Transport::Auto, Some(place)) => place.race(self.is_udp_blocked).await,
+        };
+        match &connected {
+            Ok(carrier) => {
+                self.is_udp_blocked = self.transport == Transport::Auto && matches!(carrier, Carrier::Tcp(_));
             }
+            // The next try is at the next place.
+            Err(_) => self.places.rotate_left(1.min(self.places.len())),
         }
+        connected
     }
 
+    async fn talk(&mut self, carrier: Carrier, inbox: &mut Inbox, events: &mpsc::Sender<Event>) {
+        // What was drawn for a connection that is gone is old.
+        while inbox.pictures.try_recv().is_ok() {}
+        let Some(place) = self.places.front() else { return };
+        let ended = match carrier {
+            Carrier::Quic(carrier) => {
+                info!(hub = %place.at.address, protocol = PROTOCOL_VERSION, "connected to the hub over QUIC");
+                self.telemetry.hub_transport(Some(HubTransport::Quic));
+                carrier.talk(inbox, events).await
+            }
+            Carrier::Tcp(carrier) => {
+                info!(hub = %place.at.tcp_address, protocol = PROTOCOL_VERSION, "connected to the hub over TCP");
+                self.telemetry.hub_transport(Some(HubTransport::Tcp));
+                let watches = self.transport == Transport::Auto;
+                tokio::select! {
+                    ended = carrier.talk(inbox, events) => ended,
+                    better = place.quic.keep_trying(), if watches => {
+                        info!("UDP gets through again; going back to QUIC");
+                        self.better = Some(better);
+                        Ok(())
+                    }
+                }
+            }
+        };
+        if let Err(error) = ended {
+            warn!("failed to {error}");
+        }
+    }
+}
+
+impl Place {
     /// QUIC with a head start, after the manner of Happy Eyeballs (RFC 8305): where UDP is blocked, nothing says so.
-    async fn race(&self) -> Result<Carrier, LinkError> {
-        let head_start = if self.is_udp_blocked { SHORT_HEAD_START } else { HEAD_START };
+    async fn race(&self, is_udp_blocked: bool) -> Result<Carrier, LinkError> {
+        let head_start = if is_udp_blocked { SHORT_HEAD_START } else { HEAD_START };
         let mut quic = pin!(self.quic.connect());
         let mut tcp = pin!(async {
             tokio::time::sleep(head_start).await;
@@ -187,34 +236,6 @@ impl Link {
             }
         }
         Err(quic_error.or(tcp_error).unwrap_or_else(|| LinkError::Lost("nothing was tried".to_owned())))
-    }
-
-    async fn talk(&mut self, carrier: Carrier, inbox: &mut Inbox, events: &mpsc::Sender<Event>) {
-        // What was drawn for a connection that is gone is old.
-        while inbox.pictures.try_recv().is_ok() {}
-        let ended = match carrier {
-            Carrier::Quic(carrier) => {
-                info!(hub = %self.hub.address, protocol = PROTOCOL_VERSION, "connected to the hub over QUIC");
-                self.telemetry.hub_transport(Some(HubTransport::Quic));
-                carrier.talk(inbox, events).await
-            }
-            Carrier::Tcp(carrier) => {
-                info!(hub = %self.hub.tcp_address, protocol = PROTOCOL_VERSION, "connected to the hub over TCP");
-                self.telemetry.hub_transport(Some(HubTransport::Tcp));
-                let watches = self.hub.transport == Transport::Auto;
-                tokio::select! {
-                    ended = carrier.talk(inbox, events) => ended,
-                    better = self.quic.keep_trying(), if watches => {
-                        info!("UDP gets through again; going back to QUIC");
-                        self.better = Some(better);
-                        Ok(())
-                    }
-                }
-            }
-        };
-        if let Err(error) = ended {
-            warn!("failed to {error}");
-        }
     }
 }
 
@@ -296,13 +317,6 @@ async fn read_messages(receive: &mut (impl AsyncRead + Unpin), events: &mpsc::Se
             }
         }
     }
-}
-
-/// Proves who the hub is and who the agent is, over either transport.
-fn tls(hub: &Hub) -> Result<rustls::ClientConfig, TlsError> {
-    let mut tls = tls::client(&hub.ca_file, Some((&hub.certificate_file, &hub.key_file)))?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(tls)
 }
 
 /// The first address of a name.

@@ -5,10 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use edge_agent::clock::{Clock, WallClock};
 use edge_agent::config::Config;
+use edge_agent::identity::IdentityFolder;
 use edge_agent::score::{self, ScoreOptions, ScoreSummary};
-use edge_agent::{agent, status};
+use edge_agent::{agent, enrol, status};
 use shared::device::DeviceChoice;
+use shared::enrolment::{EnrolmentToken, MAX_TOKEN_CHARS};
+use shared::ids::AgentId;
 use shared::package::signature::PublicKey;
 use shared::table::TableOptions;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +52,8 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Makes the box known to its hub, with a token that the hub's operator made.
+    Enroll(Enroll),
     /// Checks a configuration file and says what is wrong with it.
     CheckConfig {
         /// The configuration file.
@@ -73,6 +79,31 @@ enum BadRows {
     Skip,
     /// Stop, and say where it is.
     Error,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  edge-agent enroll --token tle1_...\n  \
+                  edge-agent enroll --token-file /boot/firmware/tideline/enroll.token --shred\n\n\
+                  The token is used up. Should the answer be lost, the same command works again on this box.")]
+struct Enroll {
+    /// The token, as the hub shows it.
+    #[arg(long, env = "TIDELINE_ENROLL_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A file with the token.
+    #[arg(long, conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+    /// Overwrite and remove the token's file once it is used.
+    #[arg(long, requires = "token_file")]
+    shred: bool,
+    /// The box's name, if the token does not settle it: by default the one in the configuration, or the host's.
+    #[arg(long)]
+    name: Option<AgentId>,
+    /// The configuration file.
+    #[arg(long, default_value = "/etc/tideline/agent.toml")]
+    config: PathBuf,
+    /// How to say what came of it.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 #[derive(clap::Args)]
@@ -115,6 +146,7 @@ fn main() -> ExitCode {
     start_logging(arguments.log_format);
     let result = match arguments.command {
         Command::Run { config } => load(&config).and_then(run),
+        Command::Enroll(options) => enroll(&options),
         Command::CheckConfig { config } => {
             load(&config).and_then(|_| say(&format!("{} is a good configuration", config.display())))
         }
@@ -176,6 +208,63 @@ async fn wait_for_signal() {
         }
         Err(_) => drop(tokio::signal::ctrl_c().await),
     }
+}
+
+/// Makes the box known to its hub. The token file is shredded once it is used, if that is asked for.
+fn enroll(options: &Enroll) -> Result<(), Failure> {
+    let usage = |message: String| Failure { code: 2, message };
+    let text = match (&options.token, &options.token_file) {
+        (Some(token), _) => token.clone(),
+        (None, Some(file)) => std::fs::read_to_string(file)
+            .map_err(|error| Failure::new(format!("read token {}: {error}", file.display())))?,
+        (None, None) => return Err(usage("give --token or --token-file".to_owned())),
+    };
+    let token: EnrolmentToken = text.parse().map_err(Failure::new)?;
+    let (named, state_directory) = edge_agent::config::for_enrolment(&options.config)
+        .map_err(|error| Failure { code: EXIT_CONFIG, message: error.to_string() })?;
+    let name = options.name.clone().or(named).or_else(|| host_name().filter(|_| token.agent.is_none()));
+    let folder = IdentityFolder::of(&state_directory);
+    let wall = WallClock::start(Clock::start(), &state_directory);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
+    let (enrolment, held) =
+        runtime.block_on(enrol::enrol(&token, name.as_ref(), &folder, &wall)).map_err(Failure::new)?;
+    if let Some(file) = options.token_file.as_deref().filter(|_| options.shred) {
+        shred(file).map_err(|error| Failure::new(format!("shred {}: {error}", file.display())))?;
+    }
+    let until = chrono::DateTime::from_timestamp_millis(held.not_after_ms).unwrap_or_default();
+    let until = until.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    say(&match options.output {
+        Output::Json => serde_json::json!({
+            "agent": enrolment.agent.as_str(), "hubs": enrolment.hubs, "certificate_expires": until,
+        })
+        .to_string(),
+        Output::Text => {
+            let hub = enrolment.hubs.first().map(String::as_str).unwrap_or_default();
+            format!(
+                "this box is {} at the hub {hub}; its certificate holds until {until} and is renewed in time",
+                enrolment.agent
+            )
+        }
+    })
+}
+
+/// What the box calls itself, if it can be a name.
+fn host_name() -> Option<AgentId> {
+    let name = std::fs::read_to_string("/etc/hostname").ok()?;
+    AgentId::new(name.trim()).ok().filter(|name| name.as_str() != "localhost")
+}
+
+/// Overwrites a file and removes it. What a card's own controller keeps of it is beyond any program's reach; by then the
+/// token is used.
+fn shred(path: &Path) -> std::io::Result<()> {
+    let length = usize::try_from(path.metadata()?.len()).unwrap_or(usize::MAX).min(MAX_TOKEN_CHARS);
+    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+    file.write_all(&vec![0; length])?;
+    file.sync_all()?;
+    std::fs::remove_file(path)
 }
 
 fn score_file(options: Score) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! TLS as a client, with certificates and keys from files: what the links to the hub and to a broker share.
+//! TLS as a client, with certificates and keys from files: what a broker is talked to with.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -51,7 +51,11 @@ pub fn client(ca_file: &Path, identity: Option<(&Path, &Path)>) -> Result<rustls
     Ok(tls)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates in a file.
+///
+/// # Errors
+/// If there are none.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let error = |problem: String| TlsError::File { path: path.to_owned(), problem };
     let file = File::open(path).map_err(|source| error(source.to_string()))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(BufReader::new(file)).collect();

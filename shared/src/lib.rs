@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod drift;
+pub mod enrolment;
 pub mod event;
 pub mod ids;
 pub mod limits;

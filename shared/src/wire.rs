@@ -26,6 +26,7 @@
 //!
 //! A second stream, the live lane, carries [pictures](live) of what comes in while a backlog is under way.
 
+pub mod enrol;
 pub mod frame;
 pub mod live;
 pub mod message;

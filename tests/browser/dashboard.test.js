@@ -119,6 +119,25 @@ test('people and tokens come and go', async () => {
   assert.equal((await answer.json()).name, `ci of ${NAME}`);
 });
 
+test('a box is let in with a token that is shown once, and kept out again', async () => {
+  await open('#/enrolment');
+  await page.getByLabel('Name of the box').fill('new-box');
+  await page.getByLabel('Labels').fill('site=a, line=4');
+  await page.getByRole('button', { name: 'Make a token' }).click();
+  const made = page.locator('.made');
+  await made.getByRole('img', { name: 'The token as a QR code' }).waitFor(PATIENCE);
+  const token = (await made.locator('.command').innerText()).match(/--token (tle1_\S+)/)[1];
+  const waiting = page.getByRole('region', { name: 'Tokens that wait for a box' });
+  await waiting.getByRole('row').filter({ hasText: 'new-box' }).waitFor(PATIENCE);
+  fleet.enroll('new-box', token);
+  const row = page.getByRole('region', { name: 'Boxes that were let in' }).getByRole('row').filter({ hasText: 'new-box' });
+  await row.filter({ hasText: 'line=4, site=a' }).filter({ hasText: 'let in' }).waitFor(PATIENCE);
+  await made.getByRole('button', { name: 'I have it' }).click();
+  await row.getByRole('button', { name: 'Revoke' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Revoke' }).click();
+  await row.filter({ hasText: `revoked on the dashboard, by ${NAME}` }).waitFor(PATIENCE);
+});
+
 test('what was done stands in the history, with who did it', async () => {
   await open('#/audit');
   const rows = page.getByRole('row').filter({ hasText: NAME });
@@ -132,6 +151,8 @@ test('what was done stands in the history, with who did it', async () => {
     'PATCH /api/v1/users/Bob → 200',
     'DELETE /api/v1/users/Bob → 204',
     'POST /api/v1/tokens → 201',
+    'POST /api/v1/enrolment-tokens → 201',
+    'POST /api/v1/identities/new-box/revoke → 200',
   ];
   for (const what of done) {
     await rows.filter({ hasText: what }).first().waitFor(PATIENCE);

@@ -1,9 +1,9 @@
 // A fleet to look at, and a browser to look at it with.
 
-import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { chromium } from 'playwright-core';
 
 export const NAME = 'Ada';
@@ -34,6 +34,15 @@ export async function startFleet(boxes) {
     link,
     base: link.split('/#')[0],
     token: () => readFileSync(join(data, 'hub', 'access.token'), 'utf8').trim(),
+    /** Enrols a box with a token, as somebody does who stands before it. */
+    enroll(name, token) {
+      const place = join(folder, name);
+      mkdirSync(place);
+      const config = join(place, 'agent.toml');
+      const input = "[[input]]\nname = 'x'\ntopic = 'x'\nkey = 'x'\nfeature = [{ name = 'x', path = '$' }]\n";
+      writeFileSync(config, `[agent]\nstate_directory = 'state'\n[mqtt]\nurl = 'mqtt://127.0.0.1:1'\n${input}`);
+      execFileSync(join(dirname(program), 'edge-agent'), ['enroll', '--config', config, '--token', token]);
+    },
     async stop() {
       const ended = new Promise((resolve) => child.on('exit', resolve));
       child.kill('SIGTERM');
@@ -76,6 +85,7 @@ export const pages = (box, stream) => ({
   run: '#/training/1',
   rollouts: '#/rollouts',
   rollout: '#/rollouts/1',
+  enrolment: '#/enrolment',
   audit: '#/audit',
   settings: '#/settings',
   api: '#/api',

@@ -1,12 +1,14 @@
 //! Every reader of bytes from outside, fed with random bytes and with right ones that were changed a little.
 
 use demo::plant;
+use edge_agent::identity::BoxKey;
 use edge_agent::ingest::packets::{Publish, Version, write_publish};
 use proptest::prelude::*;
 use shared::event::{Event, EventBatch, Fate, Gap, GapReason, Reading, SpoolEntry, StreamSchema};
-use shared::ids::{ChannelName, Epoch, Sequence, StreamId};
+use shared::ids::{AgentId, ChannelName, Epoch, Sequence, StreamId};
 use shared::seglog::SegmentLog;
 use shared::seglog::fake::FakeDisk;
+use shared::wire::enrol::EnrolRequest;
 use shared::wire::frame;
 use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry};
 use tests::fuzz::READERS;
@@ -55,6 +57,10 @@ fn samples() -> Vec<Vec<u8>> {
     samples.push(include_bytes!("../../deploy/config/agent.toml").to_vec());
     samples.push(include_bytes!("../../deploy/recipes/autoencoder.toml").to_vec());
     samples.push(b"time;a;b\r\n2026-01-01 00:00:00;1;2\r\n2026-01-01 00:00:01;;nan\r\n5;6;7\r\n".to_vec());
+    let csr = BoxKey::new().expect("a key").request(AgentId::new("box-1").ok().as_ref()).expect("a request");
+    let mut request = Vec::new();
+    frame::encode(&EnrolRequest::Renew { csr: csr.clone() }, &mut request).expect("encodes");
+    samples.extend([csr, request]);
     samples.push(include_bytes!("../onnx/mlp_gemm.onnx").to_vec());
     samples.push(include_bytes!("../onnx/conv_dense.onnx").to_vec());
     samples.push(plant::scenario(1).name.into_bytes());

@@ -7,14 +7,17 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use cloud_hub::authority::BoxRequest;
 use cloud_hub::import::parse_onnx;
 use cloud_hub::recipe::Recipe;
 use edge_agent::config::Config;
 use edge_agent::ingest::packets::{self, Incoming, Version};
 use edge_agent::ingest::payload::Decoder;
+use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::config::Source;
+use shared::enrolment::{EnrolmentToken, TOKEN_PREFIX};
 use shared::event::SpoolEntry;
 use shared::ids::ChannelName;
 use shared::limits::{CHUNK_BYTES, MAX_BATCH_BYTES, MAX_RECORD_BYTES};
@@ -23,6 +26,7 @@ use shared::pipeline::Shape;
 use shared::seglog::fake::FakeDisk;
 use shared::seglog::{Found, SegmentLog};
 use shared::table::{Table, TableOptions};
+use shared::wire::enrol::{EnrolAnswer, EnrolRequest};
 use shared::wire::frame::{self, FrameDecoder};
 use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry};
 use shared::wire::part::PackedPart;
@@ -31,7 +35,7 @@ use shared::wire::part::PackedPart;
 pub type Reader = fn(&[u8]);
 
 /// The readers, by name.
-pub const READERS: [(&str, Reader); 12] = [
+pub const READERS: [(&str, Reader); 14] = [
     ("wire_frames", wire_frames),
     ("spool_entry", spool_entry),
     ("packed_entry", packed_entry),
@@ -44,6 +48,8 @@ pub const READERS: [(&str, Reader); 12] = [
     ("recipe", recipe),
     ("table", table),
     ("onnx", onnx),
+    ("enrolment", enrolment),
+    ("certificates", certificates),
 ];
 
 /// The frames of either direction of a connection.
@@ -64,6 +70,24 @@ fn read_frames<M: Serialize + DeserializeOwned>(bytes: &[u8]) {
             }
         }
     }
+}
+
+/// What boxes and hub say when one is let in, and the token before it.
+pub fn enrolment(bytes: &[u8]) {
+    read_frames::<EnrolRequest>(bytes);
+    read_frames::<EnrolAnswer>(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    for text in [text.to_string(), format!("{TOKEN_PREFIX}{text}")] {
+        if let Ok(token) = text.parse::<EnrolmentToken>() {
+            assert_eq!(token.to_string().parse(), Ok(token), "what was read can be written");
+        }
+    }
+}
+
+/// What a stranger can show the hub: a request for a certificate, and a certificate.
+pub fn certificates(bytes: &[u8]) {
+    drop(BoxRequest::read(bytes));
+    drop(cloud_hub::identity::shown(&CertificateDer::from(bytes)));
 }
 
 /// An entry of a spool. It is canonical: what was written again is the same from then on.

@@ -19,6 +19,7 @@ use rand::rngs::StdRng;
 use rand::seq::index;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
+use shared::enrolment::HUB_SERVER_NAME;
 use shared::ids::{AgentId, ChannelName, StreamId};
 
 use crate::{Process, free_port, pause, wait_until};
@@ -140,8 +141,9 @@ impl World {
         let agent_file = site::write_agent(&plan, &agent_id, None, proxy.address())?;
         // Only UDP goes through the proxy, so that TCP would get around a bad network.
         let transport = if matches!(torture.network.loss_percent, 0 | 100) { "auto" } else { "quic" };
-        let tcp = format!("server_name = \"localhost\"\ntcp_address = \"{link}\"\ntransport = \"{transport}\"\n");
-        let mut whole = std::fs::read_to_string(&agent_file)?.replace("server_name = \"localhost\"\n", &tcp);
+        let named = format!("server_name = \"{HUB_SERVER_NAME}\"\n");
+        let tcp = format!("{named}tcp_address = \"{link}\"\ntransport = \"{transport}\"\n");
+        let mut whole = std::fs::read_to_string(&agent_file)?.replace(&named, &tcp);
         if torture.disk_full {
             whole.push_str(SMALL_SPOOL);
         }

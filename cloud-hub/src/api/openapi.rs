@@ -11,7 +11,7 @@ use utoipa::{OpenApi, openapi::path::HttpMethod};
 
 use super::error::{PROBLEM_JSON, ProblemView};
 use super::guard::SESSION_COOKIE;
-use super::{accounts, alarms, events, fleet, history, labels, learning, models, rollouts, routes, streams};
+use super::{accounts, alarms, enrolment, events, fleet, history, labels, learning, models, rollouts, routes, streams};
 use crate::core::access::Role;
 
 #[derive(OpenApi)]
@@ -29,7 +29,8 @@ use crate::core::access::Role;
         streams::streams, streams::stream, streams::readings, streams::histograms, models::models, models::model,
         models::versions, models::version, models::package, models::upload, models::roll_out, learning::retrain,
         learning::drift, learning::runs, learning::run, learning::curve, rollouts::list, rollouts::one, rollouts::approve, rollouts::pause,
-        rollouts::resume, rollouts::abort, alarms::list, alarms::one, alarms::review, labels::list, labels::add, labels::import, labels::remove, history::history, events::events,
+        rollouts::resume, rollouts::abort, alarms::list, alarms::one, alarms::review, labels::list, labels::add, labels::import, labels::remove, history::history, events::events, enrolment::tokens,
+        enrolment::make_tokens, enrolment::remove_token, enrolment::identities, enrolment::identity, enrolment::revoke, enrolment::approve,
     ),
     components(schemas(ProblemView<'_>, fleet::AgentOrder)),
     tags(
@@ -40,6 +41,7 @@ use crate::core::access::Role;
         (name = "Learning", description = "Drift and training"),
         (name = "Rollouts", description = "How versions reach boxes"),
         (name = "Live", description = "What happens, as it happens"),
+        (name = "Enrolment", description = "How boxes are let in, and kept out"),
         (name = "Access", description = "Who may do what"),
         (name = "Audit", description = "Who did what"),
     ),

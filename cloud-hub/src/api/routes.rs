@@ -5,7 +5,8 @@ use shared::limits::MAX_PACKAGE_BYTES;
 
 use super::guard::Route;
 use super::{
-    accounts, alarms, dashboard, events, fleet, history, labels, learning, mlflow, models, openapi, rollouts, streams,
+    accounts, alarms, dashboard, enrolment, events, fleet, history, labels, learning, mlflow, models, openapi,
+    rollouts, streams,
 };
 use crate::core::access::Role::{Admin, Operator, Publisher, Viewer};
 
@@ -71,6 +72,13 @@ pub(super) fn all() -> Vec<Route> {
         Route::new(read(), "/api/v1/retraining-runs", Viewer, learning::runs),
         Route::new(read(), "/api/v1/retraining-runs/{run}", Viewer, learning::run),
         Route::new(read(), "/api/v1/retraining-runs/{run}/curve", Viewer, learning::curve),
+        Route::new(read(), "/api/v1/enrolment-tokens", Operator, enrolment::tokens),
+        Route::new(make(), "/api/v1/enrolment-tokens", Operator, enrolment::make_tokens),
+        Route::new(remove(), "/api/v1/enrolment-tokens/{token}", Operator, enrolment::remove_token),
+        Route::new(read(), "/api/v1/identities", Viewer, enrolment::identities),
+        Route::new(read(), "/api/v1/identities/{agent}", Viewer, enrolment::identity),
+        Route::new(make(), "/api/v1/identities/{agent}/revoke", Operator, enrolment::revoke),
+        Route::new(make(), "/api/v1/identities/{agent}/approve", Operator, enrolment::approve),
         Route::new(read(), "/api/v1/history", Admin, history::history),
         Route::new(read(), "/api/v1/events", Viewer, events::events),
     ];

@@ -70,6 +70,11 @@ pub const LOGIN_FADE_MS: i64 = 60_000;
 /// Places and names that wrong passwords are remembered of: some 10 MiB.
 pub const LOGIN_SOURCES: usize = 65_536;
 
+/// Enrolment tokens that are kept: a few for each box of a large fleet, used ones among them.
+pub const MAX_ENROL_TOKENS: usize = 10_000;
+/// Milliseconds for which a token is shown after it expired: whoever looks why a box did not come in finds it.
+pub const ENROL_TOKEN_KEPT_MS: i64 = 30 * 24 * 3_600_000;
+
 /// Experiments, runs and registered models of programs that train elsewhere, of each kind: a run every five minutes for a month.
 pub const MAX_TRACKED: usize = 10_000;
 /// Parameters, tags, figures, aliases or versions of one of them.

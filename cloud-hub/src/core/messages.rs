@@ -7,7 +7,7 @@ use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelReport};
 
 use super::registry::Release;
 use super::retrain::{self, RunOutcome, TrainingJob};
-use super::{ConnectionId, alarms, drift, labels, rollout, session};
+use super::{ConnectionId, alarms, drift, identities, labels, rollout, session};
 
 /// What happened.
 #[derive(Debug)]
@@ -18,7 +18,11 @@ pub enum Event {
         connection: ConnectionId,
         /// The agent.
         agent: AgentId,
+        /// The certificate it showed.
+        certificate: identities::BoxCertificate,
     },
+    /// Who is let in changed, durably.
+    IdentityChanged(Box<identities::Change>),
     /// A connection is gone.
     Disconnected {
         /// The connection.

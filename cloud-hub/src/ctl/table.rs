@@ -98,6 +98,25 @@ pub(super) const LABELS: &[Column<'_>] = &[
     ("BY", "/by"),
     ("COMMENT", "/comment"),
 ];
+pub(super) const IDENTITIES: &[Column<'_>] = &[
+    ("AGENT", "/agent"),
+    ("STATE", "/state"),
+    ("CONNECTED", "/connected"),
+    ("ENROLLED", "/enrolled"),
+    ("CERTIFICATE EXPIRES", "/certificate_expires"),
+    ("LABELS", "/labels"),
+    ("REASON", "/reason"),
+];
+pub(super) const ENROLMENT_TOKENS: &[Column<'_>] = &[
+    ("ID", "/id"),
+    ("AGENT", "/agent"),
+    ("LABELS", "/labels"),
+    ("MADE BY", "/made_by"),
+    ("EXPIRES", "/expires"),
+    ("USED BY", "/used_by"),
+];
+pub(super) const MADE_TOKENS: &[Column<'_>] =
+    &[("ID", "/id"), ("AGENT", "/agent"), ("EXPIRES", "/expires"), ("TOKEN", "/token")];
 pub(super) const USERS: &[Column<'_>] = &[("NAME", "/name"), ("ROLE", "/role"), ("CREATED", "/created")];
 pub(super) const TOKENS: &[Column<'_>] =
     &[("ID", "/id"), ("NAME", "/name"), ("ROLE", "/role"), ("MADE BY", "/made_by"), ("EXPIRES", "/expires")];

@@ -9,15 +9,17 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use super::access::Doors;
+use super::enrolment::Vouching;
 use super::parts::Parts;
 use super::{Hub, HubError, records, tracking, work};
 use crate::api;
 use crate::artifacts::Artifacts;
 use crate::audit::AuditHead;
+use crate::clock;
 use crate::config::Config;
 use crate::core::{CompactionRules, HubCore, Start};
 use crate::ingest_log::IngestLog;
-use crate::link::Link;
+use crate::link::{Link, Security};
 use crate::release_key;
 use crate::samples::SampleStore;
 use crate::step_files::StepFiles;
@@ -48,7 +50,8 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     let snapshot = stored.checkpoint.as_ref().map(|checkpoint| (checkpoint.position, checkpoint.snapshot.clone()));
     let from = snapshot.as_ref().map_or(0, |(position, _)| *position);
     let (alarms, labels) = store.load_notes().await?;
-    let start = Start { snapshot, releases, champions, rollouts, last_run, alarms, labels };
+    let identities = store.load_identities().await?;
+    let start = Start { snapshot, releases, champions, rollouts, last_run, alarms, labels, identities };
     let mut core = HubCore::new(specs, rules, start)?;
     let replayed = log.read(from..log.end())?;
     info!(from, batches = replayed.len(), "replaying the ingest log");
@@ -67,7 +70,9 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     let head = store.history_page(i64::MAX, 1).await?.first().map_or(0, |row| row.sequence);
     let release_key = Arc::new(release_key::load_or_create(directory)?);
     info!(key = %release_key.public(), "packages are signed with");
-    let link = Link::bind(&config.link)?;
+    let vouching = Vouching::open(&config, clock::unix_ms())?;
+    let security = Security { secret: &vouching.secret()?, enrols: vouching.issues() };
+    let link = Link::bind(&config.link, vouching.trust(), security)?;
     let listener = api::listen(config.api.listen)
         .await
         .map_err(|source| HubError::Io { what: format!("listen on {}", config.api.listen), source })?;
@@ -89,6 +94,8 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         store,
         doors,
         is_public_over_tls: config.api.is_public_over_tls(),
+        vouching,
+        public_addresses: config.link.public_addresses,
         samples,
         artifacts,
         parts: Parts::default(),

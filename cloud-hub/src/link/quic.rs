@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{IDLE_TIMEOUT, LinkError, OPEN_TIMEOUT, Served, identify, read_pictures};
+use crate::core::identities::BoxCertificate;
 use crate::identity::IdentityError;
 
 /// Handshakes under way; a fleet that comes back at once waits its turn.
@@ -110,7 +111,7 @@ async fn serve(incoming: Incoming, served: Served) {
     quic.close(VarInt::from_u32(0), b"");
 }
 
-fn agent(connection: &Connection) -> Result<AgentId, LinkError> {
+fn agent(connection: &Connection) -> Result<(AgentId, BoxCertificate), LinkError> {
     let chain = connection
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())

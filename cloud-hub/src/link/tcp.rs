@@ -1,16 +1,20 @@
 //! TCP and TLS, for agents whose network lets no UDP through.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustls::server::Acceptor;
+use shared::wire::enrol::ENROL_ALPN;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{LinkError, OPEN_TIMEOUT, Served, identify};
+use super::{LinkError, OPEN_TIMEOUT, Served, enrol, identify};
 
 /// Handshakes under way; others wait in the system's queue. A handshake costs a signature.
 const HANDSHAKES: usize = 64;
@@ -20,18 +24,31 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// Listens.
 pub(super) struct Listener {
     listener: std::net::TcpListener,
-    tls: TlsAcceptor,
+    tls: Handshakes,
+}
+
+/// How connections are secured: as agents, or as boxes that want a certificate.
+#[derive(Clone)]
+struct Handshakes {
+    link: Arc<rustls::ServerConfig>,
+    enrolment: Option<Arc<rustls::ServerConfig>>,
+    under_way: Arc<Semaphore>,
 }
 
 impl Listener {
-    pub(super) fn bind(address: SocketAddr, tls: rustls::ServerConfig) -> Result<Self, LinkError> {
+    pub(super) fn bind(
+        address: SocketAddr,
+        link: rustls::ServerConfig,
+        enrolment: Option<rustls::ServerConfig>,
+    ) -> Result<Self, LinkError> {
         let listen = || {
             let listener = std::net::TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
         let listener = listen().map_err(|source| LinkError::Listen { address, source })?;
-        Ok(Self { listener, tls: TlsAcceptor::from(Arc::new(tls)) })
+        let under_way = Arc::new(Semaphore::new(HANDSHAKES));
+        Ok(Self { listener, tls: Handshakes { link: Arc::new(link), enrolment: enrolment.map(Arc::new), under_way } })
     }
 
     pub(super) async fn run(self, served: Served, shutdown: &CancellationToken) {
@@ -42,15 +59,14 @@ impl Listener {
                 return;
             }
         };
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         let mut tasks = JoinSet::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-                accepted = listener.accept(), if handshakes.available_permits() > 0 => match accepted {
+                accepted = listener.accept(), if self.tls.under_way.available_permits() > 0 => match accepted {
                     Ok((stream, peer)) => {
-                        tasks.spawn(serve(stream, peer, self.tls.clone(), Arc::clone(&handshakes), served.clone()));
+                        tasks.spawn(serve(stream, peer, self.tls.clone(), served.clone()));
                     }
                     Err(error) => {
                         warn!("failed to accept an agent over TCP: {error}");
@@ -64,22 +80,38 @@ impl Listener {
 }
 
 /// One connection, from handshake to end.
-async fn serve(stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor, handshakes: Arc<Semaphore>, served: Served) {
-    let handshake = async {
-        let _permit = handshakes.acquire().await.map_err(std::io::Error::other)?;
-        stream.set_nodelay(true)?;
-        tls.accept(stream).await
-    };
-    let stream = match tokio::time::timeout(OPEN_TIMEOUT, handshake).await {
+async fn serve(stream: TcpStream, peer: SocketAddr, tls: Handshakes, served: Served) {
+    let stream = match tokio::time::timeout(OPEN_TIMEOUT, tls.shake(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return debug!(%peer, "a handshake failed: {error}"),
         Err(_) => return debug!(%peer, "a handshake took too long"),
     };
-    match identify(stream.get_ref().1.peer_certificates().unwrap_or_default()) {
+    let session = stream.get_ref().1;
+    let chain = session.peer_certificates().unwrap_or_default();
+    if session.alpn_protocol() == Some(ENROL_ALPN) {
+        let shown = if chain.is_empty() { Ok(None) } else { identify(chain).map(Some) };
+        match shown {
+            Ok(shown) => enrol::serve(stream, shown, peer, &served.events).await,
+            Err(error) => warn!(%peer, "failed to {error}"),
+        }
+        return;
+    }
+    match identify(chain) {
         Ok(agent) => {
             let (mut receive, mut send) = tokio::io::split(stream);
             served.serve(agent, peer, &mut send, &mut receive, async |_| std::future::pending().await).await;
         }
         Err(error) => warn!(%peer, "failed to {error}"),
+    }
+}
+
+impl Handshakes {
+    async fn shake(self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let _permit = self.under_way.acquire().await.map_err(io::Error::other)?;
+        stream.set_nodelay(true)?;
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let enrols = start.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == ENROL_ALPN));
+        let config = self.enrolment.filter(|_| enrols).unwrap_or(self.link);
+        start.into_stream(config).await
     }
 }

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::AgentError;
 use crate::artifacts::Artifacts;
-use crate::clock::Clock;
+use crate::clock::WallClock;
 use crate::config::Config;
 use crate::core::ledger::{Readings, Tally};
 use crate::core::limits::{RECENT_EVENTS, RECENT_IDS, REPLAYED_READINGS, WARM_UP_READINGS};
@@ -51,7 +51,7 @@ pub(super) fn recover(
     config: &Config,
     state: &StateStore,
     artifacts: &Artifacts,
-    clock: &Clock,
+    clock: &WallClock,
 ) -> Result<Recovered, AgentError> {
     let path = config.agent.state_directory.join("spool");
     let opened = Opened::open(&path)?;

@@ -15,26 +15,29 @@ use shared::package::signature::PublicKey;
 use toml::Spanned;
 
 use crate::core::spool::{Shedding, WhenFull};
+use crate::identity::Enrolment;
 
 use super::address::{BrokerUrl, HostPort};
 use super::path::JsonPath;
 use super::topic::{StreamKey, TopicPattern};
 use super::{
     AgentSection, BrokerTls, COMMIT_DELAY_MS, Config, DEFAULT_MAX_ANSWER_MS, DEFAULT_MAX_PACKET_BYTES,
-    DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, Feature, Hub, Input, MAX_CLIENT_ID_BYTES,
-    MAX_UNIT_BYTES, Model, Mqtt, PACKET_BYTES, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status,
-    TimeSource, TimeUnit, Transport, raw,
+    DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, Feature, Hub, HubPlace, HubProof, Input,
+    MAX_CLIENT_ID_BYTES, MAX_UNIT_BYTES, Model, Mqtt, PACKET_BYTES, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS,
+    Spool, Status, TimeSource, TimeUnit, Transport, raw,
 };
 
-pub(super) fn check(source: &Source, raw: &raw::Root) -> Result<Config, ConfigError> {
+/// `enrolment` is what the box was told when it was enrolled, if it was.
+pub(super) fn check(source: &Source, raw: &raw::Root, enrolment: Option<&Enrolment>) -> Result<Config, ConfigError> {
     let folder = source.path().parent().unwrap_or(Path::new(""));
-    let mut checker = Checker { folder, problems: Problems::new(source) };
+    let mut checker = Checker { folder, enrolment, problems: Problems::new(source) };
     let config = checker.config(raw);
     checker.problems.finish(config)
 }
 
 struct Checker<'a> {
     folder: &'a Path,
+    enrolment: Option<&'a Enrolment>,
     problems: Problems<'a>,
 }
 
@@ -42,7 +45,7 @@ impl Checker<'_> {
     fn config(&mut self, raw: &raw::Root) -> Option<Config> {
         let agent = self.agent(&raw.agent);
         let mqtt = self.mqtt(&raw.mqtt, agent.as_ref());
-        let hub = self.optional(raw.hub.as_ref(), Self::hub);
+        let hub = self.hub(raw.hub.as_ref());
         let model = self.model(&raw.model);
         let spool = self.spool(&raw.spool);
         let inputs = self.inputs(&raw.input, spool.map(|spool| spool.when_full));
@@ -59,7 +62,24 @@ impl Checker<'_> {
     }
 
     fn agent(&mut self, raw: &raw::Agent) -> Option<AgentSection> {
-        let name = self.text(&raw.name, AgentId::new);
+        let enrolled = self.enrolment.map(|enrolment| enrolment.agent.clone());
+        let name = match (&raw.name, enrolled) {
+            (None, Some(enrolled)) => Some(enrolled),
+            (None, None) => self.fail(
+                &raw.state_directory,
+                "the box has no name yet; give `name` beside this, or enrol the box: edge-agent enroll --token ...",
+            ),
+            (Some(name), enrolled) => {
+                let given = self.text(name, AgentId::new);
+                match (given, enrolled) {
+                    (Some(given), Some(enrolled)) if given != enrolled => self.fail(
+                        name,
+                        format!("the box is enrolled as {enrolled}; leave `name` out, or enrol it anew with a token for {given}"),
+                    ),
+                    (given, _) => given,
+                }
+            }
+        };
         let state_directory = self.path(&raw.state_directory);
         Some(AgentSection { name: name?, state_directory: state_directory? })
     }
@@ -194,32 +214,69 @@ impl Checker<'_> {
         Some(Feature { name: name?, path: path?, unit: unit?, scale: scale?, offset: offset?, min: min?, max: max? })
     }
 
-    fn hub(&mut self, raw: &raw::Hub) -> Option<Hub> {
-        let address = self.text(&raw.address, HostPort::parse);
-        let server_name = match &raw.server_name {
-            Some(name) => self.text(name, parse_server_name),
-            None => address.as_ref().map(|address| address.host.clone()),
+    /// A hub that the file names, with files or with what enrolment left; or the one that the box is enrolled at; or none.
+    fn hub(&mut self, raw: Option<&Spanned<raw::Hub>>) -> Option<Option<Hub>> {
+        let Some(spanned) = raw else {
+            return Some(self.enrolment.map(|enrolment| Hub {
+                places: enrolment.hubs.iter().map(|address| place(address, address)).collect(),
+                transport: Transport::Auto,
+                server_name: enrolment.server_name.clone(),
+                proof: HubProof::Enrolled,
+            }));
         };
-        let ca_file = self.path(&raw.ca_file);
-        let certificate_file = self.path(&raw.certificate_file);
-        let key_file = self.path(&raw.key_file);
-        let tcp_address = match &raw.tcp_address {
-            Some(address) => self.text(address, HostPort::parse),
-            None => address.clone(),
+        let raw = spanned.get_ref();
+        let proof = self.hub_proof(spanned);
+        let enrolment = self.enrolment.filter(|_| proof == Some(HubProof::Enrolled));
+        let address = match (&raw.address, enrolment) {
+            (Some(address), _) => self.text(address, HostPort::parse).map(Some),
+            (None, Some(_)) => Some(None),
+            (None, None) => self.fail(spanned, "`address` is missing: host:port, where the hub listens"),
         };
+        let server_name = match (&raw.server_name, enrolment) {
+            (Some(name), _) => self.text(name, parse_server_name),
+            (None, Some(enrolment)) => Some(enrolment.server_name.clone()),
+            (None, None) => address.as_ref().and_then(|address| address.as_ref().map(|address| address.host.clone())),
+        };
+        let tcp_address =
+            self.optional(raw.tcp_address.as_ref(), |checker, address| checker.text(address, HostPort::parse));
         let transport = match &raw.transport {
             Some(name) => self.text(name, |name| named(name, "way to reach a hub", Transport::ALL, Transport::name)),
             None => Some(Transport::Auto),
         };
-        Some(Hub {
-            address: address?.to_string(),
-            tcp_address: tcp_address?.to_string(),
-            transport: transport?,
-            server_name: server_name?,
-            ca_file: ca_file?,
-            certificate_file: certificate_file?,
-            key_file: key_file?,
-        })
+        let tcp_address = tcp_address?.map(|address| address.to_string());
+        let at = |address: String| place(&address, tcp_address.as_deref().unwrap_or(&address));
+        let places = match address? {
+            Some(address) => vec![at(address.to_string())],
+            None => enrolment?.hubs.iter().cloned().map(at).collect(),
+        };
+        Some(Some(Hub { places, transport: transport?, server_name: server_name?, proof: proof? }))
+    }
+
+    fn hub_proof(&mut self, spanned: &Spanned<raw::Hub>) -> Option<HubProof> {
+        let raw = spanned.get_ref();
+        let files = [&raw.ca_file, &raw.certificate_file, &raw.key_file];
+        match files.map(Option::as_ref) {
+            [Some(ca_file), Some(certificate_file), Some(key_file)] => {
+                let paths = [ca_file, certificate_file, key_file].map(|file| self.path(file));
+                let [ca_file, certificate_file, key_file] = paths;
+                Some(HubProof::Files {
+                    ca_file: ca_file?,
+                    certificate_file: certificate_file?,
+                    key_file: key_file?,
+                })
+            }
+            [None, None, None] if self.enrolment.is_some() => Some(HubProof::Enrolled),
+            [None, None, None] => self.fail(
+                spanned,
+                "the box is not enrolled; do it with edge-agent enroll --token ..., or give `ca_file`, `certificate_file` and \
+                 `key_file`",
+            ),
+            [ca_file, certificate_file, key_file] => {
+                let given = ca_file.or(certificate_file).or(key_file);
+                let says = "`ca_file`, `certificate_file` and `key_file` belong together; give all three, or none and enrol the box";
+                given.and_then(|given| self.fail(given, says))
+            }
+        }
     }
 
     fn model(&mut self, raw: &raw::Model) -> Option<Model> {
@@ -375,6 +432,10 @@ fn parse_unit(unit: &str) -> Result<String, String> {
         return Err(format!("{unit:?} is no unit; it takes 1 to {MAX_UNIT_BYTES} bytes of printable text"));
     }
     Ok(unit.to_owned())
+}
+
+fn place(address: &str, tcp_address: &str) -> HubPlace {
+    HubPlace { address: address.to_owned(), tcp_address: tcp_address.to_owned() }
 }
 
 fn parse_server_name(name: &str) -> Result<String, String> {

@@ -15,7 +15,7 @@ pub(super) struct Root {
     pub(super) mqtt: Mqtt,
     #[serde(default)]
     pub(super) input: Vec<Spanned<Input>>,
-    pub(super) hub: Option<Hub>,
+    pub(super) hub: Option<Spanned<Hub>>,
     #[serde(default)]
     pub(super) model: Model,
     #[serde(default)]
@@ -27,7 +27,7 @@ pub(super) struct Root {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Agent {
-    pub(super) name: Spanned<String>,
+    pub(super) name: Option<Spanned<String>>,
     pub(super) state_directory: Spanned<PathBuf>,
 }
 
@@ -80,11 +80,11 @@ pub(super) struct Feature {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Hub {
-    pub(super) address: Spanned<String>,
+    pub(super) address: Option<Spanned<String>>,
     pub(super) server_name: Option<Spanned<String>>,
-    pub(super) ca_file: Spanned<PathBuf>,
-    pub(super) certificate_file: Spanned<PathBuf>,
-    pub(super) key_file: Spanned<PathBuf>,
+    pub(super) ca_file: Option<Spanned<PathBuf>>,
+    pub(super) certificate_file: Option<Spanned<PathBuf>>,
+    pub(super) key_file: Option<Spanned<PathBuf>>,
     pub(super) tcp_address: Option<Spanned<String>>,
     pub(super) transport: Option<Spanned<String>>,
 }

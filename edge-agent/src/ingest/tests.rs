@@ -5,6 +5,7 @@ use tokio::net::TcpListener;
 
 use super::packets::{Publish, Version, write_publish};
 use super::*;
+use crate::clock::Clock;
 use crate::config::Config;
 
 async fn packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
@@ -68,8 +69,16 @@ async fn an_old_broker_is_served_in_its_version_and_a_message_too_large_holds_up
     let broker = tokio::spawn(old_broker(listener));
     let telemetry = Telemetry::default();
     let decoder = Decoder::new(&config.inputs);
-    let (mut ingest, client) =
-        open(&config.mqtt, &config.agent.name, None, decoder, Clock::start(), telemetry.clone(), 1).unwrap();
+    let (mut ingest, client) = open(
+        &config.mqtt,
+        &config.agent.name,
+        None,
+        decoder,
+        WallClock::unremembered(Clock::start()),
+        telemetry.clone(),
+        1,
+    )
+    .unwrap();
     let client = tokio::spawn(client.run());
 
     let refused = ingest.received.recv().await.unwrap();

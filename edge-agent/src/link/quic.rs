@@ -12,8 +12,8 @@ use quinn::congestion::BbrConfig;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{
-    AsyncUdpSocket, ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, Runtime, TokioRuntime,
-    TransportConfig, UdpPoller, VarInt,
+    AsyncUdpSocket, ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Runtime,
+    TokioRuntime, TransportConfig, UdpPoller, VarInt,
 };
 use shared::wire::message::EdgeToHub;
 use tokio::sync::mpsc;
@@ -21,7 +21,6 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::{CONNECT_TIMEOUT, Inbox, LinkError, converse, resolve, write_message};
-use crate::config::Hub;
 use crate::core::Event;
 
 /// The connection is dead after this long without a word.
@@ -63,12 +62,12 @@ pub(super) struct Carrier {
 }
 
 impl Dialler {
-    pub(super) fn new(hub: &Hub, tls: rustls::ClientConfig) -> Result<Self, LinkError> {
+    pub(super) fn new(address: &str, server_name: &str, tls: rustls::ClientConfig) -> Result<Self, LinkError> {
         let quic = QuicClientConfig::try_from(tls)
-            .map_err(|error| LinkError::Connect { address: hub.address.clone(), problem: error.to_string() })?;
+            .map_err(|error| LinkError::Connect { address: address.to_owned(), problem: error.to_string() })?;
         let mut client = ClientConfig::new(Arc::new(quic));
         client.transport_config(Arc::new(transport()));
-        Ok(Self { address: hub.address.clone(), server_name: hub.server_name.clone(), client })
+        Ok(Self { address: address.to_owned(), server_name: server_name.to_owned(), client })
     }
 
     /// The first of up to [`HANDSHAKES`] to come about. Over a lossy link one handshake may wait seconds for datagrams to be
@@ -149,11 +148,23 @@ impl Carrier {
             },
             Err(error) => Err(LinkError::Lost(error.to_string())),
         };
+        let ended = ended.map_err(|error| refusal(&self.connection).unwrap_or(error));
         self.connection.close(VarInt::from_u32(0), b"");
         // The good-bye is on its way at once; a hub that is away confirms nothing, and the next connection waits for this.
         drop(tokio::time::timeout(GOODBYE, self.endpoint.wait_idle()).await);
         ended
     }
+}
+
+/// That the hub does not believe the box, which TLS 1.3 says only after the handshake.
+fn refusal(connection: &Connection) -> Option<LinkError> {
+    let Some(ConnectionError::ConnectionClosed(close)) = connection.close_reason() else {
+        return None;
+    };
+    // RFC 9001 section 4.8: 0x100 and the alert of TLS.
+    let alert = u64::from(close.error_code).checked_sub(0x100).and_then(|alert| u8::try_from(alert).ok())?;
+    let alert = rustls::AlertDescription::from(alert);
+    Some(LinkError::Lost(format!("the hub does not take this box's certificate ({alert:?})")))
 }
 
 /// The live lane: a stream of its own, opened when there is something to show, whose bytes go before those of the backlog.

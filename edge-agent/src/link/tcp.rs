@@ -12,7 +12,6 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{CONNECT_TIMEOUT, Inbox, LinkError, converse, resolve};
-use crate::config::Hub;
 use crate::core::Event;
 
 /// A peer that answers nothing for so long is gone: as long as over QUIC.
@@ -34,10 +33,10 @@ pub(super) struct Dialler {
 pub(super) struct Carrier(Box<TlsStream<TcpStream>>);
 
 impl Dialler {
-    pub(super) fn new(hub: &Hub, tls: rustls::ClientConfig) -> Result<Self, LinkError> {
-        let server_name = ServerName::try_from(hub.server_name.clone())
-            .map_err(|error| LinkError::Connect { address: hub.tcp_address.clone(), problem: error.to_string() })?;
-        Ok(Self { address: hub.tcp_address.clone(), server_name, tls: TlsConnector::from(Arc::new(tls)) })
+    pub(super) fn new(address: &str, server_name: &str, tls: rustls::ClientConfig) -> Result<Self, LinkError> {
+        let server_name = ServerName::try_from(server_name.to_owned())
+            .map_err(|error| LinkError::Connect { address: address.to_owned(), problem: error.to_string() })?;
+        Ok(Self { address: address.to_owned(), server_name, tls: TlsConnector::from(Arc::new(tls)) })
     }
 
     pub(super) async fn connect(&self) -> Result<Carrier, LinkError> {

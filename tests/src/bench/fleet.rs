@@ -14,6 +14,7 @@ use quinn::{ClientConfig, Connection, Endpoint, IdleTimeout, RecvStream, SendStr
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
+use shared::enrolment::HUB_SERVER_NAME;
 use shared::event::{Event, EventBatch, Reading, SpoolEntry, StreamSchema};
 use shared::ids::{AgentId, ChannelName, Epoch, Sequence, StreamId};
 use shared::limits::MAX_BATCHES_IN_FLIGHT;
@@ -160,7 +161,7 @@ async fn connect(endpoint: Endpoint, config: ClientConfig, hub: SocketAddr) -> a
 }
 
 async fn greet(endpoint: Endpoint, config: ClientConfig, hub: SocketAddr) -> anyhow::Result<Agent> {
-    let connection = endpoint.connect_with(config, hub, "localhost")?.await.context("shake hands")?;
+    let connection = endpoint.connect_with(config, hub, HUB_SERVER_NAME)?.await.context("shake hands")?;
     let (send, receive) = connection.open_bi().await?;
     let mut agent = Agent { _connection: connection, send, receive, decoder: FrameDecoder::default() };
     let hello = Hello {

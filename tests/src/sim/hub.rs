@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use cloud_hub::core::alarms::Alarm;
+use cloud_hub::core::identities::{BoxCertificate, IdentityBook};
 use cloud_hub::core::registry::{Registry, Release};
 use cloud_hub::core::rollout::{Rollout, RolloutState, Wish};
 use cloud_hub::core::session::AgentFacts;
 use cloud_hub::core::{CompactionRules, ConnectionId, Effect, Event, HubCore, Start};
 use cloud_hub::ingest_log::{Entry, IngestLog, Report, Request};
 use shared::event::SpoolEntry;
-use shared::ids::{AgentId, Epoch, ModelVersion};
+use shared::ids::{AgentId, Digest, Epoch, ModelVersion};
 use shared::seglog::fake::FakeDisk;
 use shared::wire::message::{EdgeToHub, HubToEdge, ServedModel};
 use shared::wire::part::PackedPart;
@@ -104,7 +105,9 @@ impl Hub {
         self.next_connection += 1;
         let connection = ConnectionId(self.next_connection);
         self.live.insert(connection, agent.clone());
-        self.handle(now, Event::Connected { connection, agent: agent.clone() }, said);
+        let (digest, not_after_ms) = (Digest::of(agent.as_str().as_bytes()), i64::MAX);
+        let certificate = BoxCertificate { digest, key: digest, not_after_ms };
+        self.handle(now, Event::Connected { connection, agent: agent.clone(), certificate }, said);
         connection
     }
 
@@ -384,7 +387,8 @@ fn start(disk: &FakeDisk, database: &Database) -> (HubCore, IngestLog<FakeDisk>)
     let champions = database.champion.map(|version| (models::model(), version)).into_iter().collect();
     let (rollouts, last_run) = (database.rollouts.values().cloned().collect(), database.last_run);
     let (alarms, labels) = (database.alarms.values().cloned().collect(), Vec::new());
-    let start = Start { snapshot, releases, champions, rollouts, last_run, alarms, labels };
+    let identities = IdentityBook::default();
+    let start = Start { snapshot, releases, champions, rollouts, last_run, alarms, labels, identities };
     let mut core = HubCore::new(specs, rules, start).expect("its own snapshot");
     let end = log.end();
     for (position, entry) in log.read(from..end).expect("the disk is well") {

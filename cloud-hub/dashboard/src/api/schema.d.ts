@@ -184,6 +184,50 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/enrolment-tokens": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Enrolment tokens, without their secrets, by id.
+         * @description Takes the role operator.
+         */
+        get: operations["tokens"];
+        put?: never;
+        /**
+         * Makes tokens. Each lets one box in, once.
+         * @description Takes the role operator.
+         */
+        post: operations["make_tokens"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/enrolment-tokens/{token}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * A token is void.
+         * @description Takes the role operator.
+         */
+        delete: operations["remove_token"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/events": {
         parameters: {
             query?: never;
@@ -240,6 +284,86 @@ export interface paths {
         get: operations["history"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/identities": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Boxes that were let in, by name; also those that did not connect yet, and those that may not any more.
+         * @description Takes the role viewer.
+         */
+        get: operations["identities"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/identities/{agent}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * A box that was let in.
+         * @description Takes the role viewer.
+         */
+        get: operations["identity"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/identities/{agent}/approve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A box whose certificate expired may come back.
+         * @description Takes the role operator.
+         */
+        post: operations["approve"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/identities/{agent}/revoke": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A box may not connect any more; its connections are closed. It comes back with a token that names it.
+         * @description Takes the role operator.
+         */
+        post: operations["revoke"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1052,6 +1176,9 @@ export interface components {
             /** @description What it is, for people. */
             says: string;
         };
+        BTreeMap: {
+            [key: string]: string;
+        };
         /** @description A version that was brought. */
         Brought: {
             /**
@@ -1217,6 +1344,42 @@ export interface components {
             /** @description How far every watched stream is now. */
             now: components["schemas"]["DriftNow"][];
         };
+        /** @description What lets a box in, without its secret. */
+        EnrolTokenView: {
+            /** @description What it is called. */
+            id: string;
+            /** @description The box it is for; nothing: the box says its name. */
+            agent?: string | null;
+            /** @description What the box will be labelled with. */
+            labels: components["schemas"]["BTreeMap"];
+            /** @description Who made it. */
+            made_by: string;
+            /** @description Since when. */
+            created: components["schemas"]["Timestamp"];
+            /** @description Until when. */
+            expires: components["schemas"]["Timestamp"];
+            /** @description The box that came in with it. */
+            used_by?: string | null;
+            used?: components["schemas"]["Timestamp"] | null;
+        };
+        /** @description Tokens to make. Everything may be left out. */
+        EnrolTokensBody: {
+            /**
+             * Format: int64
+             * @description How many; one unless it is said.
+             */
+            quantity?: number | null;
+            /**
+             * Format: int64
+             * @description How many seconds they hold; 15 minutes unless it is said.
+             */
+            expires_in_s?: number | null;
+            /** @description The box it is for, which may be one that it takes the place of; without it the box says its name. */
+            agent?: string | null;
+            labels?: components["schemas"]["BTreeMap"] | null;
+            /** @description Where boxes reach the hub, `host:port`; without them, where its configuration says. */
+            addresses?: string[] | null;
+        };
         /** @description What a stage found out. */
         EvidenceView: (components["schemas"]["MirrorView"] & {
             /** @enum {string} */
@@ -1303,6 +1466,32 @@ export interface components {
             body: Record<string, never>;
             /** @description BLAKE3 of the row and the hash before it. */
             hash: string;
+        };
+        /**
+         * @description How a box stands.
+         * @enum {string}
+         */
+        IdentityState: "enrolled" | "revoked" | "asks_to_come_back";
+        /** @description A box that was let in. */
+        IdentityView: {
+            /** @description Its name. */
+            agent: string;
+            /** @description What an operator says of it. */
+            labels: components["schemas"]["BTreeMap"];
+            /** @description How it stands. */
+            state: components["schemas"]["IdentityState"];
+            /** @description Whether it is connected. */
+            connected: boolean;
+            /** @description When it was let in. */
+            enrolled: components["schemas"]["Timestamp"];
+            /** @description Until when its certificate holds; it renews it in time by itself. */
+            certificate_expires: components["schemas"]["Timestamp"];
+            revoked?: components["schemas"]["Timestamp"] | null;
+            /** @description Who said so. */
+            revoked_by?: string | null;
+            /** @description Why. */
+            reason?: string | null;
+            asks_since?: components["schemas"]["Timestamp"] | null;
         };
         /** @description Positions in the hub's log. */
         IngestLogView: {
@@ -1397,6 +1586,23 @@ export interface components {
             name: string;
             /** @description The password. */
             password: string;
+        };
+        /** @description A token that was just made. */
+        MadeEnrolToken: {
+            /** @description What it is called. */
+            id: string;
+            /** @description The token itself: it is shown here and nowhere else. */
+            token: string;
+            /** @description The box it is for; nothing: the box says its name. */
+            agent?: string | null;
+            /** @description What the box will be labelled with. */
+            labels: components["schemas"]["BTreeMap"];
+            /** @description Where the box looks for the hub. */
+            addresses: string[];
+            /** @description Until when it holds. */
+            expires: components["schemas"]["Timestamp"];
+            /** @description What to run on the box. */
+            command: string;
         };
         /** @description A token that was just made. */
         MadeToken: components["schemas"]["TokenView"] & {
@@ -1659,6 +1865,29 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description A page of a list. */
+        Page_EnrolTokenView: {
+            /** @description The items. */
+            items: {
+                /** @description What it is called. */
+                id: string;
+                /** @description The box it is for; nothing: the box says its name. */
+                agent?: string | null;
+                /** @description What the box will be labelled with. */
+                labels: components["schemas"]["BTreeMap"];
+                /** @description Who made it. */
+                made_by: string;
+                /** @description Since when. */
+                created: components["schemas"]["Timestamp"];
+                /** @description Until when. */
+                expires: components["schemas"]["Timestamp"];
+                /** @description The box that came in with it. */
+                used_by?: string | null;
+                used?: components["schemas"]["Timestamp"] | null;
+            }[];
+            /** @description What to ask for as `cursor` to get the next page; null at the end. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
         Page_HistoryView: {
             /** @description The items. */
             items: {
@@ -1675,6 +1904,32 @@ export interface components {
                 body: Record<string, never>;
                 /** @description BLAKE3 of the row and the hash before it. */
                 hash: string;
+            }[];
+            /** @description What to ask for as `cursor` to get the next page; null at the end. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_IdentityView: {
+            /** @description The items. */
+            items: {
+                /** @description Its name. */
+                agent: string;
+                /** @description What an operator says of it. */
+                labels: components["schemas"]["BTreeMap"];
+                /** @description How it stands. */
+                state: components["schemas"]["IdentityState"];
+                /** @description Whether it is connected. */
+                connected: boolean;
+                /** @description When it was let in. */
+                enrolled: components["schemas"]["Timestamp"];
+                /** @description Until when its certificate holds; it renews it in time by itself. */
+                certificate_expires: components["schemas"]["Timestamp"];
+                revoked?: components["schemas"]["Timestamp"] | null;
+                /** @description Who said so. */
+                revoked_by?: string | null;
+                /** @description Why. */
+                reason?: string | null;
+                asks_since?: components["schemas"]["Timestamp"] | null;
             }[];
             /** @description What to ask for as `cursor` to get the next page; null at the end. */
             next_cursor?: string | null;
@@ -1706,6 +1961,28 @@ export interface components {
                  * @description Readings within, when it was made.
                  */
                 readings: number;
+            }[];
+            /** @description What to ask for as `cursor` to get the next page; null at the end. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_MadeEnrolToken: {
+            /** @description The items. */
+            items: {
+                /** @description What it is called. */
+                id: string;
+                /** @description The token itself: it is shown here and nowhere else. */
+                token: string;
+                /** @description The box it is for; nothing: the box says its name. */
+                agent?: string | null;
+                /** @description What the box will be labelled with. */
+                labels: components["schemas"]["BTreeMap"];
+                /** @description Where the box looks for the hub. */
+                addresses: string[];
+                /** @description Until when it holds. */
+                expires: components["schemas"]["Timestamp"];
+                /** @description What to run on the box. */
+                command: string;
             }[];
             /** @description What to ask for as `cursor` to get the next page; null at the end. */
             next_cursor?: string | null;
@@ -2041,6 +2318,11 @@ export interface components {
             by: string;
             /** @description When. */
             at: components["schemas"]["Timestamp"];
+        };
+        /** @description Why a box may not connect any more. */
+        RevokeBody: {
+            /** @description Why. */
+            reason?: string;
         };
         /**
          * @description What somebody may do. Each may what the one before may.
@@ -2862,6 +3144,127 @@ export interface operations {
             };
         };
     };
+    tokens: {
+        parameters: {
+            query?: {
+                /** @description Items of a page. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_EnrolTokenView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    make_tokens: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EnrolTokensBody"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_MadeEnrolToken"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    remove_token: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description What it is called */
+                token: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
     events: {
         parameters: {
             query?: {
@@ -2962,6 +3365,172 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Page_HistoryView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    identities: {
+        parameters: {
+            query?: {
+                /** @description Items of a page. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_IdentityView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    identity: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The box */
+                agent: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["IdentityView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    approve: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The box */
+                agent: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["IdentityView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    revoke: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The box */
+                agent: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RevokeBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["IdentityView"];
                 };
             };
             /** @description What is wrong */

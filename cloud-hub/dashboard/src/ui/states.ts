@@ -1,6 +1,6 @@
 // How states look: one tone for each, so that a colour means the same on every page.
 
-import type { Attention, Health, Rollout, Run } from '../api/client';
+import type { Attention, Health, Identity, Rollout, Run } from '../api/client';
 import type { Tone } from './Badge.svelte';
 
 export const health: Record<Health, [Tone, string]> = {
@@ -29,4 +29,10 @@ export const run: Record<Run['state'], [Tone, string]> = {
   released: ['good', 'made a version'],
   refused: ['warn', 'refused'],
   failed: ['bad', 'failed'],
+};
+
+export const identity: Record<Identity['state'], [Tone, string]> = {
+  enrolled: ['good', 'let in'],
+  revoked: ['bad', 'revoked'],
+  asks_to_come_back: ['warn', 'asks to come back'],
 };

@@ -7,7 +7,7 @@ use shared::wire::message::{Hello, HubToEdge, ModelOutcome, ModelReport, ServedM
 
 use super::hub::Hub;
 use super::shells::Outgoing;
-use super::support::{NORMAL, agent, hello, model, release};
+use super::support::{NORMAL, agent, hello, lasting, model, release};
 use crate::core::rollout::evidence::StageMode;
 use crate::core::rollout::{RolloutRules, RolloutState, Stage};
 use crate::core::{ConnectionId, Event};
@@ -87,7 +87,7 @@ fn a_greeting_says_what_the_hub_has_last_and_under_which_epochs() {
 fn events_before_a_greeting_of_another_epoch_or_after_a_hole_are_refused() {
     let mut hub = Hub::new(vec![]);
     let silent = ConnectionId(900);
-    hub.tell(Event::Connected { connection: silent, agent: agent("box-0") });
+    hub.tell(Event::Connected { connection: silent, agent: agent("box-0"), certificate: lasting() });
     hub.send(silent, 0, 5);
     assert_eq!(hub.refusal(silent), "events before a greeting");
     let other_epoch = hub.greet("box-1", Hello { epoch: Epoch(2), ..plain() });

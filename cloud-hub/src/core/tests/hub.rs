@@ -7,7 +7,7 @@ use shared::ids::{Epoch, ModelVersion, Sequence, StreamId};
 use shared::wire::message::{AgentStatus, Hello, HubToEdge, ModelOffer, ModelOutcome, ModelReport};
 
 use super::shells::{Outgoing, Shells};
-use super::support::{COMPACTION, agent, batch, hello, model, reading, stream};
+use super::support::{COMPACTION, agent, batch, hello, lasting, model, reading, stream};
 use crate::core::drift::DriftAlarm;
 use crate::core::registry::Release;
 use crate::core::retrain::curve::Curve;
@@ -111,7 +111,7 @@ impl Hub {
         let connection = ConnectionId(self.connections);
         self.shells.connections.insert(connection, (agent(name), hello.base));
         self.sources.insert(connection, (hello.base.0, 1_000_000));
-        self.tell(Event::Connected { connection, agent: agent(name) });
+        self.tell(Event::Connected { connection, agent: agent(name), certificate: lasting() });
         self.tell(Event::Hello { connection, hello });
         connection
     }

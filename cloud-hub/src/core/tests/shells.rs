@@ -11,6 +11,7 @@ use shared::wire::message::HubToEdge;
 use super::support::{COMPACTION, specs, with_cohort};
 use crate::core::alarms::Alarm;
 use crate::core::drift::DriftAlarm;
+use crate::core::identities::IdentityBook;
 use crate::core::registry::Release;
 use crate::core::retrain::{INTERRUPTED, Run, RunOutcome, RunState, TrainingJob};
 use crate::core::rollout::{Rollout, RolloutRules, RolloutState};
@@ -105,6 +106,7 @@ impl Shells {
             last_run: self.runs.keys().next_back().copied().unwrap_or(0),
             alarms: self.machine_alarms.values().cloned().collect(),
             labels: Vec::new(),
+            identities: IdentityBook::default(),
         };
         let mut specs = if self.has_cohort { with_cohort() } else { specs() };
         for (spec, rules) in specs.iter_mut().zip(self.rules.iter().cycle()) {

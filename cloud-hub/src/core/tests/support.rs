@@ -10,6 +10,7 @@ use shared::wire::PROTOCOL_VERSION;
 use shared::wire::message::Hello;
 
 use crate::core::drift::DriftRules;
+use crate::core::identities::BoxCertificate;
 use crate::core::registry::Release;
 use crate::core::retrain::RetrainRules;
 use crate::core::rollout::evidence::StageMode;
@@ -122,4 +123,10 @@ pub(super) fn batch(epoch: Epoch, first: Sequence, streams: &[StreamId], events:
         streams.iter().map(|stream| StreamSchema { stream: stream.clone(), channels: vec![flow()] }).collect();
     let models = vec![ModelRef { name: model("pump"), version: ModelVersion(1) }];
     EventBatch { epoch, first, streams, models, events }
+}
+
+/// A certificate that outlives every test.
+pub(super) fn lasting() -> BoxCertificate {
+    let digest = Digest::of(b"a certificate");
+    BoxCertificate { digest, key: digest, not_after_ms: i64::MAX }
 }

@@ -18,7 +18,7 @@ use shared::wire::message::HubToEdge;
 use self::agent::{Connection, FakeAgent, SplitMix64};
 use self::truth::Truth;
 use super::shells::{Outgoing, Shells};
-use super::support::{MOVED, NORMAL, hello, release, specs};
+use super::support::{MOVED, NORMAL, hello, lasting, release, specs};
 use crate::core::drift::DriftAlarm;
 use crate::core::limits::REGIMES_KEPT;
 use crate::core::observe::Observed;
@@ -192,7 +192,10 @@ impl World {
         let FakeAgent { name, epoch, acked, connection, .. } = &mut self.agents[index];
         let hello = hello(*epoch, *acked);
         self.shells.connections.insert(id, (name.clone(), *acked));
-        let words = [Event::Connected { connection: id, agent: name.clone() }, Event::Hello { connection: id, hello }];
+        let words = [
+            Event::Connected { connection: id, agent: name.clone(), certificate: lasting() },
+            Event::Hello { connection: id, hello },
+        ];
         self.wires.insert(id, words.into());
         *connection = Some(Connection {
             id,

@@ -1,0 +1,276 @@
+//! Boxes that are let in, over HTTP: tokens for them, who is in, and who is out.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use shared::event::UnixMillis;
+use shared::ids::AgentId;
+use utoipa::{IntoParams, ToSchema};
+
+use super::error::Problem;
+use super::extract::{At, Body, Params};
+use super::page::{Page, page};
+use super::{Command, Context};
+use crate::config::check_address;
+use crate::core::access::Principal;
+use crate::core::identities::{BoxLabels, EnrolToken};
+use crate::view::{EnrolTokenView, IdentityView, Timestamp};
+
+/// Seconds that a token lasts, unless it is said: as long as it takes to walk to a box.
+const LIFETIME_S: i64 = 15 * 60;
+/// The longest that can be said: boxes that are shipped are on their way for weeks.
+const MAX_LIFETIME_S: i64 = 90 * 24 * 3_600;
+/// Tokens that are made at once: a pallet of boxes.
+const MAX_QUANTITY: u32 = 1_000;
+/// Labels of a box.
+const MAX_LABELS: usize = 16;
+/// Bytes of a label's name or value.
+const MAX_LABEL_BYTES: usize = 63;
+/// Characters of a reason.
+const MAX_REASON_CHARACTERS: usize = 500;
+
+/// Tokens to make, as the hub is asked.
+#[derive(Debug)]
+pub struct NewEnrolTokens {
+    /// How many.
+    pub quantity: u32,
+    /// Milliseconds for which they hold.
+    pub lifetime_ms: i64,
+    /// The box they are for; nothing: it says its name.
+    pub agent: Option<AgentId>,
+    /// What the boxes will be labelled with.
+    pub labels: BoxLabels,
+    /// Where boxes reach the hub; none: where its configuration says.
+    pub addresses: Vec<String>,
+    /// Who makes them.
+    pub by: String,
+    /// The host at which whoever asks reaches the hub, if nobody says where boxes do.
+    pub host: String,
+}
+
+/// Tokens to make. Everything may be left out.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EnrolTokensBody {
+    /// How many; one unless it is said.
+    #[schema(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "super::extract::perhaps_whole")]
+    quantity: Option<i64>,
+    /// How many seconds they hold; 15 minutes unless it is said.
+    #[schema(minimum = 1, maximum = 7_776_000)]
+    #[serde(default, deserialize_with = "super::extract::perhaps_whole")]
+    expires_in_s: Option<i64>,
+    /// The box it is for, which may be one that it takes the place of; without it the box says its name.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
+    agent: Option<String>,
+    /// What the boxes will be labelled with.
+    #[serde(default)]
+    #[schema(value_type = Option<BoxLabels>)]
+    labels: Option<BoxLabels>,
+    /// Where boxes reach the hub, `host:port`; without them, where its configuration says.
+    #[schema(max_items = 8)]
+    addresses: Option<Vec<String>>,
+}
+
+/// A token that was just made.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct MadeEnrolToken {
+    /// What it is called.
+    pub id: String,
+    /// The token itself: it is shown here and nowhere else.
+    pub token: String,
+    /// The box it is for; nothing: the box says its name.
+    #[schema(value_type = Option<String>)]
+    pub agent: Option<AgentId>,
+    /// What the box will be labelled with.
+    pub labels: BoxLabels,
+    /// Where the box looks for the hub.
+    pub addresses: Vec<String>,
+    /// Until when it holds.
+    pub expires: Timestamp,
+    /// What to run on the box.
+    pub command: String,
+}
+
+impl MadeEnrolToken {
+    /// Of a token and its text.
+    #[must_use]
+    pub fn new(token: &EnrolToken, addresses: &[String], text: String) -> Self {
+        let expires_ms: UnixMillis = token.expires_ms;
+        Self {
+            id: token.id.clone(),
+            agent: token.agent.clone(),
+            labels: token.labels.clone(),
+            addresses: addresses.to_vec(),
+            expires: Timestamp(expires_ms),
+            command: format!("sudo edge-agent enroll --token {text}"),
+            token: text,
+        }
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageQuery {
+    /// Items of a page.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// Where the page before ended.
+    #[param(pattern = "^([0-9a-f]{2})*$")]
+    cursor: Option<String>,
+}
+
+/// Enrolment tokens, without their secrets, by id.
+#[utoipa::path(get, path = "/api/v1/enrolment-tokens", tag = "Enrolment", params(PageQuery),
+    responses((status = 200, body = Page<EnrolTokenView>)))]
+pub(super) async fn tokens(
+    State(context): State<Context>,
+    Params(PageQuery { limit, cursor }): Params<PageQuery>,
+) -> Result<Json<Page<EnrolTokenView>>, Problem> {
+    let tokens = context.ask(|answer| Command::ReadEnrolTokens { answer }).await?;
+    page(tokens.iter(), |token: &EnrolTokenView| token.id.clone(), limit, cursor.as_deref()).map(Json)
+}
+
+/// Makes tokens. Each lets one box in, once.
+#[utoipa::path(post, path = "/api/v1/enrolment-tokens", tag = "Enrolment", request_body = EnrolTokensBody,
+    responses((status = 201, body = Page<MadeEnrolToken>)))]
+pub(super) async fn make_tokens(
+    State(context): State<Context>,
+    Extension(who): Extension<Principal>,
+    headers: HeaderMap,
+    Body(body): Body<EnrolTokensBody>,
+) -> Result<Response, Problem> {
+    let asked = check(body, who.name, host_of(&headers)).map_err(Problem::bad_body)?;
+    let made = context.ask(|answer| Command::MakeEnrolTokens { asked, answer }).await?;
+    let made = made.map_err(|reason| Problem::conflict("enrolment", reason))?;
+    Ok((StatusCode::CREATED, Json(Page::whole(made))).into_response())
+}
+
+fn check(body: EnrolTokensBody, by: String, host: String) -> Result<NewEnrolTokens, String> {
+    let quantity = u32::try_from(body.quantity.unwrap_or(1)).ok().filter(|count| (1..=MAX_QUANTITY).contains(count));
+    let quantity = quantity.ok_or_else(|| format!("quantity must be 1 to {MAX_QUANTITY}"))?;
+    let lifetime_s = body.expires_in_s.unwrap_or(LIFETIME_S);
+    if !(1..=MAX_LIFETIME_S).contains(&lifetime_s) {
+        return Err(format!("expires_in_s must be 1 to {MAX_LIFETIME_S}"));
+    }
+    let agent = body.agent.map(|agent| AgentId::new(&agent).map_err(|error| format!("agent: {error}"))).transpose()?;
+    let labels = body.labels.unwrap_or_default();
+    if labels.len() > MAX_LABELS {
+        return Err(format!("labels: {} of them, at most {MAX_LABELS} are allowed", labels.len()));
+    }
+    for (name, value) in &labels {
+        let is_right =
+            |text: &str| !text.is_empty() && text.len() <= MAX_LABEL_BYTES && !text.contains(char::is_control);
+        if !is_right(name) || !is_right(value) {
+            return Err(format!("labels: {name:?} = {value:?}: names and values have 1 to {MAX_LABEL_BYTES} bytes"));
+        }
+    }
+    let addresses = body.addresses.unwrap_or_default();
+    if addresses.len() > shared::enrolment::MAX_TOKEN_HUBS {
+        return Err(format!("addresses: at most {} are allowed", shared::enrolment::MAX_TOKEN_HUBS));
+    }
+    addresses.iter().try_for_each(|address| check_address(address).map_err(|says| format!("addresses: {says}")))?;
+    Ok(NewEnrolTokens { quantity, lifetime_ms: 1_000 * lifetime_s, agent, labels, addresses, by, host })
+}
+
+/// The host at which whoever asks reaches the hub.
+fn host_of(headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let is_port = |port: &str| port.chars().all(|digit| digit.is_ascii_digit());
+    let host = match host.rsplit_once(':') {
+        Some((host, port)) if is_port(port) => host,
+        Some(_) | None => host,
+    };
+    let is_right = check_address(&format!("{host}:1")).is_ok();
+    if is_right { host.to_owned() } else { "localhost".to_owned() }
+}
+
+/// A token is void.
+#[utoipa::path(delete, path = "/api/v1/enrolment-tokens/{token}", tag = "Enrolment",
+    params(("token" = String, Path, description = "What it is called")), responses((status = 204)))]
+pub(super) async fn remove_token(State(context): State<Context>, At(id): At<String>) -> Result<StatusCode, Problem> {
+    let tokens = context.ask(|answer| Command::ReadEnrolTokens { answer }).await?;
+    if !tokens.iter().any(|token| token.id == id) {
+        return Err(Problem::not_found("enrolment_token", format!("there is no enrolment token {id:?}")));
+    }
+    let removed = context.ask(|answer| Command::RemoveEnrolToken { id, answer }).await?;
+    removed.map_err(|reason| Problem::conflict("enrolment", reason))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Boxes that were let in, by name; also those that did not connect yet, and those that may not any more.
+#[utoipa::path(get, path = "/api/v1/identities", tag = "Enrolment", params(PageQuery),
+    responses((status = 200, body = Page<IdentityView>)))]
+pub(super) async fn identities(
+    State(context): State<Context>,
+    Params(PageQuery { limit, cursor }): Params<PageQuery>,
+) -> Result<Json<Page<IdentityView>>, Problem> {
+    let identities = context.ask(|answer| Command::ReadIdentities { answer }).await?;
+    page(identities.iter(), |identity: &IdentityView| identity.agent.to_string(), limit, cursor.as_deref()).map(Json)
+}
+
+/// A box that was let in.
+#[utoipa::path(get, path = "/api/v1/identities/{agent}", tag = "Enrolment",
+    params(("agent" = String, Path, description = "The box")), responses((status = 200, body = IdentityView)))]
+pub(super) async fn identity(
+    State(context): State<Context>,
+    At(name): At<String>,
+) -> Result<Json<IdentityView>, Problem> {
+    let identities = context.ask(|answer| Command::ReadIdentities { answer }).await?;
+    let found = identities.into_iter().find(|identity| identity.agent.as_str() == name);
+    found.map(Json).ok_or_else(|| Problem::not_found("identity", format!("no box {name:?} was let in")))
+}
+
+/// Why a box may not connect any more.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RevokeBody {
+    /// Why.
+    #[serde(default)]
+    #[schema(max_length = 500)]
+    reason: String,
+}
+
+/// A box may not connect any more; its connections are closed. It comes back with a token that names it.
+#[utoipa::path(post, path = "/api/v1/identities/{agent}/revoke", tag = "Enrolment", request_body = RevokeBody,
+    params(("agent" = String, Path, description = "The box")), responses((status = 200, body = IdentityView)))]
+pub(super) async fn revoke(
+    State(context): State<Context>,
+    Extension(who): Extension<Principal>,
+    At(name): At<String>,
+    Body(RevokeBody { reason }): Body<RevokeBody>,
+) -> Result<Json<IdentityView>, Problem> {
+    if reason.chars().count() > MAX_REASON_CHARACTERS {
+        return Err(Problem::bad_body(format!("reason: at most {MAX_REASON_CHARACTERS} characters are allowed")));
+    }
+    let agent = known(&context, &name).await?;
+    let revoked = context.ask(|answer| Command::RevokeBox { agent, by: who.name, reason, answer }).await?;
+    revoked.map_err(|reason| Problem::conflict("identity", reason))?;
+    identity(State(context), At(name)).await
+}
+
+/// A box whose certificate expired may come back.
+#[utoipa::path(post, path = "/api/v1/identities/{agent}/approve", tag = "Enrolment",
+    params(("agent" = String, Path, description = "The box")), responses((status = 200, body = IdentityView)))]
+pub(super) async fn approve(
+    State(context): State<Context>,
+    Extension(who): Extension<Principal>,
+    At(name): At<String>,
+) -> Result<Json<IdentityView>, Problem> {
+    let agent = known(&context, &name).await?;
+    let approved = context.ask(|answer| Command::ApproveBox { agent, by: who.name, answer }).await?;
+    approved.map_err(|reason| Problem::conflict("identity", reason))?;
+    identity(State(context), At(name)).await
+}
+
+/// A box that was let in, or that connects by other means.
+async fn known(context: &Context, name: &str) -> Result<AgentId, Problem> {
+    let missing = || Problem::not_found("identity", format!("there is no box {name:?}"));
+    let agent = AgentId::new(name).map_err(|_| missing())?;
+    let identities = context.ask(|answer| Command::ReadIdentities { answer }).await?;
+    let is_known = context.now().agent(name).is_some() || identities.iter().any(|identity| identity.agent == agent);
+    is_known.then_some(agent).ok_or_else(missing)
+}

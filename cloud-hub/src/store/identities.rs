@@ -1,0 +1,136 @@
+//! Boxes that were let in, and enrolment tokens, in the database.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::rows::{Columns, ReadError};
+use super::{Store, StoreError};
+use crate::core::identities::{Change, EnrolToken, Identity, IdentityBook};
+
+const TOKEN: &str = "token";
+const BOX: &str = "box";
+
+impl Store {
+    /// Who is let in.
+    ///
+    /// # Errors
+    /// If the database cannot be read or holds something this program did not write.
+    pub async fn load_identities(&self) -> Result<IdentityBook, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(self.failed("read who is let in"))?;
+        load(&mut connection).await.map_err(|error| self.row_error(error))
+    }
+
+    /// Makes a change of who is let in durable: all of it or nothing.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub async fn save_identities(&self, change: &Change) -> Result<(), StoreError> {
+        let action = "store who is let in";
+        let mut transaction = self.pool.begin().await.map_err(self.failed(action))?;
+        save(&mut transaction, change).await.map_err(self.failed(action))?;
+        transaction.commit().await.map_err(self.failed(action))
+    }
+}
+
+async fn load(connection: &mut SqliteConnection) -> Result<IdentityBook, ReadError> {
+    let tokens = all::<EnrolToken>(connection, TOKEN).await?;
+    Ok(IdentityBook::new(tokens, all::<Identity>(connection, BOX).await?))
+}
+
+async fn all<T: DeserializeOwned>(connection: &mut SqliteConnection, kind: &str) -> Result<Vec<T>, ReadError> {
+    let query = sqlx::query("SELECT * FROM identities WHERE kind = $1 ORDER BY id").bind(kind);
+    query.fetch_all(connection).await?.iter().map(document).collect()
+}
+
+fn document<T: DeserializeOwned>(row: &SqliteRow) -> Result<T, ReadError> {
+    let columns = Columns { table: "identities", row };
+    let body: String = columns.get("body")?;
+    serde_json::from_str(&body).map_err(|error| columns.wrong("body", error.to_string()))
+}
+
+async fn save(connection: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::Error> {
+    match change {
+        Change::AddTokens { tokens, forgotten } => {
+            for id in forgotten {
+                remove_token(connection, id).await?;
+            }
+            for token in tokens {
+                put(connection, TOKEN, &token.id, token).await?;
+            }
+            Ok(())
+        }
+        Change::RemoveToken(id) => remove_token(connection, id).await,
+        Change::Admit { token, identity } => {
+            put(connection, TOKEN, &token.id, token).await?;
+            put(connection, BOX, identity.agent.as_str(), identity).await
+        }
+        Change::Set(identity) => put(connection, BOX, identity.agent.as_str(), identity).await,
+    }
+}
+
+async fn put<T: Serialize>(
+    connection: &mut SqliteConnection,
+    kind: &str,
+    id: &str,
+    document: &T,
+) -> Result<(), sqlx::Error> {
+    let body = serde_json::to_string(document).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    let statement = "INSERT INTO identities (kind, id, body) VALUES ($1, $2, $3) \
+                     ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body";
+    sqlx::query(statement).bind(kind).bind(id).bind(body).execute(connection).await.map(drop)
+}
+
+async fn remove_token(connection: &mut SqliteConnection, id: &str) -> Result<(), sqlx::Error> {
+    let statement = "DELETE FROM identities WHERE kind = $1 AND id = $2";
+    sqlx::query(statement).bind(TOKEN).bind(id).execute(connection).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::identities::{Admission, BoxCertificate, BoxLabels, Wanted};
+    use shared::ids::{AgentId, Digest};
+
+    fn admit(book: &IdentityBook, name: &AgentId) -> Admission {
+        let wanted = Wanted { key: Digest::of(b"key"), agent: None };
+        book.admit(5, Digest::of(b"secret"), Some(name), &wanted, |_| false).expect("is let in")
+    }
+
+    #[tokio::test]
+    async fn who_is_let_in_is_known_after_a_restart() {
+        let directory = tempfile::tempdir().expect("dir");
+        let path = directory.path().join("hub.sqlite");
+        let store = Store::open(&path).await.expect("opens");
+        let token = EnrolToken {
+            id: "t".to_owned(),
+            digest: Digest::of(b"secret"),
+            agent: None,
+            labels: BoxLabels::from([("site".to_owned(), "a".to_owned())]),
+            made_by: "ada".to_owned(),
+            created_ms: 1,
+            expires_ms: 10,
+            used: None,
+        };
+        let old = EnrolToken { id: "old".to_owned(), digest: Digest::of(b"old"), ..token.clone() };
+        let mut book = IdentityBook::default();
+        let name = AgentId::new("box-1").expect("valid");
+        let certificate = BoxCertificate { digest: Digest::of(b"c"), key: Digest::of(b"key"), not_after_ms: 99 };
+        let added = Change::AddTokens { tokens: vec![old], forgotten: Vec::new() };
+        let more = Change::AddTokens { tokens: vec![token], forgotten: vec!["old".to_owned()] };
+        for change in [added, more] {
+            store.save_identities(&change).await.expect("saves");
+            book.apply(change);
+        }
+        let admitted = admit(&book, &name).with(5, certificate);
+        store.save_identities(&admitted).await.expect("saves");
+        store.close().await;
+
+        let loaded = Store::open(&path).await.expect("opens").load_identities().await.expect("loads");
+        assert_eq!(loaded.tokens().map(|token| token.id.as_str()).collect::<Vec<_>>(), ["t"]);
+        assert_eq!(
+            loaded.of(&name).map(|known| (known.current, known.labels["site"].as_str())),
+            Some((certificate, "a"))
+        );
+    }
+}

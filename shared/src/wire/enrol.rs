@@ -1,0 +1,116 @@
+//! How a box gets its certificate: one [frame](super::frame) each way, over TLS on the hub's TCP port, under an ALPN name of
+//! its own.
+//!
+//! A box without a certificate shows none and sends a token; a box that has one shows it, and gets another for a new key.
+//! Keys are made on the box and never leave it: what travels is a PKCS #10 request (RFC 2986), signed with the key.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::UnixMillis;
+use crate::ids::AgentId;
+
+/// The ALPN name of this talk.
+pub const ENROL_ALPN: &[u8] = b"tideline-enrol/1";
+/// Bytes of a message, either way: a request with a token, or a chain of certificates, fits many times over.
+pub const MAX_ENROL_BYTES: usize = 64 * 1024;
+
+/// From box to hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EnrolRequest {
+    /// A box asks for its first certificate.
+    Enrol {
+        /// The token's secret.
+        secret: String,
+        /// The name it would like to have; the token may settle another.
+        name: Option<AgentId>,
+        /// The request, DER.
+        csr: Vec<u8>,
+    },
+    /// The box whose certificate this connection shows asks for another. It may have expired: then a person must approve.
+    Renew {
+        /// The request, DER.
+        csr: Vec<u8>,
+    },
+    /// The certificate that this connection shows is the one in use from now on; the one before is void.
+    Confirm,
+}
+
+/// From hub to box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EnrolAnswer {
+    /// A certificate.
+    Issued(IssuedIdentity),
+    /// The certificate of this connection is the one in use.
+    Confirmed {
+        /// The hub's time.
+        time_ms: UnixMillis,
+    },
+    /// Nothing was issued.
+    Refused {
+        /// Why, for programs.
+        code: Refusal,
+        /// Why, in words that complete "the hub refused: ".
+        reason: String,
+        /// The hub's time.
+        time_ms: UnixMillis,
+    },
+}
+
+/// Who a box is from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedIdentity {
+    /// Its name.
+    pub agent: AgentId,
+    /// Its certificate and those that lead to an authority, DER, its own first.
+    pub chain: Vec<Vec<u8>>,
+    /// The authorities that may vouch for the hub, DER.
+    pub authorities: Vec<Vec<u8>>,
+    /// Until when the certificate holds.
+    pub not_after_ms: UnixMillis,
+    /// The hub's time, when it was issued.
+    pub time_ms: UnixMillis,
+}
+
+/// Why nothing is issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// There is no such token.
+    UnknownToken,
+    /// The token was used, by another box.
+    UsedToken,
+    /// The token is too old.
+    ExpiredToken,
+    /// The request asks for another identity than the box may have.
+    Identity,
+    /// There is a box of this name already.
+    NameTaken,
+    /// The box was revoked.
+    Revoked,
+    /// The certificate expired, and a person must approve that the box comes back.
+    Approval,
+    /// The certificate is not the box's newest.
+    Stale,
+    /// The request makes no sense.
+    Malformed,
+    /// The hub cannot do it at the moment.
+    Unavailable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame;
+
+    #[test]
+    fn what_travels_stays_what_it_is() {
+        let mut bytes = Vec::new();
+        let name = Some(AgentId::new("b").expect("valid"));
+        frame::encode(&EnrolRequest::Enrol { secret: "s".to_owned(), name, csr: vec![1, 2] }, &mut bytes)
+            .expect("fits");
+        assert_eq!(bytes[frame::HEADER_BYTES..], [0, 1, b's', 1, 1, b'b', 2, 1, 2]);
+        bytes.clear();
+        let refused = EnrolAnswer::Refused { code: Refusal::Stale, reason: "r".to_owned(), time_ms: 1 };
+        frame::encode(&refused, &mut bytes).expect("fits");
+        assert_eq!(bytes[frame::HEADER_BYTES..], [2, 7, 1, b'r', 2]);
+    }
+}

@@ -1,0 +1,316 @@
+//! Boxes that are let in, renewed and kept out, with the real programs: a hub that is its own authority, and agents.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
+
+use edge_agent::clock::Clock;
+use serde_json::Value;
+use shared::enrolment::{EnrolmentToken, Fingerprint};
+use tests::{Process, free_port, program, wait_until};
+
+const DEADLINE: Duration = Duration::from_secs(40);
+/// Seconds for which certificates hold here: renewed after five or six.
+const LIFETIME_S: u64 = 10;
+/// Milliseconds within which a box that was revoked is gone.
+const REVOKED_WITHIN_MS: u64 = 5_000;
+
+struct Site {
+    directory: tempfile::TempDir,
+    hub: Process,
+    api: SocketAddr,
+}
+
+impl Site {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("dir");
+        let (link, api) = (free_port().expect("port"), free_port().expect("port"));
+        let config = format!(
+            "[hub]\ndata_directory = \"hub\"\n[link]\nlisten = \"{link}\"\npublic_addresses = [\"{link}\"]\n\
+             [api]\nlisten = \"{api}\"\n[authority]\ncertificate_lifetime_s = {LIFETIME_S}\n"
+        );
+        let file = directory.path().join("hub.toml");
+        fs::write(&file, config).expect("writes");
+        let log = directory.path().join("hub.log");
+        let hub =
+            Process::start("cloud-hub", &["serve", "--config", &file.display().to_string()], &log).expect("starts");
+        let site = Self { directory, hub, api };
+        assert!(wait_until(DEADLINE, || site.ctl(&["me"]).status.success()), "{}", site.said("hub"));
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program("cloud-hub").expect("built"));
+        command.args(["ctl", "--hub", &format!("http://{}", self.api), "--output", "json", "--data"]);
+        command.arg(self.path("hub")).args(arguments).output().expect("runs")
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.ctl(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    fn token(&self, more: &[&str]) -> String {
+        let made = self.json(&[&["enroll", "create"], more].concat());
+        made["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// A box whose broker is away.
+    fn make_box(&self, name: &str) -> Box {
+        let directory = self.path(name);
+        fs::create_dir(&directory).expect("makes");
+        let input = "[[input]]\nname = \"x\"\ntopic = \"plant/{pump}\"\nkey = \"{pump}\"\n\
+                     feature = [{ name = \"flow\", path = \"$.flow\" }]\n";
+        let config = format!(
+            "[agent]\nstate_directory = \"state\"\n[mqtt]\nurl = \"mqtt://127.0.0.1:1\"\n{input}[spool]\nmax_bytes = 16777216\n"
+        );
+        fs::write(directory.join("agent.toml"), config).expect("writes");
+        Box(directory)
+    }
+
+    fn identity(&self, agent: &str) -> Value {
+        let all = self.json(&["identities"]);
+        all.as_array().expect("a list").iter().find(|one| one["agent"] == agent).cloned().unwrap_or_default()
+    }
+
+    fn is_connected(&self, agent: &str) -> bool {
+        self.identity(agent)["connected"] == true
+    }
+
+    fn said(&self, name: &str) -> String {
+        fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
+    }
+}
+
+struct Box(PathBuf);
+
+impl Box {
+    fn config(&self) -> String {
+        self.0.join("agent.toml").display().to_string()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("edge-agent").expect("built"));
+        command.args(arguments).args(["--config", &self.config()]);
+        command
+    }
+
+    fn enroll(&self, arguments: &[&str]) -> Output {
+        self.command(&[&["enroll"], arguments].concat()).output().expect("runs")
+    }
+
+    fn run(&self) -> Process {
+        let log = self.0.with_extension("log");
+        Process::start("edge-agent", &["run", "--config", &self.config()], &log).expect("starts")
+    }
+
+    fn held(&self) -> Value {
+        let text = fs::read(self.0.join("state/identity/current.json")).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_box_is_let_in_once_renews_its_certificate_and_is_gone_within_seconds_of_its_revocation() {
+    let site = Site::start();
+    let pump = site.make_box("pump");
+    let nameless = pump.command(&["run"]).output().expect("runs");
+    assert_eq!(nameless.status.code(), Some(78), "{}", text(&nameless.stderr));
+    assert!(text(&nameless.stderr).contains("edge-agent enroll"), "{}", text(&nameless.stderr));
+
+    let token = site.token(&["--labels", "site=a,line=4", "--ttl", "15m"]);
+    let file = site.path("enroll.token");
+    fs::write(&file, format!("{token}\n")).expect("writes");
+    let done =
+        pump.enroll(&["--token-file", &file.display().to_string(), "--shred", "--name", "pump-7", "--output", "json"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let said: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!(said["agent"], "pump-7");
+    assert!(!file.exists(), "the token is gone from the disk");
+    let known = site.identity("pump-7");
+    assert_eq!(
+        (&known["labels"]["site"], &known["labels"]["line"], &known["state"]),
+        (&"a".into(), &"4".into(), &"enrolled".into())
+    );
+
+    // The token is used up, for another box and for the same one with another key.
+    let other = site.make_box("other");
+    let refused = other.enroll(&["--token", &token, "--name", "other"]);
+    assert!(
+        !refused.status.success() && text(&refused.stderr).contains("was used by pump-7"),
+        "{}",
+        text(&refused.stderr)
+    );
+
+    let agent = pump.run();
+    assert!(wait_until(DEADLINE, || site.is_connected("pump-7")), "{}", site.said("pump"));
+    let first = pump.held()["certificate"].clone();
+    let renewed = || pump.held()["certificate"] != first && !pump.held().is_null();
+    assert!(wait_until(DEADLINE, renewed), "{}", site.said("pump"));
+    let expires = |value: &Value| value["certificate_expires"].as_str().unwrap_or_default().to_owned();
+    assert!(expires(&site.identity("pump-7")) > expires(&known));
+    assert!(wait_until(DEADLINE, || site.is_connected("pump-7")), "{}", site.said("pump"));
+
+    let clock = Clock::start();
+    site.json(&["revoke", "pump-7", "--reason", "stolen"]);
+    assert!(wait_until(DEADLINE, || !site.is_connected("pump-7")));
+    let took_ms = clock.monotonic().0;
+    println!("a box was gone {took_ms} ms after its revocation");
+    assert!(took_ms < REVOKED_WITHIN_MS, "{took_ms} ms");
+    assert!(wait_until(DEADLINE, || site.said("pump").contains("was revoked")), "{}", site.said("pump"));
+    assert!(!site.is_connected("pump-7"), "it tried again");
+    assert_eq!(site.identity("pump-7")["reason"], "stolen");
+    agent.stop().expect("stops");
+
+    // A new disk in the same place, as an operator wants it.
+    let again = pump.enroll(&["--token", &site.token(&["--agent", "pump-7"])]);
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    let agent = pump.run();
+    assert!(wait_until(DEADLINE, || site.is_connected("pump-7")), "{}", site.said("pump"));
+    agent.stop().expect("stops");
+    let history = text(&site.ctl(&["history"]).stdout);
+    for row in ["enrolled", "enrolment_refused", "identities/pump-7/revoke"] {
+        assert!(history.contains(row), "{row}: {history}");
+    }
+    site.hub.stop().expect("stops");
+}
+
+#[test]
+fn of_32_boxes_that_race_for_one_token_exactly_one_is_let_in() {
+    let site = Site::start();
+    let token = site.token(&[]);
+    let boxes: Vec<Box> = (0..32).map(|number| site.make_box(&format!("box-{number}"))).collect();
+    let won = thread::scope(|scope| {
+        let races: Vec<_> = boxes
+            .iter()
+            .enumerate()
+            .map(|(number, one)| {
+                let token = token.as_str();
+                scope
+                    .spawn(move || one.enroll(&["--token", token, "--name", &format!("box-{number}")]).status.success())
+            })
+            .collect();
+        races.into_iter().filter(|_| true).map(|race| race.join().expect("runs")).filter(|won| *won).count()
+    });
+    assert_eq!(won, 1);
+    assert_eq!(site.json(&["identities"]).as_array().map(Vec::len), Some(1));
+    site.hub.stop().expect("stops");
+}
+
+#[test]
+fn a_token_that_is_not_this_hubs_or_not_for_this_box_or_too_old_changes_nothing() {
+    let site = Site::start();
+    let pump = site.make_box("pump");
+    let refused = |token: &str, because: &str| {
+        let done = pump.enroll(&["--token", token, "--name", "pump-7"]);
+        assert!(!done.status.success() && text(&done.stderr).contains(because), "{because}: {}", text(&done.stderr));
+        assert!(!pump.0.join("state/identity/box.json").exists(), "{because}");
+    };
+    let right: EnrolmentToken = site.token(&[]).parse().expect("a token");
+    let pinned_to_another = EnrolmentToken { authority: Fingerprint::of(b"another authority"), ..right.clone() };
+    refused(&pinned_to_another.to_string(), "not vouched for by the authority");
+    let of_another_hub = EnrolmentToken { secret: "e_0".to_owned(), ..right.clone() };
+    refused(&of_another_hub.to_string(), "the hub knows no such token");
+    let nowhere = EnrolmentToken { hubs: vec!["127.0.0.1:1".to_owned()], ..right.clone() };
+    refused(&nowhere.to_string(), "failed to reach the hub at 127.0.0.1:1");
+    refused("tlt_1234", "begins with tle1_");
+    let short = right.to_string();
+    refused(&short[..short.len() - 3], "it is damaged");
+    let for_another: EnrolmentToken = site.token(&["--agent", "fan-1"]).parse().expect("a token");
+    let forged = EnrolmentToken { agent: None, ..for_another };
+    refused(&forged.to_string(), "is for fan-1, and the box calls itself pump-7");
+    let old = site.token(&["--ttl", "1s"]);
+    assert!(wait_until(DEADLINE, || {
+        let done = pump.enroll(&["--token", &old, "--name", "fan-2"]);
+        // It may have been let in within the second; the next one is not.
+        !done.status.success() && text(&done.stderr).contains("expired")
+    } || pump.0.join("state/identity/box.json").exists()));
+    site.hub.stop().expect("stops");
+}
+
+#[test]
+fn a_box_that_lay_in_a_drawer_comes_back_once_somebody_approves_and_roots_change_under_it() {
+    let site = Site::start();
+    let pump = site.make_box("pump");
+    let done = pump.enroll(&["--token", &site.token(&["--agent", "pump-7"])]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let expired = || {
+        let not_after_ms = pump.held()["not_after_ms"].as_i64().unwrap_or(i64::MAX);
+        cloud_hub::clock::unix_ms() > not_after_ms
+    };
+    assert!(wait_until(DEADLINE, expired), "its certificate expires in the drawer");
+    let agent = pump.run();
+    let asks = || site.identity("pump-7")["state"] == "asks_to_come_back";
+    assert!(wait_until(DEADLINE, asks), "{}", site.said("pump"));
+    assert!(!site.is_connected("pump-7"));
+    site.json(&["approve", "pump-7"]);
+    assert!(wait_until(DEADLINE, || site.is_connected("pump-7")), "{}", site.said("pump"));
+
+    // A new root; the box hears of it as it renews, and then the issuer is one that only the new root vouches for.
+    let authority = site.path("hub/authority").display().to_string();
+    let ca = |command: &str| {
+        let mut program = Command::new(program("cloud-hub").expect("built"));
+        let done = program.args(["ca", command, "--directory", &authority]).output().expect("runs");
+        assert!(done.status.success(), "{}", text(&done.stderr));
+    };
+    let authorities = || fs::read_to_string(pump.0.join("state/identity/authorities.pem")).unwrap_or_default();
+    let count = || authorities().matches("BEGIN CERTIFICATE").count();
+    assert_eq!(count(), 1);
+    ca("rotate-root");
+    assert!(wait_until(DEADLINE, || count() == 2), "{}", site.said("pump"));
+    let issuer = || fs::read_to_string(site.path("hub/authority/issuer.pem")).expect("reads").trim().to_owned();
+    let before = issuer();
+    ca("issuer");
+    assert_ne!(issuer(), before);
+    let is_of_new =
+        || pump.held()["certificate"].as_str().unwrap_or_default().replace("\r\n", "\n").contains(&issuer());
+    assert!(wait_until(DEADLINE, is_of_new), "{}", site.said("pump"));
+    assert!(wait_until(DEADLINE, || site.is_connected("pump-7")), "{}", site.said("pump"));
+    agent.stop().expect("stops");
+    site.hub.stop().expect("stops");
+}
+
+#[test]
+fn a_box_whose_clock_is_wrong_is_let_in_and_works() {
+    let faketime = Path::new("/usr/bin/faketime");
+    if !faketime.exists() {
+        println!("skipped: faketime is not installed (Debian, Ubuntu: apt-get install faketime)");
+        return;
+    }
+    let site = Site::start();
+    for (name, time) in
+        [("unset", "1970-01-02 00:00:00"), ("behind", "2038-01-20 00:00:00"), ("ahead", "2099-06-01 00:00:00")]
+    {
+        let pump = site.make_box(name);
+        let at = |arguments: &[&str]| {
+            let mut command = Command::new(faketime);
+            command.arg(time).arg(program("edge-agent").expect("built")).args(arguments);
+            command.args(["--config", &pump.config()]).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            command
+        };
+        let done = at(&["enroll", "--token", &site.token(&["--agent", name])]).output().expect("runs");
+        assert!(done.status.success(), "{time}: {}", text(&done.stderr));
+        let log = fs::File::create(site.path(&format!("{name}.log"))).expect("log");
+        let mut agent = at(&["run"]).stderr(log).spawn().expect("starts");
+        let connected = wait_until(DEADLINE, || site.is_connected(name));
+        // Its certificate was renewed at the right time.
+        let first = pump.held()["certificate"].clone();
+        let renewed = connected && wait_until(DEADLINE, || pump.held()["certificate"] != first);
+        agent.kill().expect("ends");
+        agent.wait().expect("ends");
+        assert!(connected && renewed, "{time}: {}", site.said(name));
+    }
+    site.hub.stop().expect("stops");
+}
