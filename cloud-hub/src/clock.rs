@@ -26,6 +26,13 @@ impl Stopwatch {
         Self(Instant::now())
     }
 
+    /// Milliseconds since then.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the place that reads the clock")]
+    pub fn millis(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Seconds since then.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the place that reads the clock")]

@@ -15,6 +15,7 @@ mod parts;
 mod records;
 mod start;
 mod tracking;
+mod watchdog;
 mod work;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ use self::access::Doors;
 use self::enrolment::Vouching;
 use self::intake::Brought;
 use self::parts::Parts;
+use self::watchdog::Watchdog;
 use crate::api::{self, Command, Shown};
 use crate::artifacts::{ArtifactError, Artifacts, Part};
 use crate::audit::AuditHead;
@@ -127,6 +129,7 @@ pub struct Hub {
     artifacts: Artifacts,
     parts: Parts,
     log: mpsc::Sender<ingest_log::Request>,
+    watchdog: Watchdog,
     reports: mpsc::Receiver<Report>,
     log_thread: std::thread::JoinHandle<()>,
     agents: BTreeMap<ConnectionId, mpsc::Sender<HubToEdge>>,
@@ -198,6 +201,7 @@ impl Hub {
             services.spawn(api::serve(listener, shown, command_sender, access, stop.clone()));
         }
         info!(link = %self.link_address, api = %self.api_address, "started");
+        self.watchdog.ready();
 
         let mut tick = tokio::time::interval(TICK);
         let mut pictures = tokio::time::interval(PICTURE_INTERVAL);
@@ -205,6 +209,8 @@ impl Hub {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
+                // Before the reports, which under load never end.
+                () = self.watchdog.due() => self.watchdog.ping(),
                 Some(report) = self.reports.recv() => self.report(report).await,
                 Some(event) = link_events.recv() => self.link_event(event).await,
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => self.done(done).await,
@@ -222,6 +228,7 @@ impl Hub {
             }
         }
         info!("stopping");
+        self.watchdog.stopping();
         // Whoever still asks is told that the hub stops, and waits for nothing.
         drop(commands);
         self.lookups.abort_all();

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use shared::event::{EntryError, SpoolEntry};
+use shared::heartbeat::Part;
 use shared::ids::AgentId;
 use shared::limits::SEGMENT_BYTES;
 use shared::seglog::file::Directory;
 use shared::seglog::{Found, LogError, SegmentLog, Storage};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
+
+use crate::clock::Stopwatch;
 
 /// Requests that may wait; beyond, the hub's loop waits for the disk, and agents for the hub.
 const REQUESTS: usize = 256;
@@ -112,15 +115,20 @@ impl IngestLog {
     pub fn start(
         mut self,
         reports: mpsc::Sender<Report>,
+        part: Part,
+        clock: Stopwatch,
     ) -> io::Result<(mpsc::Sender<Request>, std::thread::JoinHandle<()>)> {
         let (sender, mut requests) = mpsc::channel(REQUESTS);
         let work = move || {
             while let Some(first) = requests.blocking_recv() {
+                part.begins(clock.millis());
                 let mut waiting = vec![first];
                 while let Ok(next) = requests.try_recv() {
                     waiting.push(next);
                 }
-                for report in self.perform(waiting) {
+                let answers = self.perform(waiting);
+                part.rests();
+                for report in answers {
                     if reports.blocking_send(report).is_err() {
                         return;
                     }

@@ -7,12 +7,14 @@
 mod answer;
 mod renewal;
 pub mod start;
+mod watchdog;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use shared::heartbeat::Part;
 use shared::ids::AgentId;
 use shared::wire::message::{EdgeToHub, HubToEdge};
 use tokio::sync::{mpsc, watch};
@@ -21,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::artifacts::{ArtifactError, Artifacts};
-use crate::clock::{Clock, WallClock};
+use crate::clock::{Clock, WallClock, Working};
 use crate::config::{Config, Hub, HubProof};
 use crate::core::memory::PipelineMemory;
 use crate::core::{Effect, Event, Millis, Published, Received};
@@ -40,6 +42,7 @@ use crate::tls::TlsError;
 use crate::{infer, ingest, spool};
 use renewal::Keeper;
 use start::Recovered;
+use watchdog::{Parts, Watchdog};
 
 /// Reports of the shells that may wait. Each shell has a bounded number of answers outstanding, so it is never full.
 const EVENTS: usize = 256;
@@ -149,6 +152,7 @@ struct Agent {
     tasks: JoinSet<()>,
     /// Renews the box's certificate.
     keeper: Option<AbortHandle>,
+    watchdog: Watchdog,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -174,12 +178,16 @@ impl Agent {
             epoch: spool.epoch(),
             max_answer_us: config.model.max_answer_ms * 1_000,
         };
+        let parts = Parts::new();
+        let working = |part: &Part| Working { part: part.clone(), clock };
         let (spool, spool_thread) = spool
-            .start(event_sender.clone())
+            .start(event_sender.clone(), working(&parts.spool))
             .map_err(|source| AgentError::Io { what: "start the spool thread".to_owned(), source })?;
-        let (infer, infer_thread) = infer::start(settings, clock, telemetry.clone(), event_sender.clone())?;
+        let (infer, infer_thread) =
+            infer::start(settings, working(&parts.infer), telemetry.clone(), event_sender.clone())?;
         let memory_file = MemoryFile::in_directory(&directory);
-        let (store, store_thread) = start::store_thread(state, memory_file, event_sender.clone())?;
+        let (store, store_thread) =
+            start::store_thread(state, memory_file, event_sender.clone(), working(&parts.store))?;
 
         let mut tasks = JoinSet::new();
         let mut keeper = None;
@@ -225,11 +233,13 @@ impl Agent {
             device: config.model.device.to_string(),
             tasks,
             keeper,
+            watchdog: Watchdog::new(&parts),
             threads: vec![spool_thread, infer_thread, store_thread],
         };
         agent.perform(effects).await;
         agent.perform(startup).await;
         info!(agent = %agent.name, device = agent.device, "started");
+        agent.watchdog.ready();
         Ok(agent)
     }
 
@@ -247,6 +257,8 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
+                // Before the events, which under load never end.
+                () = self.watchdog.due() => self.watchdog.ping(self.clock),
                 Some(event) = self.events.recv() => self.handle(event).await,
                 () = ingest::has_room(&self.ingest.outbox, answers), if !can_answer => {}
                 count = self.ingest.received.recv_many(&mut messages, MESSAGES_AT_ONCE),
@@ -267,6 +279,7 @@ impl Agent {
     /// Stops taking messages in, makes the rest durable and lets the shells end one after another.
     async fn stop(mut self) {
         info!(agent = %self.name, "stopping");
+        self.watchdog.stopping();
         let mut effects = Vec::new();
         self.core.flush(&mut effects);
         self.perform(effects).await;

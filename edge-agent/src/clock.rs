@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use shared::event::UnixMillis;
+use shared::heartbeat::Part;
 
 use tracing::warn;
 
@@ -56,6 +57,27 @@ impl Clock {
             Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
             Err(before) => -i64::try_from(before.duration().as_millis()).unwrap_or(i64::MAX),
         }
+    }
+}
+
+/// A part of the agent that works in a thread of its own, with the clock by which it says so.
+#[derive(Debug, Clone)]
+pub struct Working {
+    /// The part.
+    pub part: Part,
+    /// The clock.
+    pub clock: Clock,
+}
+
+impl Working {
+    /// It begins something.
+    pub fn begins(&self) {
+        self.part.begins(self.clock.monotonic().0);
+    }
+
+    /// It is done.
+    pub fn rests(&self) {
+        self.part.rests();
     }
 }
 

@@ -18,7 +18,7 @@ use tracing::{error, info};
 
 use self::shadow::Shadow;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Working};
 use crate::core::limits::{MEMORY_READINGS, WARM_UP_READINGS};
 use crate::core::memory::PipelineMemory;
 use crate::core::trial::MODEL_BROKE;
@@ -75,7 +75,7 @@ pub struct Settings {
 /// If the device is not built in, or no thread can be started.
 pub fn start(
     settings: Settings,
-    clock: Clock,
+    working: Working,
     telemetry: Telemetry,
     events: mpsc::Sender<Event>,
 ) -> Result<(mpsc::Sender<Request>, std::thread::JoinHandle<()>), StartError> {
@@ -83,8 +83,9 @@ pub fn start(
         device.open()?;
     }
     let (sender, requests) = mpsc::channel(REQUESTS);
-    let worker = Worker::new(settings, clock, telemetry);
-    let thread = std::thread::Builder::new().name("infer".into()).spawn(move || worker.run(requests, &events))?;
+    let worker = Worker::new(settings, working.clock, telemetry);
+    let thread =
+        std::thread::Builder::new().name("infer".into()).spawn(move || worker.run(requests, &events, &working))?;
     Ok((sender, thread))
 }
 
@@ -116,8 +117,9 @@ impl Worker {
         Self { settings, serving: None, shadow: None, unwritten: 0, recent: VecDeque::new(), clock, telemetry }
     }
 
-    fn run(mut self, mut requests: mpsc::Receiver<Request>, events: &mpsc::Sender<Event>) {
+    fn run(mut self, mut requests: mpsc::Receiver<Request>, events: &mpsc::Sender<Event>, working: &Working) {
         while let Some(request) = requests.blocking_recv() {
+            working.begins();
             let is_sent = match request {
                 Request::Ask(questions) => self.ask(questions, events),
                 Request::Load { model, bytes, memory } => {
@@ -133,6 +135,7 @@ impl Worker {
                     true
                 }
             };
+            working.rests();
             if !is_sent {
                 return;
             }

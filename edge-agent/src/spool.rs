@@ -15,6 +15,7 @@ use shared::seglog::{Cursor, Found, LogError, SegmentLog, Storage};
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
+use crate::clock::Working;
 use crate::core::{Event, SpooledEntry};
 
 /// Requests that may wait: the core has at most a few commits and one read under way.
@@ -307,15 +308,19 @@ impl Spool {
     pub fn start(
         mut self,
         events: mpsc::Sender<Event>,
+        working: Working,
     ) -> io::Result<(mpsc::Sender<Request>, std::thread::JoinHandle<()>)> {
         let (sender, mut requests) = mpsc::channel(REQUESTS);
         let work = move || {
             while let Some(first) = requests.blocking_recv() {
+                working.begins();
                 let mut waiting = vec![first];
                 while let Ok(next) = requests.try_recv() {
                     waiting.push(next);
                 }
-                for answer in self.perform(waiting) {
+                let answers = self.perform(waiting);
+                working.rests();
+                for answer in answers {
                     if events.blocking_send(answer).is_err() {
                         return;
                     }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod drift;
 pub mod enrolment;
 pub mod event;
+pub mod heartbeat;
 pub mod ids;
 pub mod limits;
 pub mod package;

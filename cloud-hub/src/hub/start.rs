@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use shared::heartbeat::Part;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::info;
@@ -11,11 +12,12 @@ use tracing::info;
 use super::access::Doors;
 use super::enrolment::Vouching;
 use super::parts::Parts;
+use super::watchdog::Watchdog;
 use super::{Hub, HubError, records, tracking, work};
 use crate::api;
 use crate::artifacts::Artifacts;
 use crate::audit::AuditHead;
-use crate::clock;
+use crate::clock::{self, Stopwatch};
 use crate::config::Config;
 use crate::core::{CompactionRules, HubCore, Start};
 use crate::ingest_log::IngestLog;
@@ -79,8 +81,10 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     let address =
         |result: std::io::Result<_>| result.map_err(|source| HubError::Io { what: "find the port".to_owned(), source });
     let (report_sender, reports) = mpsc::channel(REPORTS);
+    let (log_part, stopwatch) = (Part::new("ingest log"), Stopwatch::start());
+    let watchdog = Watchdog::new(&log_part, stopwatch);
     let (log, log_thread) = log
-        .start(report_sender)
+        .start(report_sender, log_part, stopwatch)
         .map_err(|source| HubError::Io { what: "start the ingest log's thread".to_owned(), source })?;
     Ok(Hub {
         core,
@@ -100,6 +104,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         artifacts,
         parts: Parts::default(),
         log,
+        watchdog,
         reports,
         log_thread,
         agents: BTreeMap::new(),

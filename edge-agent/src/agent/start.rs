@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::AgentError;
 use crate::artifacts::Artifacts;
-use crate::clock::WallClock;
+use crate::clock::{WallClock, Working};
 use crate::config::Config;
 use crate::core::ledger::{Readings, Tally};
 use crate::core::limits::{RECENT_EVENTS, RECENT_IDS, REPLAYED_READINGS, WARM_UP_READINGS};
@@ -150,10 +150,12 @@ pub(super) fn store_thread(
     state: StateStore,
     memory_file: MemoryFile,
     events: mpsc::Sender<Event>,
+    working: Working,
 ) -> Result<(mpsc::Sender<StoreRequest>, std::thread::JoinHandle<()>), AgentError> {
     let (sender, mut requests) = mpsc::channel(STORE_REQUESTS);
     let work = move || {
         while let Some(request) = requests.blocking_recv() {
+            working.begins();
             let saved = match &request {
                 StoreRequest::Checkpoint(checkpoint) => state.save_checkpoint(checkpoint),
                 StoreRequest::Slot(slot) => state.save_slot(slot),
@@ -166,6 +168,7 @@ pub(super) fn store_thread(
                     Ok(())
                 }
             };
+            working.rests();
             if let Err(error) = &saved {
                 error!("failed to {error}; a restart will go back to the last state saved");
             }
