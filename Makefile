@@ -8,7 +8,7 @@ CARGOFLAGS ?=
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-dashboard test-clients screenshots lint bench parity-wgpu
+.PHONY: help demo test test-dashboard test-clients screenshots lint bench parity-wgpu cross cross-smoke packages test-packages
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,3 +60,21 @@ parity-wgpu: ## The same answers on the GPU device; needs Vulkan (without a GPU:
 	XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} \
 		$(CARGO) test $(CARGOFLAGS) --workspace --features demo/wgpu parity 2>&1 | tee "$$log"; \
 	grep -Eq '^test .*parity.* \.\.\. ok$$' "$$log" || { echo "no parity test ran"; exit 1; }
+
+# Static programs for any Linux; TARGETS says fewer, or those for a GPU (x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu).
+STATIC_TARGETS := x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf
+GPU_TARGETS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
+TARGETS ?= $(STATIC_TARGETS) $(GPU_TARGETS)
+SMOKE_TARGETS ?= aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf
+
+cross: ## The agent for ARM and x86, static, and with GPU support: into target/cross; takes Python 3, and an hour or two
+	@for target in $(TARGETS); do cross/build.sh $$target edge-agent; done
+
+cross-smoke: ## The agents for ARM under qemu, with a real broker and hub: enrolled, answering, with a new model
+	@for target in $(SMOKE_TARGETS); do cross/smoke.sh $$target; done
+
+packages: ## .deb and .rpm of what cross/build.sh built: into target/packages
+	@for target in $(TARGETS); do deploy/packages/build.sh $$target; done
+
+test-packages: ## Packages in a clean Debian: installed, upgraded, removed, purged; takes root and mmdebstrap
+	@for target in $(or $(PACKAGE_TARGETS),x86_64-unknown-linux-musl); do deploy/packages/test.sh $$target; done

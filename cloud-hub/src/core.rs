@@ -235,7 +235,7 @@ impl HubCore {
         effects.append(&mut self.at_start);
         match event {
             Event::Connected { connection, agent, certificate } => {
-                self.connected(connection, agent, certificate, effects);
+                self.connected(now, connection, agent, certificate, effects);
             }
             Event::Disconnected { connection } => self.disconnected(now, connection),
             Event::IdentityChanged(change) => self.identity_changed(*change, effects),

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use rcgen::string::Ia5String;
@@ -237,6 +237,27 @@ impl IdentityFolder {
     /// If the disk fails.
     pub fn discard_next(&self) -> Result<(), IdentityError> {
         self.remove(NEXT)
+    }
+
+    /// Gives the folder to whoever owns the state it is in: the agent's own user reads what root enrolled.
+    ///
+    /// # Errors
+    /// If the disk fails, or this program may not.
+    pub fn give_to_owner_of(&self, state_directory: &Path) -> Result<(), IdentityError> {
+        let give = || {
+            let owner = fs::metadata(state_directory)?;
+            let inside = fs::read_dir(&self.0)?.map(|entry| entry.map(|entry| entry.path()));
+            let floor = Some(state_directory.join("time.floor")).filter(|file| file.exists()).map(Ok);
+            for path in inside.chain([Ok(self.0.clone())]).chain(floor) {
+                let path = path?;
+                let metadata = fs::metadata(&path)?;
+                if (metadata.uid(), metadata.gid()) != (owner.uid(), owner.gid()) {
+                    chown(&path, Some(owner.uid()), Some(owner.gid()))?;
+                }
+            }
+            Ok(())
+        };
+        give().map_err(|source| IdentityError::Io { action: "give to the agent's user", path: self.0.clone(), source })
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, IdentityError> {

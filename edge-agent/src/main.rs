@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use edge_agent::clock::{Clock, WallClock};
 use edge_agent::config::Config;
+use edge_agent::enrol::EnrolError;
 use edge_agent::identity::IdentityFolder;
 use edge_agent::score::{self, ScoreOptions, ScoreSummary};
 use edge_agent::{agent, enrol, status};
@@ -15,11 +16,15 @@ use shared::enrolment::{EnrolmentToken, MAX_TOKEN_CHARS};
 use shared::ids::AgentId;
 use shared::package::signature::PublicKey;
 use shared::table::TableOptions;
+use shared::wire::enrol::Refusal;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// Exit code for a configuration that cannot be used (EX_CONFIG), so that a service manager does not try again.
 const EXIT_CONFIG: u8 = 78;
+
+/// Exit code for a token that the hub does not take: trying again does not help.
+const EXIT_REFUSED: u8 = 3;
 
 /// Takes events in over MQTT, answers them with a model on the box, and delivers every one to the hub.
 #[derive(Parser)]
@@ -84,7 +89,8 @@ enum BadRows {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  edge-agent enroll --token tle1_...\n  \
                   edge-agent enroll --token-file /boot/firmware/tideline/enroll.token --shred\n\n\
-                  The token is used up. Should the answer be lost, the same command works again on this box.")]
+                  The token is used up. Should the answer be lost, the same command works again on this box.\n\
+                  Exit code 3: the hub does not take the token, and trying again does not help.")]
 struct Enroll {
     /// The token, as the hub shows it.
     #[arg(long, env = "TIDELINE_ENROLL_TOKEN", hide_env_values = true)]
@@ -229,8 +235,11 @@ fn enroll(options: &Enroll) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
-    let (enrolment, held) =
-        runtime.block_on(enrol::enrol(&token, name.as_ref(), &folder, &wall)).map_err(Failure::new)?;
+    let (enrolment, held) = runtime.block_on(enrol::enrol(&token, name.as_ref(), &folder, &wall)).map_err(|error| {
+        let is_final = matches!(&error, EnrolError::Refused { code, .. } if *code != Refusal::Unavailable);
+        Failure { code: if is_final { EXIT_REFUSED } else { 1 }, ..Failure::new(error) }
+    })?;
+    folder.give_to_owner_of(&state_directory).map_err(Failure::new)?;
     if let Some(file) = options.token_file.as_deref().filter(|_| options.shred) {
         shred(file).map_err(|error| Failure::new(format!("shred {}: {error}", file.display())))?;
     }

@@ -16,6 +16,7 @@ mod memory;
 mod models;
 mod parity;
 mod scenario;
+mod service;
 mod simulation;
 mod tidy;
 mod torture;

@@ -1,0 +1,91 @@
+//! What a service manager is told, and that it is not told that all is well by a program that hangs.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tests::{free_port, pause, program};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+/// What a program is allowed between two pings.
+const WATCHDOG_US: u64 = 600_000;
+
+/// A service manager that listens.
+struct Manager {
+    directory: tempfile::TempDir,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("dir");
+        let socket = UnixDatagram::bind(directory.path().join("notify")).expect("binds");
+        socket.set_read_timeout(Some(DEADLINE)).expect("sets");
+        Self { directory, socket }
+    }
+
+    fn start(&self, name: &str, arguments: &[&str]) -> Child {
+        let mut command = Command::new(program(name).expect("built"));
+        command.args(arguments).current_dir(self.directory.path());
+        command.env("NOTIFY_SOCKET", self.directory.path().join("notify"));
+        command.env("WATCHDOG_USEC", WATCHDOG_US.to_string()).stderr(Stdio::null()).stdout(Stdio::null());
+        command.spawn().expect("starts")
+    }
+
+    fn hears(&self) -> Option<String> {
+        let mut bytes = [0; 512];
+        let count = self.socket.recv(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes[..count]).trim().to_owned())
+    }
+}
+
+fn signal(child: &Child, signal: &str) {
+    let done = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("runs");
+    assert!(done.success());
+}
+
+fn is_up_pings_hangs_and_stops(manager: &Manager, mut child: Child) {
+    assert_eq!(manager.hears().as_deref(), Some("READY=1"));
+    for _ in 0..4 {
+        assert_eq!(manager.hears().as_deref(), Some("WATCHDOG=1"));
+    }
+    // A program that gets no further says nothing, and a service manager would start it anew.
+    signal(&child, "-STOP");
+    pause(Duration::from_micros(WATCHDOG_US / 2));
+    manager.socket.set_nonblocking(true).expect("sets");
+    while manager.hears().is_some() {}
+    pause(Duration::from_micros(2 * WATCHDOG_US));
+    assert_eq!(manager.hears(), None);
+    manager.socket.set_nonblocking(false).expect("sets");
+    signal(&child, "-CONT");
+    assert_eq!(manager.hears().as_deref(), Some("WATCHDOG=1"));
+    signal(&child, "-TERM");
+    let mut heard = manager.hears();
+    while heard.as_deref() == Some("WATCHDOG=1") {
+        heard = manager.hears();
+    }
+    assert_eq!(heard.as_deref(), Some("STOPPING=1"));
+    assert!(child.wait().expect("ends").success());
+}
+
+#[test]
+fn a_service_manager_hears_that_an_agent_is_up_gets_on_and_stops() {
+    let manager = Manager::new();
+    let config = "[agent]\nname = \"box\"\nstate_directory = \"state\"\n[mqtt]\nurl = \"mqtt://127.0.0.1:1\"\n\
+                  [[input]]\nname = \"x\"\ntopic = \"x\"\nkey = \"x\"\nfeature = [{ name = \"x\", path = \"$\" }]\n\
+                  [spool]\nmax_bytes = 16777216\n";
+    fs::write(manager.directory.path().join("agent.toml"), config).expect("writes");
+    let agent = manager.start("edge-agent", &["run", "--config", "agent.toml"]);
+    is_up_pings_hangs_and_stops(&manager, agent);
+}
+
+#[test]
+fn a_service_manager_hears_that_a_hub_is_up_gets_on_and_stops() {
+    let manager = Manager::new();
+    let [link, api] = [free_port().expect("port"), free_port().expect("port")];
+    let config = format!("[hub]\ndata_directory = \"hub\"\n[link]\nlisten = \"{link}\"\n[api]\nlisten = \"{api}\"\n");
+    fs::write(manager.directory.path().join("hub.toml"), config).expect("writes");
+    let hub = manager.start("cloud-hub", &["serve", "--config", "hub.toml"]);
+    is_up_pings_hangs_and_stops(&manager, hub);
+}
