@@ -149,6 +149,7 @@ rpm_of() {
         printf 'Name: %s\nVersion: %s\nRelease: 1\nSummary: %s\nLicense: MIT OR Apache-2.0\n%s' \
             "$package" "$version" "$(summary "$package")" "$relations"
         printf '%%description\nKeeps small models alive where the data is born.\n'
+        printf '%%install\nmkdir -p %%{buildroot}\ncp -a %s/. %%{buildroot}/\n' "$tree"
         printf '%%post\n'; after_install "$package" "$service"
         # 0 packages are left: it is removed, not replaced.
         printf '%%preun\n[ "$1" -eq 0 ] || exit 0\n'; before_remove "$package"
@@ -165,7 +166,7 @@ rpm_of() {
         --define "_topdir $work/rpmbuild" --define "_rpmdir $out" --define '_rpmfilename %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm' \
         --define '__os_install_post %{nil}' --define '_build_id_links none' --define 'debug_package %{nil}' \
         --define '_buildhost tideline' --define 'use_source_date_epoch_as_buildtime 1' --define 'clamp_mtime_to_source_date_epoch 1' \
-        --define "_binary_payload w19.zstdio" --define "__spec_install_pre mkdir -p $work/rpm-root && cp -a $tree/. $work/rpm-root/" \
+        --define "_binary_payload w19.zstdio" \
         "$work/$package.spec"
     rm -rf "$work/rpm-root"
     echo "$out/$package-$version-1.$rpm_arch.rpm"

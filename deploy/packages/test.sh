@@ -26,9 +26,18 @@ files() {
 }
 
 say "packages of this version, and of the one before"
-TIDELINE_VERSION=0.0.9 deploy/packages/build.sh "$target" | grep '\.deb$'
-deploy/packages/build.sh "$target" | grep '\.deb$'
+TIDELINE_VERSION=0.0.9 deploy/packages/build.sh "$target"
+deploy/packages/build.sh "$target"
 version=$(sed -n '/^\[workspace.package\]/,/^\[/ s/^version = "\(.*\)"/\1/p' Cargo.toml)
+
+# Programs of another processor run by themselves once the kernel knows what emulates them.
+binfmt=/proc/sys/fs/binfmt_misc
+qemu=$(qemu_of "$target")
+if [ "$(dpkg --print-architecture)" != "$arch" ]; then
+    [ -e $binfmt/register ] || mount -t binfmt_misc binfmt_misc $binfmt
+    conf=/usr/lib/binfmt.d/${qemu%-static}.conf
+    [ -e "$binfmt/${qemu%-static}" ] || { [ -f "$conf" ] && cat "$conf" >$binfmt/register; } || die "run programs for $arch: install qemu-user-static"
+fi
 
 say "a clean Debian $suite for $arch"
 mmdebstrap --quiet --variant=minbase --architectures="$arch" --include=systemd,init-system-helpers "$suite" "$work/root"
@@ -56,7 +65,6 @@ for package in "${packages[@]}"; do
     inside dpkg --remove "$package" >/dev/null
     [ -f "$work/root$config" ] || die "keep $config when the package is removed"
     inside dpkg --purge "$package" >/dev/null
-    rmdir --ignore-fail-on-non-empty "$work/root/var/lib/private" 2>/dev/null || true
 done
 files >"$work/after"
 diff "$work/before" "$work/after" || die "leave nothing behind"

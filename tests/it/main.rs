@@ -18,5 +18,6 @@ mod parity;
 mod scenario;
 mod service;
 mod simulation;
+mod stolen_hub;
 mod tidy;
 mod torture;
