@@ -2,6 +2,7 @@
 
 mod client;
 mod enrol;
+mod image;
 mod table;
 
 use std::io::{IsTerminal, Read};
@@ -57,9 +58,9 @@ pub(crate) struct Ctl {
     /// The hub's data folder, on its own machine: the token in it is used.
     #[arg(long, env = "TIDELINE_HUB_DATA")]
     data: Option<PathBuf>,
-    /// How to print.
-    #[arg(long, short, value_enum, global = true, default_value_t = Format::Table)]
-    output: Format,
+    /// How to print: table, json or csv. For `image prepare`, the image to write.
+    #[arg(long, short, global = true, default_value = "table", value_parser = output)]
+    output: Output,
     #[command(subcommand)]
     command: Command,
 }
@@ -69,6 +70,30 @@ pub(crate) enum Format {
     Table,
     Json,
     Csv,
+}
+
+/// What stands behind --output.
+#[derive(Clone)]
+enum Output {
+    Format(Format),
+    File(PathBuf),
+}
+
+/// Everything but the name of a format is a file.
+fn output(text: &str) -> Result<Output, String> {
+    if text.is_empty() {
+        return Err("say table, json or csv".to_owned());
+    }
+    Ok(Format::from_str(text, false).map_or_else(|_| Output::File(PathBuf::from(text)), Output::Format))
+}
+
+impl Ctl {
+    fn format(&self) -> Format {
+        match &self.output {
+            Output::Format(format) => *format,
+            Output::File(_) => Format::Table,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -137,6 +162,9 @@ enum Command {
     /// Lets boxes in.
     #[command(subcommand)]
     Enroll(enrol::Enroll),
+    /// Images for boxes, and cards.
+    #[command(subcommand)]
+    Image(image::Image),
     /// Boxes that were let in, and those that are kept out.
     Identities,
     /// Keeps a box out, and closes its connections.
@@ -267,6 +295,10 @@ fn role(text: &str) -> Result<Role, String> {
 
 /// Carries out a command.
 pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
+    if let (Output::File(file), false) = (&ctl.output, matches!(ctl.command, Command::Image(_))) {
+        let message = format!("{:?} is no format; --output takes table, json or csv", file.display().to_string());
+        return Err(Failure { code: 2, message });
+    }
     let client = Client::new(&Target {
         hub: &ctl.hub,
         token_file: ctl.token_file.as_deref(),
@@ -274,7 +306,7 @@ pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
         ca_file: ctl.ca_file.as_deref(),
         data: ctl.data.as_deref(),
     })?;
-    let show = |columns: &[Column<'_>], path: &str| print(ctl.output, columns, &client.items(path)?);
+    let show = |columns: &[Column<'_>], path: &str| print(ctl.format(), columns, &client.items(path)?);
     match &ctl.command {
         Command::Agents { agent: None } => show(table::AGENTS, "agents"),
         Command::Agents { agent: Some(agent) } => print_one(ctl, &client.get(&format!("agents/{agent}"))?),
@@ -295,15 +327,15 @@ pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
         Command::Rollout(rollout) => roll_out(ctl, &client, rollout),
         Command::Drift => {
             let drift = client.get("drift")?;
-            print(ctl.output, table::DRIFT, drift["alarms"].as_array().map(Vec::as_slice).unwrap_or_default())
+            print(ctl.format(), table::DRIFT, drift["alarms"].as_array().map(Vec::as_slice).unwrap_or_default())
         }
         Command::Ledger => {
             let ledger = client.get("ledger")?;
-            print(ctl.output, table::LEDGER, ledger["streams"].as_array().map(Vec::as_slice).unwrap_or_default())
+            print(ctl.format(), table::LEDGER, ledger["streams"].as_array().map(Vec::as_slice).unwrap_or_default())
         }
         Command::History { limit } => {
             let page = client.get(&format!("history?limit={limit}"))?;
-            print(ctl.output, table::HISTORY, page["items"].as_array().map(Vec::as_slice).unwrap_or_default())
+            print(ctl.format(), table::HISTORY, page["items"].as_array().map(Vec::as_slice).unwrap_or_default())
         }
         Command::Download { model, version, to } => {
             let bytes = client.get_bytes(&format!("models/{model}/versions/{version}/package"))?;
@@ -317,6 +349,7 @@ pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
         }
         Command::Labels(labels) => labels_of(ctl, &client, labels),
         Command::Enroll(enroll) => enrol::enroll(ctl, &client, enroll),
+        Command::Image(image) => image::image(ctl, &client, image),
         Command::Identities => show(table::IDENTITIES, "identities"),
         Command::Revoke { agent, reason } => {
             let body = json!({ "reason": reason });
@@ -332,7 +365,7 @@ pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
 }
 
 fn print_one(ctl: &Ctl, value: &Value) -> Result<(), Failure> {
-    match ctl.output {
+    match ctl.format() {
         Format::Table | Format::Json => crate::say(&serde_json::to_string_pretty(value).map_err(Failure::new)?),
         Format::Csv => print(Format::Csv, &table::columns_of(value), std::slice::from_ref(value)),
     }
@@ -390,7 +423,7 @@ fn wait_for_rollout(ctl: &Ctl, client: &Client, id: u64, timeout_s: u64) -> Resu
 
 fn labels_of(ctl: &Ctl, client: &Client, labels: &Labels) -> Result<(), Failure> {
     match labels {
-        Labels::List => print(ctl.output, table::LABELS, &client.items("labels")?),
+        Labels::List => print(ctl.format(), table::LABELS, &client.items("labels")?),
         Labels::Add { agent, stream, from, to, kind, comment } => {
             let body = json!({
                 "agent": agent, "stream": stream, "from": from, "to": to, "kind": kind, "comment": comment,
@@ -401,7 +434,7 @@ fn labels_of(ctl: &Ctl, client: &Client, labels: &Labels) -> Result<(), Failure>
             let bytes = std::fs::read(file)
                 .map_err(|error| Failure::new(format!("read labels {}: {error}", file.display())))?;
             let made = client.send_bytes("labels/import", &bytes, "text/csv")?;
-            print(ctl.output, table::LABELS, made["items"].as_array().map(Vec::as_slice).unwrap_or_default())
+            print(ctl.format(), table::LABELS, made["items"].as_array().map(Vec::as_slice).unwrap_or_default())
         }
         Labels::Remove { id } => {
             client.send("DELETE", &format!("labels/{id}"), &json!({}))?;
@@ -412,7 +445,7 @@ fn labels_of(ctl: &Ctl, client: &Client, labels: &Labels) -> Result<(), Failure>
 
 fn users_of(ctl: &Ctl, client: &Client, users: &Users) -> Result<(), Failure> {
     match users {
-        Users::List => print(ctl.output, table::USERS, &client.items("users")?),
+        Users::List => print(ctl.format(), table::USERS, &client.items("users")?),
         Users::Add { name, role } => {
             let body = json!({ "name": name, "role": role, "password": password()? });
             print_one(ctl, &client.send("POST", "users", &body)?)
@@ -433,12 +466,12 @@ fn users_of(ctl: &Ctl, client: &Client, users: &Users) -> Result<(), Failure> {
 
 fn tokens_of(ctl: &Ctl, client: &Client, tokens: &Tokens) -> Result<(), Failure> {
     match tokens {
-        Tokens::List => print(ctl.output, table::TOKENS, &client.items("tokens")?),
+        Tokens::List => print(ctl.format(), table::TOKENS, &client.items("tokens")?),
         Tokens::Create { name, role, days } => {
             let body = json!({ "name": name, "role": role, "expires_in_s": i64::from(*days) * 86_400 });
             let made = client.send("POST", "tokens", &body)?;
             // A script wants the token and nothing else.
-            if ctl.output == Format::Table && !std::io::stdout().is_terminal() {
+            if ctl.format() == Format::Table && !std::io::stdout().is_terminal() {
                 return crate::say(made["token"].as_str().unwrap_or_default());
             }
             print_one(ctl, &made)

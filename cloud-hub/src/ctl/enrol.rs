@@ -42,15 +42,15 @@ pub(super) fn enroll(ctl: &Ctl, client: &Client, enroll: &Enroll) -> Result<(), 
         Enroll::Create { ttl, labels, agent, qty, address } => {
             let made = create(client, *ttl, labels, agent.as_deref(), *qty, address)?;
             // A script wants the token and nothing else.
-            if ctl.output == Format::Table && !std::io::stdout().is_terminal() {
+            if ctl.format() == Format::Table && !std::io::stdout().is_terminal() {
                 return made.iter().try_for_each(|one| crate::say(one["token"].as_str().unwrap_or_default()));
             }
-            if let (Format::Json, [one]) = (ctl.output, made.as_slice()) {
+            if let (Format::Json, [one]) = (ctl.format(), made.as_slice()) {
                 return super::print_one(ctl, one);
             }
-            print(ctl.output, table::MADE_TOKENS, &made)
+            print(ctl.format(), table::MADE_TOKENS, &made)
         }
-        Enroll::List => print(ctl.output, table::ENROLMENT_TOKENS, &client.items("enrolment-tokens")?),
+        Enroll::List => print(ctl.format(), table::ENROLMENT_TOKENS, &client.items("enrolment-tokens")?),
         Enroll::Remove { id } => {
             client.send("DELETE", &format!("enrolment-tokens/{id}"), &json!({}))?;
             crate::say(&format!("{id} is void"))

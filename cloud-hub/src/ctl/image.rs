@@ -1,0 +1,189 @@
+//! Images for boxes, from the shell.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use cloud_hub::image::flash::{self, System};
+use cloud_hub::image::seed::{NewBox, Seed, Wifi};
+use cloud_hub::image::{self};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::{Ctl, Format, Output, enrol};
+use crate::Failure;
+
+/// Stands for a box's number, from 1.
+const NUMBER: &str = "{n}";
+
+#[derive(Subcommand)]
+pub(super) enum Image {
+    /// Puts all that a box needs onto the boot partition of a stock image (Raspberry Pi OS, Debian or Ubuntu with cloud-init): at its
+    /// first start it installs the agent, without a network but to the hub, and is let in.
+    Prepare(Box<Prepare>),
+    /// Writes an image to a card, and reads it back.
+    Flash {
+        image: PathBuf,
+        /// The card: a whole disk, such as /dev/sdb.
+        disk: PathBuf,
+        /// It may be a disk that cannot be pulled out of this machine.
+        #[arg(long)]
+        fixed_disk: bool,
+    },
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  cloud-hub ctl image prepare --image raspios.img --package tideline-edge_0.1.0_arm64.deb \\\n    \
+                  --token-ttl 24h --labels site=a --output edge.img\n  \
+                  cloud-hub ctl image prepare --image debian.img --package tideline-edge_0.1.0_amd64.deb \\\n    \
+                  --qty 20 --host-name 'edge-{n}' --output 'edge-{n}.img'"
+)]
+pub(super) struct Prepare {
+    /// The stock image, unpacked.
+    #[arg(long)]
+    image: PathBuf,
+    /// The agent's package for it, .deb or .rpm.
+    #[arg(long)]
+    package: PathBuf,
+    /// Say what was made in JSON.
+    #[arg(long)]
+    json: bool,
+    /// How many boxes: each has an image and a token of its own, and `{n}` in --output is its number.
+    #[arg(long, default_value_t = 1)]
+    qty: u32,
+    /// How long the tokens hold.
+    #[arg(long, default_value = "24h", value_parser = enrol::duration_s)]
+    token_ttl: i64,
+    /// What the boxes are labelled with: site=a,line=4.
+    #[arg(long, value_delimiter = ',', value_parser = enrol::label)]
+    labels: Vec<(String, String)>,
+    /// Where boxes reach the hub, host:port; without it, where the hub's configuration says.
+    #[arg(long, value_delimiter = ',')]
+    address: Vec<String>,
+    /// What a box calls itself, on its network and at the hub; `{n}` is its number.
+    #[arg(long, default_value = "edge-{n}")]
+    host_name: String,
+    /// The agent's configuration, instead of the package's own.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The wireless network to join.
+    #[arg(long)]
+    wifi: Option<String>,
+    /// A file with its password.
+    #[arg(long, requires = "wifi")]
+    wifi_password_file: Option<PathBuf>,
+    /// The country whose rules the radio keeps, as two letters.
+    #[arg(long, requires = "wifi")]
+    wifi_country: Option<String>,
+    /// A file with a public key that may log in over SSH.
+    #[arg(long)]
+    ssh_key_file: Option<PathBuf>,
+}
+
+pub(super) fn image(ctl: &Ctl, client: &Client, image: &Image) -> Result<(), Failure> {
+    match image {
+        Image::Prepare(options) => prepare(ctl, client, options),
+        Image::Flash { image, disk, fixed_disk } => flash(ctl, image, disk, *fixed_disk),
+    }
+}
+
+fn prepare(ctl: &Ctl, client: &Client, options: &Prepare) -> Result<(), Failure> {
+    let usage = |message: String| Failure { code: 2, message };
+    let Output::File(output) = &ctl.output else {
+        return Err(usage("say with --output which image to write".to_owned()));
+    };
+    let output = output.display().to_string();
+    if options.qty > 1 && !(output.contains(NUMBER) && options.host_name.contains(NUMBER)) {
+        let says =
+            format!("--output and --host-name must hold {NUMBER} for --qty {}: each box has its own", options.qty);
+        return Err(usage(says));
+    }
+    let package_name = options.package.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let is_package = [".deb", ".rpm"].iter().any(|ending| package_name.ends_with(ending));
+    if !is_package {
+        return Err(usage(format!("{package_name} is no package; tideline-edge_0.1.0_arm64.deb would be one")));
+    }
+    let package = read(&options.package)?;
+    image::check(&options.image, &package_name).map_err(Failure::new)?;
+    let text = |path: &Option<PathBuf>| {
+        let text = path.as_deref().map(read).transpose()?;
+        let text = text.map(String::from_utf8).transpose().map_err(Failure::new)?;
+        Ok::<_, Failure>(text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned()))
+    };
+    let password = text(&options.wifi_password_file)?;
+    let wifi = options.wifi.clone().map(|ssid| Wifi { ssid, password, country: options.wifi_country.clone() });
+    let (config, ssh_key) = (text(&options.config)?.map(|text| format!("{text}\n")), text(&options.ssh_key_file)?);
+    let mut made = Vec::new();
+    for number in 1..=options.qty {
+        let numbered = |text: &str| text.replace(NUMBER, &number.to_string());
+        let (host_name, output) = (numbered(&options.host_name), PathBuf::from(numbered(&output)));
+        if output.exists() {
+            return Err(Failure::new(format!("write {}: it is there already", output.display())));
+        }
+        let tokens = enrol::create(client, options.token_ttl, &options.labels, Some(&host_name), 1, &options.address)?;
+        let token = tokens.first().cloned().unwrap_or(Value::Null);
+        let said = |name: &str| token[name].as_str().unwrap_or_default().to_owned();
+        let new = NewBox {
+            host_name: host_name.clone(),
+            instance: format!("tideline-{}", said("id")),
+            package: (package_name.clone(), package.clone()),
+            config: config.clone(),
+            token: said("token"),
+            wifi: wifi.clone(),
+            ssh_key: ssh_key.clone(),
+        };
+        let bar = bar();
+        let prepared = image::prepare(&options.image, &output, &Seed::for_box(&new), &mut |done, all| {
+            bar.set_length(all);
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        if let Err(failure) = prepared {
+            // Nobody has it.
+            client.send("DELETE", &format!("enrolment-tokens/{}", said("id")), &json!({})).ok();
+            return Err(Failure::new(failure));
+        }
+        made.push(json!({ "image": output, "agent": host_name, "token": said("id"), "expires": token["expires"] }));
+    }
+    if !options.json {
+        for one in &made {
+            let text = |name: &str| one[name].as_str().unwrap_or_default().to_owned();
+            crate::say(&format!("{} becomes {}, until {}", text("image"), text("agent"), text("expires")))?;
+        }
+        return Ok(());
+    }
+    super::table::print(Format::Json, &[], &made)
+}
+
+fn flash(ctl: &Ctl, image: &Path, disk: &Path, fixed_disk: bool) -> Result<(), Failure> {
+    let needed =
+        std::fs::metadata(image).map_err(|error| Failure::new(format!("read {}: {error}", image.display())))?.len();
+    System::here().check(disk, needed, fixed_disk).map_err(Failure::new)?;
+    let bar = bar();
+    let written = flash::write(image, disk, &mut |done, all, back| {
+        bar.set_length(all);
+        bar.set_message(if back { "read back" } else { "written" });
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let written = written.map_err(Failure::new)?;
+    if ctl.format() == Format::Table {
+        let says = format!("{written} bytes of {} are on {}, and were read back", image.display(), disk.display());
+        return crate::say(&says);
+    }
+    super::print_one(ctl, &json!({ "image": image, "disk": disk, "bytes": written }))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::new(format!("read {}: {error}", path.display())))
+}
+
+fn bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {msg} {eta}");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
