@@ -224,19 +224,10 @@ fn inject(path: &Path, target: &File, boot: Range<u64>, seed: &Seed) -> Result<(
 }
 
 fn write_file(volume: &FileSystem<Window<'_>>, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let mut folder = volume.root_dir();
-    let mut parts = name.split('/').peekable();
-    while let Some(part) = parts.next() {
-        if parts.peek().is_some() {
-            folder = folder.create_dir(part)?;
-        } else {
-            let mut file = folder.create_file(part)?;
-            file.truncate()?;
-            file.write_all(bytes)?;
-            file.flush()?;
-        }
-    }
-    Ok(())
+    let mut file = volume.root_dir().create_file(name)?;
+    file.truncate()?;
+    file.write_all(bytes)?;
+    file.flush()
 }
 
 /// A part of a file, as a file.
@@ -317,6 +308,12 @@ mod tests {
         let window = Window::new(&file, boot.clone()).expect("opens");
         fatfs::format_volume(window, FormatVolumeOptions::new()).expect("formats");
         let volume = FileSystem::new(Window::new(&file, boot).expect("opens"), FsOptions::new()).expect("mounts");
+        if let Some((folders, _)) = with.rsplit_once('/') {
+            let mut below = volume.root_dir();
+            for folder in folders.split('/') {
+                below = below.create_dir(folder).expect("makes");
+            }
+        }
         write_file(&volume, with, b"console=serial0").expect("writes");
         volume.unmount().expect("unmounts");
         (&file).seek(SeekFrom::Start((mib + 1) * MIB)).expect("seeks");
@@ -336,7 +333,7 @@ mod tests {
     fn seed(bytes: usize) -> Seed {
         Seed::of(vec![
             ("user-data".to_owned(), b"#cloud-config\n".to_vec()),
-            ("tideline/agent.deb".to_owned(), vec![7; bytes]),
+            ("tideline-edge.deb".to_owned(), vec![7; bytes]),
         ])
     }
 
@@ -348,7 +345,7 @@ mod tests {
         let mut progress = (0, 0);
         prepare(&image, &output, &seed(3_000_000), &mut |done, all| progress = (done, all)).expect("prepares");
         assert_eq!(progress, (42 * MIB, 42 * MIB));
-        assert_eq!(read(&output, 40, "tideline/agent.deb").map(|bytes| bytes.len()), Some(3_000_000));
+        assert_eq!(read(&output, 40, "tideline-edge.deb").map(|bytes| bytes.len()), Some(3_000_000));
         assert_eq!(read(&output, 40, "user-data").as_deref(), Some(&b"#cloud-config\n"[..]));
         assert_eq!(read(&output, 40, "cmdline.txt").as_deref(), Some(&b"console=serial0"[..]));
         assert_eq!(read(&image, 40, "user-data"), None, "the stock image is as it was");

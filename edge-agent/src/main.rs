@@ -88,7 +88,7 @@ enum BadRows {
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  edge-agent enroll --token tle1_...\n  \
-                  edge-agent enroll --token-file /boot/firmware/tideline/enroll.token --shred\n\n\
+                  edge-agent enroll --token-file /boot/firmware/tideline-enroll.token --shred\n\n\
                   The token is used up. Should the answer be lost, the same command works again on this box.\n\
                   Exit code 3: the hub does not take the token, and trying again does not help.")]
 struct Enroll {

@@ -354,7 +354,7 @@ fn images_are_prepared_with_a_token_each_and_their_boot_partitions_are_sound() {
         assert_eq!(shown("cmdline.txt"), "console=serial0,115200 root=PARTUUID=1-02");
         assert!(shown("meta-data").contains(&format!("local-hostname: \"edge-{number}\"")));
         assert!(shown("user-data").starts_with("#cloud-config\n"));
-        tokens.push(shown("tideline/enroll.token"));
+        tokens.push(shown("tideline-enroll.token"));
     }
     assert_ne!(tokens[0], tokens[1]);
     // What lies on the second card lets that box in, and no other.

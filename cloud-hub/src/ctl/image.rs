@@ -101,9 +101,12 @@ fn prepare(ctl: &Ctl, client: &Client, options: &Prepare) -> Result<(), Failure>
         return Err(usage(says));
     }
     let package_name = options.package.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let is_package = [".deb", ".rpm"].iter().any(|ending| package_name.ends_with(ending));
+    let is_package =
+        package_name.starts_with("tideline-") && [".deb", ".rpm"].iter().any(|ending| package_name.ends_with(ending));
     if !is_package {
-        return Err(usage(format!("{package_name} is no package; tideline-edge_0.1.0_arm64.deb would be one")));
+        return Err(usage(format!(
+            "{package_name} is no package of the agent; tideline-edge_0.1.0_arm64.deb would be one"
+        )));
     }
     let package = read(&options.package)?;
     image::check(&options.image, &package_name).map_err(Failure::new)?;

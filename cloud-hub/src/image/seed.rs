@@ -15,9 +15,9 @@ const INSTALL: &str = "#!/bin/sh
 set -eu
 here=$(dirname \"$0\")
 if command -v dpkg >/dev/null; then
-    dpkg -i \"$here\"/*.deb
+    dpkg -i \"$here\"/tideline-*.deb
 else
-    rpm -U --replacepkgs \"$here\"/*.rpm
+    rpm -U --replacepkgs \"$here\"/tideline-*.rpm
 fi
 systemctl daemon-reload
 systemctl start --no-block tideline-enroll.service
@@ -53,7 +53,7 @@ pub struct Wifi {
     pub country: Option<String>,
 }
 
-/// Files for a boot partition.
+/// Files for a boot partition, all in its root: nothing there has to be made but them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seed(Vec<(String, Vec<u8>)>);
 
@@ -70,15 +70,15 @@ impl Seed {
         let mut files = vec![
             ("meta-data".to_owned(), meta_data(new)),
             ("user-data".to_owned(), user_data(new)),
-            ("tideline/install.sh".to_owned(), INSTALL.to_owned()),
-            ("tideline/enroll.token".to_owned(), format!("{}\n", new.token)),
+            ("tideline-install.sh".to_owned(), INSTALL.to_owned()),
+            ("tideline-enroll.token".to_owned(), format!("{}\n", new.token)),
         ];
         files.extend(new.wifi.as_ref().map(|wifi| ("network-config".to_owned(), network_config(wifi))));
-        files.extend(new.config.clone().map(|config| ("tideline/agent.toml".to_owned(), config)));
+        files.extend(new.config.clone().map(|config| ("tideline-agent.toml".to_owned(), config)));
         let mut files: Vec<(String, Vec<u8>)> =
             files.into_iter().map(|(name, text)| (name, text.into_bytes())).collect();
         let (name, package) = &new.package;
-        files.push((format!("tideline/{name}"), package.clone()));
+        files.push((name.clone(), package.clone()));
         Self(files)
     }
 
@@ -105,7 +105,7 @@ fn user_data(new: &NewBox) -> String {
         writeln!(text, "ssh_authorized_keys:\n  - {}", quoted(key)).ok();
     }
     let find = format!(
-        "for place in {MOUNTS}; do if [ -f $place/tideline/install.sh ]; then exec sh $place/tideline/install.sh; fi; done"
+        "for place in {MOUNTS}; do if [ -f $place/tideline-install.sh ]; then exec sh $place/tideline-install.sh; fi; done"
     );
     writeln!(text, "runcmd:\n  - [sh, -c, {}]", quoted(&find)).ok();
     text
@@ -154,15 +154,10 @@ mod tests {
     fn a_box_gets_what_it_needs_and_nothing_it_was_not_told() {
         let seed = Seed::for_box(&new_box());
         let names: Vec<&str> = seed.files().map(|(name, _)| name).collect();
-        let expected = [
-            "meta-data",
-            "user-data",
-            "tideline/install.sh",
-            "tideline/enroll.token",
-            "tideline/tideline-edge_0.1.0_arm64.deb",
-        ];
+        let expected =
+            ["meta-data", "user-data", "tideline-install.sh", "tideline-enroll.token", "tideline-edge_0.1.0_arm64.deb"];
         assert_eq!(names, expected);
-        assert_eq!(file(&seed, "tideline/enroll.token").as_deref(), Some("tle1_abc\n"));
+        assert_eq!(file(&seed, "tideline-enroll.token").as_deref(), Some("tle1_abc\n"));
         assert_eq!(
             file(&seed, "meta-data").as_deref(),
             Some("instance-id: \"tideline-0a1b2c3d\"\nlocal-hostname: \"edge-1\"\n")
@@ -187,6 +182,6 @@ mod tests {
         assert_eq!(wireless["access-points"][&ssid]["password"], password);
         assert_eq!((&network["version"], &wireless["regulatory-domain"]), (&json!(2), &json!("DE")));
         assert!(file(&seed, "user-data").expect("there").contains("  - \"ssh-ed25519 AAAA ada\"\n"));
-        assert_eq!(file(&seed, "tideline/agent.toml").as_deref(), Some("[agent]\n"));
+        assert_eq!(file(&seed, "tideline-agent.toml").as_deref(), Some("[agent]\n"));
     }
 }
