@@ -143,7 +143,11 @@ pub(super) async fn make_tokens(
     headers: HeaderMap,
     Body(body): Body<EnrolTokensBody>,
 ) -> Result<Response, Problem> {
-    let asked = check(body, who.name, host_of(&headers)).map_err(Problem::bad_body)?;
+    let asked = check(body, who.name, host_of(&headers)).map_err(|says| {
+        // What has the right shape and says nothing that could be used.
+        let is_content = says.starts_with("labels") || says.starts_with("addresses");
+        if is_content { Problem::conflict("enrolment", says) } else { Problem::bad_body(says) }
+    })?;
     let made = context.ask(|answer| Command::MakeEnrolTokens { asked, answer }).await?;
     let made = made.map_err(|reason| Problem::conflict("enrolment", reason))?;
     Ok((StatusCode::CREATED, Json(Page::whole(made))).into_response())
