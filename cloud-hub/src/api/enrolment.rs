@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
+use shared::enrolment::MAX_TOKEN_HUBS;
 use shared::event::UnixMillis;
 use shared::ids::AgentId;
 use utoipa::{IntoParams, ToSchema};
@@ -143,41 +144,45 @@ pub(super) async fn make_tokens(
     headers: HeaderMap,
     Body(body): Body<EnrolTokensBody>,
 ) -> Result<Response, Problem> {
-    let asked = check(body, who.name, host_of(&headers)).map_err(|says| {
-        // What has the right shape and says nothing that could be used.
-        let is_content = says.starts_with("labels") || says.starts_with("addresses");
-        if is_content { Problem::conflict("enrolment", says) } else { Problem::bad_body(says) }
-    })?;
+    let asked = check(body, who.name, host_of(&headers))?;
     let made = context.ask(|answer| Command::MakeEnrolTokens { asked, answer }).await?;
     let made = made.map_err(|reason| Problem::conflict("enrolment", reason))?;
     Ok((StatusCode::CREATED, Json(Page::whole(made))).into_response())
 }
 
-fn check(body: EnrolTokensBody, by: String, host: String) -> Result<NewEnrolTokens, String> {
+/// What is out of range is no request; a label or an address of the right shape that cannot be used is one that cannot be met.
+fn check(body: EnrolTokensBody, by: String, host: String) -> Result<NewEnrolTokens, Problem> {
     let quantity = u32::try_from(body.quantity.unwrap_or(1)).ok().filter(|count| (1..=MAX_QUANTITY).contains(count));
-    let quantity = quantity.ok_or_else(|| format!("quantity must be 1 to {MAX_QUANTITY}"))?;
+    let quantity = quantity.ok_or_else(|| Problem::bad_body(format!("quantity must be 1 to {MAX_QUANTITY}")))?;
     let lifetime_s = body.expires_in_s.unwrap_or(LIFETIME_S);
     if !(1..=MAX_LIFETIME_S).contains(&lifetime_s) {
-        return Err(format!("expires_in_s must be 1 to {MAX_LIFETIME_S}"));
+        return Err(Problem::bad_body(format!("expires_in_s must be 1 to {MAX_LIFETIME_S}")));
     }
-    let agent = body.agent.map(|agent| AgentId::new(&agent).map_err(|error| format!("agent: {error}"))).transpose()?;
-    let labels = body.labels.unwrap_or_default();
-    if labels.len() > MAX_LABELS {
-        return Err(format!("labels: {} of them, at most {MAX_LABELS} are allowed", labels.len()));
-    }
-    for (name, value) in &labels {
-        let is_right =
-            |text: &str| !text.is_empty() && text.len() <= MAX_LABEL_BYTES && !text.contains(char::is_control);
-        if !is_right(name) || !is_right(value) {
-            return Err(format!("labels: {name:?} = {value:?}: names and values have 1 to {MAX_LABEL_BYTES} bytes"));
-        }
-    }
+    let agent = body.agent.map(|agent| AgentId::new(&agent)).transpose();
+    let agent = agent.map_err(|error| Problem::bad_body(format!("agent: {error}")))?;
     let addresses = body.addresses.unwrap_or_default();
-    if addresses.len() > shared::enrolment::MAX_TOKEN_HUBS {
-        return Err(format!("addresses: at most {} are allowed", shared::enrolment::MAX_TOKEN_HUBS));
+    if addresses.len() > MAX_TOKEN_HUBS {
+        return Err(Problem::bad_body(format!("addresses: at most {MAX_TOKEN_HUBS} are allowed")));
     }
-    addresses.iter().try_for_each(|address| check_address(address).map_err(|says| format!("addresses: {says}")))?;
+    let labels = body.labels.unwrap_or_default();
+    let useless = |says: String| Problem::conflict("enrolment", says);
+    check_labels(&labels).map_err(|says| useless(format!("labels: {says}")))?;
+    let wrong = addresses.iter().find_map(|address| check_address(address).err());
+    if let Some(says) = wrong {
+        return Err(useless(format!("addresses: {says}")));
+    }
     Ok(NewEnrolTokens { quantity, lifetime_ms: 1_000 * lifetime_s, agent, labels, addresses, by, host })
+}
+
+fn check_labels(labels: &BoxLabels) -> Result<(), String> {
+    if labels.len() > MAX_LABELS {
+        return Err(format!("{} of them, at most {MAX_LABELS} are allowed", labels.len()));
+    }
+    let is_right = |text: &str| !text.is_empty() && text.len() <= MAX_LABEL_BYTES && !text.contains(char::is_control);
+    match labels.iter().find(|(name, value)| !is_right(name) || !is_right(value)) {
+        Some((name, value)) => Err(format!("{name:?} = {value:?}: names and values have 1 to {MAX_LABEL_BYTES} bytes")),
+        None => Ok(()),
+    }
 }
 
 /// The host at which whoever asks reaches the hub.
