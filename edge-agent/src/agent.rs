@@ -26,7 +26,7 @@ use crate::artifacts::{ArtifactError, Artifacts};
 use crate::clock::{Clock, WallClock, Working};
 use crate::config::{Config, Hub, HubProof};
 use crate::core::memory::PipelineMemory;
-use crate::core::{Effect, Event, Millis, Published, Received};
+use crate::core::{Effect, Event, MessageContent, Millis, Published, Received};
 use crate::credentials::{Credentials, CredentialsError};
 use crate::identity::{Enrolment, IdentityError, IdentityFolder};
 use crate::ingest::packets::Delivery;
@@ -201,7 +201,10 @@ impl Agent {
                 Some(outbox)
             }
         };
-        let password = start::password(config.mqtt.password_file.as_deref())?;
+        let password = config
+            .mqtt
+            .password()
+            .map_err(|(path, source)| AgentError::Io { what: format!("read {}", path.display()), source })?;
         let decoder = Decoder::new(&config.inputs);
         let seed = rand::random();
         let (ingest, client) =
@@ -317,7 +320,7 @@ impl Agent {
 
     async fn take(&mut self, messages: &mut Vec<Received>) {
         for message in messages.iter_mut() {
-            if let Err(rejection) = &mut message.content {
+            if let MessageContent::Rejected(rejection) = &mut message.content {
                 self.rejected.extend(rejection.sample.take());
             }
         }

@@ -6,7 +6,9 @@
 
 mod address;
 mod check;
+pub mod input;
 pub mod path;
+pub mod preset;
 mod raw;
 pub mod topic;
 
@@ -16,13 +18,12 @@ use std::path::{Path, PathBuf};
 
 use shared::config::{ConfigError, Source};
 use shared::device::DeviceChoice;
-use shared::ids::{AgentId, ChannelName, ModelVersion};
+use shared::ids::{AgentId, ModelVersion};
 use shared::package::signature::PublicKey;
 
-use crate::core::spool::{Shedding, WhenFull};
+use crate::core::spool::WhenFull;
 use crate::identity::IdentityFolder;
-use path::JsonPath;
-use topic::{StreamKey, TopicPattern};
+use input::Input;
 
 /// Messages the broker may send before acks. From 1, MQTT's own least; more than 10,000 messages in memory fill no
 /// group commit faster.
@@ -92,6 +93,18 @@ impl Config {
     }
 }
 
+/// Where a file says that the broker is, whatever its inputs say.
+///
+/// # Errors
+/// If the file cannot be read, or is wrong in what it says of the agent or the broker.
+pub fn broker(path: &Path) -> Result<Mqtt, ConfigError> {
+    let source = Source::read(path, |path| File::open(path))?;
+    let raw: raw::Root = source.parse()?;
+    let folder = IdentityFolder::of(&state_directory(&source, &raw));
+    let enrolment = folder.enrolment().map_err(|error| source.error_at(0..0, format!("failed to {error}")))?;
+    check::broker(&source, &raw, enrolment.as_ref())
+}
+
 /// What enrolment needs to know of a file: the name that the box would like to have, and where its state is.
 ///
 /// # Errors
@@ -139,6 +152,20 @@ pub struct Mqtt {
     pub max_packet_bytes: u32,
 }
 
+impl Mqtt {
+    /// The secret in the password's file, without its line end.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn password(&self) -> Result<Option<String>, (PathBuf, std::io::Error)> {
+        let read = |path: &PathBuf| match std::fs::read_to_string(path) {
+            Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
+            Err(error) => Err((path.clone(), error)),
+        };
+        self.password_file.as_ref().map(read).transpose()
+    }
+}
+
 /// TLS with a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerTls {
@@ -146,87 +173,6 @@ pub struct BrokerTls {
     pub ca_file: PathBuf,
     /// The files of the agent's own certificate and of its key, if the broker asks for one.
     pub identity: Option<(PathBuf, PathBuf)>,
-}
-
-/// One kind of message and how it becomes a reading.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Input {
-    /// Its name in counters and logs, unique, of letters, digits, `-`, `_` and `.`.
-    pub name: String,
-    /// The topics.
-    pub topic: TopicPattern,
-    /// The stream, from the topic's captures.
-    pub key: StreamKey,
-    /// Where a message says when it was measured. Without it the time of arrival counts.
-    pub time: Option<TimeSource>,
-    /// Where a message may hold `true` to say that the machine runs normally.
-    pub known_normal: Option<JsonPath>,
-    /// What it lets go where the spool runs full, so that the room is left to other inputs.
-    pub shedding: Option<Shedding>,
-    /// Where a message holds its producer's own id, a string or an integer, unique in its stream.
-    pub id: Option<JsonPath>,
-    /// The channels: 1 to [`shared::limits::MAX_CHANNELS`], with unique names.
-    pub features: Vec<Feature>,
-}
-
-/// Where a message says when it was measured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TimeSource {
-    /// The place in the message.
-    pub path: JsonPath,
-    /// What it counts.
-    pub unit: TimeUnit,
-}
-
-/// How a time is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TimeUnit {
-    /// Milliseconds since the Unix epoch.
-    Ms,
-    /// Seconds since the Unix epoch.
-    S,
-    /// Microseconds since the Unix epoch.
-    Us,
-    /// Nanoseconds since the Unix epoch.
-    Ns,
-    /// A text like `2026-11-23T09:30:00.250+01:00`, RFC 3339.
-    Rfc3339,
-}
-
-impl TimeUnit {
-    /// Every unit.
-    pub const ALL: [Self; 5] = [Self::Ms, Self::S, Self::Us, Self::Ns, Self::Rfc3339];
-
-    /// Its name in the file.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ms => "ms",
-            Self::S => "s",
-            Self::Us => "us",
-            Self::Ns => "ns",
-            Self::Rfc3339 => "rfc3339",
-        }
-    }
-}
-
-/// One channel and where a message holds its value.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Feature {
-    /// The channel.
-    pub name: ChannelName,
-    /// The place in the message: a number, or `true` for 1 and `false` for 0.
-    pub path: JsonPath,
-    /// The channel's unit, for people.
-    pub unit: Option<String>,
-    /// What the message's number is multiplied by, finite and not 0.
-    pub scale: f64,
-    /// What is added after that, finite.
-    pub offset: f64,
-    /// The least value after both, in the channel's unit; negative infinity if the file does not say.
-    pub min: f64,
-    /// The greatest value after both, above `min`; infinity if the file does not say.
-    pub max: f64,
 }
 
 /// The hub and how the agent proves who it is.
@@ -326,6 +272,7 @@ pub struct Status {
 
 #[cfg(test)]
 mod tests {
+    use super::input::{Missing, TimeUnit, Zone};
     use super::*;
     use proptest::prelude::*;
 
@@ -474,12 +421,12 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(
             mistakes("key = ", "keys = "),
             ["10:1: input.keys: unknown key `keys`; did you mean `key`? \
-              known here: name, topic, key, time, known_normal, id, when_full, feature"]
+              known here: name, preset, topic, format, key, missing, time, known_normal, id, when_full, feature"]
         );
         assert_eq!(
             mistakes("path = \"$.flow\"", "path = \"$.flow\", scael = 1"),
             ["11:46: input.feature.scael: unknown key `scael`; did you mean `scale`? \
-              known here: name, path, unit, scale, offset, min, max"]
+              known here: name, path, field, values, unit, scale, offset, min, max"]
         );
     }
 
@@ -567,6 +514,74 @@ feature = [{ name = "flow", path = "$.flow" }]
             assert_eq!(found.len(), 1, "{wrong}: {found:?}");
             assert!(found[0].starts_with(expected), "{wrong}: {found:?}");
         }
+    }
+
+    #[test]
+    fn what_a_format_takes_is_said_where_it_gets_something_else() {
+        let with = |keys: &str, feature: &str| {
+            let text = SMALLEST.replace("topic = \"plant/{pump}\"\nkey = \"{pump}\"\n", &format!("{keys}\n"));
+            parse(&text.replace("{ name = \"flow\", path = \"$.flow\" }", feature)).map_err(|error| error.to_string())
+        };
+        let json = "{name = 'a', path = '$.a'}";
+        let topic = "topic = 'p/{a}/{b}'\nkey = '{a}'";
+        for (keys, feature, expected) in [
+            ("key = 'x'", json, "input.name: `topic` is missing: the MQTT topics"),
+            ("topic = 'x'", json, "input.name: `key` is missing: the stream of a message"),
+            (topic, "{name = 'a'}", "input.feature.name: `path` is missing: where the message holds the value"),
+            (topic, "{name = 'a', field = 'a'}", "input.feature.field: JSON has no fields; give `path`"),
+            (&format!("{topic}\nformat = 'jason'"), json, "is no format; did you mean `json`?"),
+            (
+                &format!("{topic}\nmissing = 'skip'"),
+                json,
+                "is no rule for a missing value; there are refuse, last, wait",
+            ),
+            (&format!("{topic}\nformat = 'influx'"), json, "messages of the format influx have no paths; give `field`"),
+            (
+                &format!("{topic}\nformat = 'value'\nid = '$.id'"),
+                "{name = 'a'}",
+                "input.id: messages of the format value have no",
+            ),
+            (&format!("{topic}\nformat = 'value'\ntime = {{unit = 's'}}"), "{name = 'a'}", "a bare value has no time"),
+            (
+                &format!("{topic}\nformat = 'senml'\ntime = {{unit = 's'}}"),
+                "{name = 'a'}",
+                "the format says where times are",
+            ),
+            (
+                &format!("{topic}\nformat = 'influx'\ntime = {{unit = 'rfc3339'}}"),
+                "{name = 'a'}",
+                "lines hold whole numbers",
+            ),
+            (&format!("{topic}\ntime = {{unit = 's'}}"), json, "input.time.unit: `path` is missing"),
+            (&format!("{topic}\ntime = {{path = '$.t', unit = 'auto', zone = 'CET'}}"), json, "\"CET\" is no zone"),
+            (
+                "topic = 'p/{a}'\nkey = '{a}'\nformat = 'value'",
+                "{name = 'a'}, {name = 'b'}",
+                "every message is a value of one feature",
+            ),
+            ("topic = 'p/{a}'\nkey = '{a}'\nformat = 'value'", "{name = 'a', field = 'x'}", "leave `field` out"),
+            (
+                "format = 'sparkplug_b'\ntopic = 'spBv1.0/#'",
+                "{name = 'a'}",
+                "topics of Sparkplug B are spBv1.0/{group}/+/{node}/{device}",
+            ),
+            ("preset = 'zigbee'", json, "is no preset; there are zigbee2mqtt, tasmota, homie5, thin_edge"),
+            ("preset = 'homie5'\nformat = 'json'", json, "the preset homie5 is value; leave one of both out"),
+            (
+                "preset = 'homie5'\ntopic = 'x/{y}'",
+                "{name = 'a'}",
+                "key uses {device}, which is not in the topic; the topic has {y}; give `key`",
+            ),
+            (topic, "{name = 'a', path = '$.a', values = {ON = inf}}", "a text stands for a finite number"),
+        ] {
+            let error = with(keys, feature).expect_err(keys);
+            assert!(error.contains(expected) && error.lines().count() == 1, "{keys}: {error}");
+        }
+        let input = with("preset = 'tasmota'", json).expect("valid").inputs.remove(0);
+        assert_eq!((input.topic.to_string().as_str(), input.missing), ("tele/{device}/SENSOR", Missing::Refuse));
+        assert!(input.time.is_some_and(|time| time.is_optional && time.zone == Some(Zone::Local)));
+        let input = with("preset = 'tasmota'\ntopic = '{device}/tele/SENSOR'\nmissing = 'last'", json).expect("valid");
+        assert_eq!(input.inputs[0].missing, Missing::Last, "what the file says goes before");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use shared::ids::{Digest, Epoch, Sequence};
 use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel};
 
 pub use event::{Answered, Effect, Event, Published, Question, SpooledEntry};
-pub use received::{NewReading, Receipt, Received, Rejection};
+pub use received::{MessageContent, NewReading, Receipt, Received, Rejection};
 pub use start::{Checkpoint, Settings, SlotState, Start};
 
 use ledger::Ledger;
@@ -66,6 +66,7 @@ pub struct EdgeCore {
     questions_in_flight: usize,
     ledger: Ledger,
     rejected: BTreeMap<&'static str, u64>,
+    held: u64,
     unanswered: BTreeMap<&'static str, u64>,
     answered: u64,
     checkpointed: Option<Sequence>,
@@ -92,6 +93,7 @@ impl EdgeCore {
             questions_in_flight: 0,
             ledger,
             rejected: BTreeMap::new(),
+            held: 0,
             unanswered: BTreeMap::new(),
             answered: 0,
             checkpointed: None,
@@ -194,6 +196,12 @@ impl EdgeCore {
         }
     }
 
+    /// Messages that were right and made no reading, since the start.
+    #[must_use]
+    pub const fn held_count(&self) -> u64 {
+        self.held
+    }
+
     /// Readings answered since the start.
     #[must_use]
     pub fn answered_count(&self) -> u64 {
@@ -251,8 +259,13 @@ impl EdgeCore {
 
     fn receive(&mut self, now: Millis, message: Received, effects: &mut Vec<Effect>) {
         let reading = match message.content {
-            Ok(reading) => reading,
-            Err(rejection) => {
+            MessageContent::Reading(reading) => reading,
+            MessageContent::Held => {
+                self.held += 1;
+                self.spool.pass(message.receipt, effects);
+                return;
+            }
+            MessageContent::Rejected(rejection) => {
                 *self.rejected.entry(rejection.reason).or_default() += 1;
                 self.spool.pass(message.receipt, effects);
                 return;

@@ -3,10 +3,12 @@
 //! One task owns the connection. It writes what the [`session`] says, and reads as long as the agent takes messages in:
 //! when it does not, the broker is made to wait, while acknowledgements and publishes go on.
 
+pub mod listen;
 pub mod packets;
 pub mod payload;
 pub mod session;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +26,12 @@ use tracing::{info, warn};
 use crate::clock::WallClock;
 use crate::config::{BrokerTls, Mqtt};
 use crate::core::backoff::Backoff;
-use crate::core::{NewReading, Receipt, Received, Rejection};
+use crate::core::{MessageContent, NewReading, Receipt, Received, Rejection};
 use crate::status::{REJECTED_PAYLOAD_BYTES, Rejected};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, TlsError};
 use packets::{Delivery, Hello, Message, Reader};
-use payload::Decoder;
+use payload::{Decoder, Outcome};
 use session::{Arrival, Problem, Session};
 
 /// Predictions and status messages that may wait for the broker. Beyond, predictions are dropped and counted: they
@@ -112,13 +114,9 @@ pub fn open(
 ) -> Result<(Ingest, Client), TlsError> {
     let availability = format!("tideline/{agent}/availability");
     let hello = Hello {
-        client_id: mqtt.client_id.clone(),
-        login: mqtt.username.clone().map(|username| (username, password.unwrap_or_default())),
-        will: (availability, "offline"),
-        keep_alive_s: KEEP_ALIVE_S,
+        availability: Some(availability),
         session_expiry_s: SESSION_EXPIRY_S,
-        receive_maximum: mqtt.receive_maximum,
-        max_packet_bytes: mqtt.max_packet_bytes,
+        ..guest(mqtt, mqtt.client_id.clone(), password)
     };
     let (received_sender, received) = mpsc::channel(usize::from(mqtt.receive_maximum) + OVERRUN);
     let (acknowledge, acknowledged) = watch::channel(None);
@@ -134,10 +132,24 @@ pub fn open(
         received: received_sender,
         acknowledged,
         outgoing,
-        stalled: None,
+        stalled: VecDeque::new(),
+        outcomes: Vec::new(),
         out: BytesMut::new(),
     };
     Ok((Ingest { received, acknowledge, outbox }, client))
+}
+
+/// How somebody introduces itself of whom the broker keeps nothing.
+fn guest(mqtt: &Mqtt, client_id: String, password: Option<String>) -> Hello {
+    Hello {
+        client_id,
+        login: mqtt.username.clone().map(|username| (username, password.unwrap_or_default())),
+        availability: None,
+        keep_alive_s: KEEP_ALIVE_S,
+        session_expiry_s: 0,
+        receive_maximum: mqtt.receive_maximum,
+        max_packet_bytes: mqtt.max_packet_bytes,
+    }
 }
 
 /// Where the broker is, and how it is talked to.
@@ -194,8 +206,10 @@ pub struct Client {
     received: mpsc::Sender<Received>,
     acknowledged: watch::Receiver<Option<Receipt>>,
     outgoing: mpsc::Receiver<Outgoing>,
-    /// A message that the agent has no room for; until it has, nothing is read.
-    stalled: Option<Received>,
+    /// Readings that the agent has no room for; until it has, nothing is read.
+    stalled: VecDeque<Received>,
+    /// Room to work in, kept from message to message.
+    outcomes: Vec<Outcome>,
     out: BytesMut,
 }
 
@@ -260,7 +274,7 @@ impl Client {
             }
             self.telemetry.unpublished(self.session.take_too_large());
             let now = self.clock.monotonic();
-            let is_reading = self.stalled.is_none() && self.out.len() < UNSENT_BYTES;
+            let is_reading = self.stalled.is_empty() && self.out.len() < UNSENT_BYTES;
             if let Some(problem) = trouble.take().or_else(|| self.session.tick(now, is_reading, &mut self.out).err()) {
                 self.session.disconnected(&problem);
                 return End::Lost(problem);
@@ -286,8 +300,8 @@ impl Client {
                         return End::Stopped;
                     }
                 },
-                () = takes_one(&self.received), if self.stalled.is_some() => {
-                    let stalled = self.stalled.take();
+                () = takes_one(&self.received), if !self.stalled.is_empty() => {
+                    let stalled = std::mem::take(&mut self.stalled);
                     stalled.into_iter().for_each(|message| self.hand_over(message, true));
                 }
                 count = self.outgoing.recv_many(&mut publishes, PUBLISHES_AT_ONCE), if can_publish => {
@@ -308,7 +322,7 @@ impl Client {
 
     /// Takes in what was read, as far as there is room.
     fn take_in(&mut self, reader: &mut Reader, is_known_away: &mut bool) -> Result<(), Problem> {
-        while self.stalled.is_none() {
+        while self.stalled.is_empty() {
             let Some(packet) = reader.next(self.session.version(), self.max_packet_bytes)? else {
                 return Ok(());
             };
@@ -334,38 +348,57 @@ impl Client {
         Ok(())
     }
 
+    /// Hands over what a message holds; the last of it carries the receipt.
     fn take(&mut self, receipt: Receipt, message: &Message, may_be_redelivered: bool) {
-        let content = self
-            .decode(message)
-            .map(|decoded| NewReading {
-                schema: decoded.schema,
-                time_ms: decoded.time_ms,
-                values: decoded.values,
-                known_normal: decoded.known_normal,
-                shedding: decoded.shedding,
-                id: decoded.id,
-                named_by_producer: decoded.has_producer_id,
-                may_be_redelivered,
-            })
-            .map_err(|rejection| self.rejection(message, &rejection));
-        self.hand_over(Received { receipt, content }, message.packet_id.is_some());
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        self.decode(message, &mut outcomes);
+        let last = outcomes.len().saturating_sub(1);
+        let waits = message.packet_id.is_some();
+        for (index, outcome) in outcomes.drain(..).enumerate() {
+            let content = match outcome {
+                Outcome::Reading(decoded) => MessageContent::Reading(NewReading {
+                    schema: decoded.schema,
+                    time_ms: decoded.time_ms,
+                    values: decoded.values,
+                    known_normal: decoded.known_normal,
+                    shedding: decoded.shedding,
+                    id: decoded.id,
+                    named_by_producer: decoded.has_producer_id,
+                    may_be_redelivered,
+                }),
+                Outcome::Held(_) => MessageContent::Held,
+                Outcome::Rejected(rejection) => MessageContent::Rejected(self.rejection(message, &rejection)),
+            };
+            self.hand_over(Received { receipt: (index == last).then_some(receipt), content }, waits);
+        }
+        self.outcomes = outcomes;
+        let (now, is_reading) = (self.clock.monotonic(), self.stalled.is_empty());
+        self.decoder.take_requests().for_each(|request| self.session.publish(now, request, is_reading, &mut self.out));
     }
 
     fn hand_over(&mut self, message: Received, waits: bool) {
+        if !self.stalled.is_empty() {
+            self.stalled.push_back(message);
+            return;
+        }
         match self.received.try_send(message) {
             Ok(()) | Err(TrySendError::Closed(_)) => {}
             // There is room, unless the broker does not keep to the receive maximum. Then it is made to wait.
-            Err(TrySendError::Full(message)) if waits => self.stalled = Some(message),
+            Err(TrySendError::Full(message)) if waits => self.stalled.push_back(message),
             Err(TrySendError::Full(_)) => self.telemetry.overflowed(),
         }
     }
 
-    fn decode(&mut self, message: &Message) -> Result<payload::Decoded, payload::Rejection> {
+    fn decode(&mut self, message: &Message, outcomes: &mut Vec<Outcome>) {
+        let rejected = |rejection| Outcome::Rejected(rejection);
         if let Some(bytes) = message.oversized {
-            return Err(payload::Rejection::Oversized { bytes, max: self.max_packet_bytes });
+            outcomes.push(rejected(payload::Rejection::Oversized { bytes, max: self.max_packet_bytes }));
+            return;
         }
-        let topic = std::str::from_utf8(&message.topic).map_err(|_| payload::Rejection::UnknownTopic)?;
-        self.decoder.decode(topic, &message.payload, self.clock.unix_ms())
+        match std::str::from_utf8(&message.topic) {
+            Ok(topic) => self.decoder.decode(topic, &message.payload, self.clock.unix_ms(), outcomes),
+            Err(_) => outcomes.push(rejected(payload::Rejection::UnknownTopic)),
+        }
     }
 
     /// What is kept of a message that is no reading.

@@ -49,6 +49,8 @@ enum Output {
     Json,
 }
 
+mod commands;
+
 #[derive(Subcommand)]
 enum Command {
     /// Runs the agent until it is told to stop.
@@ -65,6 +67,10 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Shows what messages become by a configuration, and why some become nothing.
+    Try(commands::Try),
+    /// Listens to a broker and proposes the inputs that take in what is published.
+    LearnInput(commands::LearnInput),
     /// Scores a CSV file with a model, by the code that serves live.
     Score(Score),
     /// Shows how the running agent is.
@@ -156,6 +162,8 @@ fn main() -> ExitCode {
         Command::CheckConfig { config } => {
             load(&config).and_then(|_| say(&format!("{} is a good configuration", config.display())))
         }
+        Command::Try(options) => commands::preview(&options),
+        Command::LearnInput(options) => commands::learn(&options),
         Command::Score(options) => score_file(options),
         Command::Status { config, output } => load(&config).and_then(|config| show_status(&config, output)),
     };

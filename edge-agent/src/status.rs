@@ -94,6 +94,7 @@ pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Teleme
             "dropped": dropped,
             "duplicates": total(|entry| entry.duplicates),
             "rejected": counts(&status.rejected),
+            "held": core.held_count(),
             "overflowed": counters.overflowed,
         },
         "predictions": {
@@ -212,6 +213,9 @@ pub fn to_text(report: &Value) -> String {
         ),
         format!("spool        {} bytes", report["spool_bytes"]),
     ];
+    if let Some(held) = readings["held"].as_u64().filter(|held| *held > 0) {
+        lines.push(format!("held         {held} messages, parts of readings or of none"));
+    }
     let unanswered = &report["predictions"]["unanswered"];
     for (what, counts) in
         [("dropped", &readings["dropped"]), ("rejected", &readings["rejected"]), ("unanswered", unanswered)]

@@ -12,7 +12,7 @@ use cloud_hub::import::parse_onnx;
 use cloud_hub::recipe::Recipe;
 use edge_agent::config::Config;
 use edge_agent::ingest::packets::{self, Incoming, Version};
-use edge_agent::ingest::payload::Decoder;
+use edge_agent::ingest::payload::{Decoder, Outcome};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -178,13 +178,33 @@ pub fn mqtt_packets(bytes: &[u8]) {
 /// A message that an MQTT client sent.
 pub fn mqtt_payload(bytes: &[u8]) {
     static CONFIG: LazyLock<Config> = LazyLock::new(|| {
-        let text = include_str!("../../deploy/config/agent.toml").to_owned();
+        let others = "\n[[input]]\nname='value'\nformat='value'\ntopic='value/{a}/{b}'\nkey='{a}'\n\
+                      feature=[{name='flow'}, {name='current', values={ON=1.0}}]\n\
+                      [[input]]\nname='influx'\nformat='influx'\ntopic='influx'\nkey='{measurement}-{site}'\nmissing='last'\n\
+                      feature=[{name='flow'}, {name='current'}]\n\
+                      [[input]]\nname='senml'\nformat='senml'\ntopic='senml'\nkey='x{base}'\nmissing='wait'\n\
+                      feature=[{name='flow'}, {name='current'}]\n\
+                      [[input]]\nname='sparkplug'\nformat='sparkplug_b'\nfeature=[{name='flow'}, {name='current'}]\n";
+        let text =
+            include_str!("../../deploy/config/agent.toml").replace("\n# The hub.", &format!("{others}\n# The hub."));
         Config::parse(&Source::new(Path::new("agent.toml"), text)).expect("the example is a right file")
     });
     let mut decoder = Decoder::new(&CONFIG.inputs);
-    if let Ok(decoded) = decoder.decode("plant/line1/pump3/telemetry", bytes, 0) {
-        assert!(decoded.values.iter().all(|value| value.is_finite()));
-        assert_eq!(decoded.values.len(), decoded.schema.channels.len());
+    let mut outcomes = Vec::new();
+    let topics = ["plant/line1/pump3/telemetry", "value/a/flow", "value/a/current", "influx", "senml"];
+    let sparkplug = ["NBIRTH/n", "DBIRTH/n/d", "DDATA/n/d", "DDEATH/n/d", "NDEATH/n"].map(|topic| {
+        let (kind, place) = topic.split_once('/').expect("it has two parts");
+        format!("spBv1.0/g/{kind}/{place}")
+    });
+    for topic in topics.into_iter().chain(sparkplug.iter().map(String::as_str)) {
+        decoder.decode(topic, bytes, 0, &mut outcomes);
+        assert!(!outcomes.is_empty(), "a message is acknowledged by what became of it");
+        for outcome in outcomes.drain(..) {
+            if let Outcome::Reading(decoded) = outcome {
+                assert!(decoded.values.iter().all(|value| value.is_finite()));
+                assert_eq!(decoded.values.len(), decoded.schema.channels.len());
+            }
+        }
     }
 }
 

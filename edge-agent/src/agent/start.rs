@@ -1,7 +1,6 @@
 //! What an agent does before its loop runs: find out from the disk what was and go on from there.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::Arc;
 
 use rand::RngExt;
@@ -191,16 +190,6 @@ pub(super) fn store_thread(
         .spawn(work)
         .map_err(|source| AgentError::Io { what: "start the store thread".to_owned(), source })?;
     Ok((sender, thread))
-}
-
-/// The secret in a file, without its line end.
-pub(super) fn password(file: Option<&Path>) -> Result<Option<String>, AgentError> {
-    file.map(|path| {
-        std::fs::read_to_string(path)
-            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-            .map_err(|source| AgentError::Io { what: format!("read {}", path.display()), source })
-    })
-    .transpose()
 }
 
 /// What a walk through the spool finds.

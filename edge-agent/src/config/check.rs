@@ -1,6 +1,7 @@
 //! From the file as it is written to the checked [`Config`]. A `None` on the way always has its mistake noted.
 
-use std::collections::BTreeSet;
+mod input;
+
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -9,22 +10,21 @@ use std::str::FromStr;
 use rustls_pki_types::ServerName;
 use shared::config::{ConfigError, Problems, Source, nearest};
 use shared::device::DeviceChoice;
-use shared::ids::{AgentId, ChannelName, ModelVersion};
-use shared::limits::{COMMIT_MAX_DELAY_MS, MAX_CHANNELS, MAX_ID_BYTES};
+use shared::ids::{AgentId, ModelVersion};
+use shared::limits::COMMIT_MAX_DELAY_MS;
 use shared::package::signature::PublicKey;
 use toml::Spanned;
 
-use crate::core::spool::{Shedding, WhenFull};
+use crate::core::spool::WhenFull;
 use crate::identity::Enrolment;
 
 use super::address::{BrokerUrl, HostPort};
 use super::path::JsonPath;
-use super::topic::{StreamKey, TopicPattern};
 use super::{
     AgentSection, BrokerTls, COMMIT_DELAY_MS, Config, DEFAULT_MAX_ANSWER_MS, DEFAULT_MAX_PACKET_BYTES,
-    DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, Feature, Hub, HubPlace, HubProof, Input,
-    MAX_CLIENT_ID_BYTES, MAX_UNIT_BYTES, Model, Mqtt, PACKET_BYTES, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS,
-    Spool, Status, TimeSource, TimeUnit, Transport, raw,
+    DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, Hub, HubPlace, HubProof,
+    MAX_CLIENT_ID_BYTES, Model, Mqtt, PACKET_BYTES, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status,
+    Transport, raw,
 };
 
 /// `enrolment` is what the box was told when it was enrolled, if it was.
@@ -33,6 +33,15 @@ pub(super) fn check(source: &Source, raw: &raw::Root, enrolment: Option<&Enrolme
     let mut checker = Checker { folder, enrolment, problems: Problems::new(source) };
     let config = checker.config(raw);
     checker.problems.finish(config)
+}
+
+/// What the file says of the broker alone.
+pub(super) fn broker(source: &Source, raw: &raw::Root, enrolment: Option<&Enrolment>) -> Result<Mqtt, ConfigError> {
+    let folder = source.path().parent().unwrap_or(Path::new(""));
+    let mut checker = Checker { folder, enrolment, problems: Problems::new(source) };
+    let agent = checker.agent(&raw.agent);
+    let mqtt = checker.mqtt(&raw.mqtt, agent.as_ref());
+    checker.problems.finish(mqtt)
 }
 
 struct Checker<'a> {
@@ -136,84 +145,6 @@ impl Checker<'_> {
         Some(Some(BrokerTls { ca_file: ca_file?, identity: identity? }))
     }
 
-    fn inputs(&mut self, raw: &[Spanned<raw::Input>], of_spool: Option<WhenFull>) -> Option<Vec<Input>> {
-        if raw.is_empty() {
-            self.problems.at(0..0, "there is no [[input]]; at least one says which messages are readings");
-            return None;
-        }
-        let checked: Vec<Option<Input>> = raw.iter().map(|input| self.input(input.get_ref(), of_spool)).collect();
-        self.no_repeats(raw.iter().map(|input| &input.get_ref().name), "input");
-        for (index, later) in checked.iter().enumerate() {
-            let Some(later) = later else { continue };
-            let mut earlier = checked[..index].iter().flatten();
-            if let Some(earlier) = earlier.find(|earlier| earlier.topic.covers(&later.topic)) {
-                let message = format!(
-                    "input {:?} above takes every message of this topic; put the narrower topic first",
-                    earlier.name
-                );
-                self.fail::<()>(&raw[index].get_ref().topic, message);
-            }
-        }
-        checked.into_iter().collect()
-    }
-
-    fn input(&mut self, raw: &raw::Input, of_spool: Option<WhenFull>) -> Option<Input> {
-        let name = self.text(&raw.name, parse_input_name);
-        let topic = self.text(&raw.topic, TopicPattern::parse);
-        let key = topic.as_ref().and_then(|topic| self.text(&raw.key, |key| StreamKey::parse(key, topic)));
-        let time = self.optional(raw.time.as_ref(), Self::time);
-        let known_normal = self.optional(raw.known_normal.as_ref(), Self::json_path);
-        let id = self.optional(raw.id.as_ref(), Self::json_path);
-        let shedding = self.optional(raw.when_full.as_ref(), |checker, rule| checker.shedding(rule, of_spool));
-        let features = self.features(&raw.feature);
-        Some(Input {
-            name: name?,
-            topic: topic?,
-            key: key?,
-            time: time?,
-            known_normal: known_normal?,
-            shedding: shedding?.flatten(),
-            id: id?,
-            features: features?,
-        })
-    }
-
-    fn time(&mut self, raw: &raw::Time) -> Option<TimeSource> {
-        let path = self.json_path(&raw.path);
-        let unit = self.text(&raw.unit, TimeUnit::from_str);
-        Some(TimeSource { path: path?, unit: unit? })
-    }
-
-    fn features(&mut self, raw: &Spanned<Vec<raw::Feature>>) -> Option<Vec<Feature>> {
-        let count = raw.get_ref().len();
-        if count == 0 || count > MAX_CHANNELS {
-            let message = format!("there are {count} features; an input has 1 to {MAX_CHANNELS}");
-            return self.fail(raw, message);
-        }
-        self.no_repeats(raw.get_ref().iter().map(|feature| &feature.name), "feature");
-        let checked: Vec<Option<Feature>> = raw.get_ref().iter().map(|feature| self.feature(feature)).collect();
-        checked.into_iter().collect()
-    }
-
-    fn feature(&mut self, raw: &raw::Feature) -> Option<Feature> {
-        let name = self.text(&raw.name, ChannelName::new);
-        let path = self.json_path(&raw.path);
-        let unit = self.optional(raw.unit.as_ref(), |checker, unit| checker.text(unit, parse_unit));
-        let scale = self.finite(raw.scale.as_ref(), 1.0);
-        if let (Some(scale), Some(0.0)) = (&raw.scale, scale) {
-            self.fail::<()>(scale, "a scale of 0 makes every value the same; leave it out for 1");
-        }
-        let offset = self.finite(raw.offset.as_ref(), 0.0);
-        let min = self.finite(raw.min.as_ref(), f64::NEG_INFINITY);
-        let max = self.finite(raw.max.as_ref(), f64::INFINITY);
-        if let (Some(low), Some(high), Some(spanned)) = (min, max, &raw.max)
-            && low >= high
-        {
-            self.fail::<()>(spanned, format!("max {high} is not above min {low}; no value would be in range"));
-        }
-        Some(Feature { name: name?, path: path?, unit: unit?, scale: scale?, offset: offset?, min: min?, max: max? })
-    }
-
     /// A hub that the file names, with files or with what enrolment left; or the one that the box is enrolled at; or none.
     fn hub(&mut self, raw: Option<&Spanned<raw::Hub>>) -> Option<Option<Hub>> {
         let Some(spanned) = raw else {
@@ -307,23 +238,6 @@ impl Checker<'_> {
         Some(Spool { max_bytes: max_bytes?, commit_delay_ms: delay?, when_full: when_full? })
     }
 
-    /// What an input lets go by itself. What is in the spool goes by the spool's rule, whatever input it is from.
-    fn shedding(&mut self, raw: &Spanned<String>, of_spool: Option<WhenFull>) -> Option<Option<Shedding>> {
-        let [block, oldest] = WhenFull::ALL.map(WhenFull::name);
-        let [newest, sample] = Shedding::ALL.map(Shedding::name);
-        let known = [block, oldest, newest, sample];
-        let name = self.text(raw, |name| named(name, "rule for a full spool", known, |rule| rule))?;
-        let shedding = Shedding::ALL.into_iter().find(|rule| rule.name() == name);
-        if shedding.is_none() && of_spool.is_some_and(|of_spool| of_spool.name() != name) {
-            let message = format!(
-                "{name:?} is a rule for the whole spool, which has another; write it in [spool], or give this input \
-                 {newest:?} or {sample:?}"
-            );
-            return self.fail(raw, message);
-        }
-        Some(shedding)
-    }
-
     fn status(&mut self, raw: &raw::Status) -> Option<Status> {
         let interval = self.number(raw.interval_ms.as_ref(), STATUS_INTERVAL_MS, DEFAULT_STATUS_INTERVAL_MS);
         Some(Status { interval_ms: interval? })
@@ -380,23 +294,6 @@ impl Checker<'_> {
             Some(raw) => self.fail(raw, format!("{} is no finite number; leave the key out", raw.get_ref())),
         }
     }
-
-    fn no_repeats<'n>(&mut self, names: impl Iterator<Item = &'n Spanned<String>>, what: &str) {
-        let mut seen = BTreeSet::new();
-        for name in names {
-            if !seen.insert(name.get_ref()) {
-                self.fail::<()>(name, format!("{what} {:?} is given twice; each needs its own name", name.get_ref()));
-            }
-        }
-    }
-}
-
-fn parse_input_name(name: &str) -> Result<String, String> {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > MAX_ID_BYTES || !name.chars().all(is_allowed) {
-        return Err(format!("{name:?} is no name; it takes 1 to {MAX_ID_BYTES} letters, digits, '-', '_' and '.'"));
-    }
-    Ok(name.to_owned())
 }
 
 fn parse_client_id(id: &str) -> Result<String, String> {
@@ -427,13 +324,6 @@ fn named<T: Copy, const N: usize>(
     })
 }
 
-fn parse_unit(unit: &str) -> Result<String, String> {
-    if unit.is_empty() || unit.len() > MAX_UNIT_BYTES || unit.chars().any(char::is_control) {
-        return Err(format!("{unit:?} is no unit; it takes 1 to {MAX_UNIT_BYTES} bytes of printable text"));
-    }
-    Ok(unit.to_owned())
-}
-
 fn place(address: &str, tcp_address: &str) -> HubPlace {
     HubPlace { address: address.to_owned(), tcp_address: tcp_address.to_owned() }
 }
@@ -442,17 +332,5 @@ fn parse_server_name(name: &str) -> Result<String, String> {
     match ServerName::try_from(name) {
         Ok(_) => Ok(name.to_owned()),
         Err(_) => Err(format!("{name:?} is no name a certificate can have; it takes a DNS name or an IP address")),
-    }
-}
-
-impl FromStr for TimeUnit {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|unit| unit.name() == name).ok_or_else(|| {
-            let known = Self::ALL.map(Self::name);
-            let hint = nearest(name, &known).map_or(String::new(), |near| format!("did you mean `{near}`? "));
-            format!("{name:?} is no unit of time; {hint}there are {}", known.join(", "))
-        })
     }
 }

@@ -3,6 +3,7 @@
 //! A number is an `i64` here, whatever its range: a number out of range is then refused with the range, at its place,
 //! together with all other mistakes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -49,8 +50,11 @@ pub(super) struct Mqtt {
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
     pub(super) name: Spanned<String>,
-    pub(super) topic: Spanned<String>,
-    pub(super) key: Spanned<String>,
+    pub(super) preset: Option<Spanned<String>>,
+    pub(super) topic: Option<Spanned<String>>,
+    pub(super) format: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) missing: Option<Spanned<String>>,
     pub(super) time: Option<Time>,
     pub(super) known_normal: Option<Spanned<String>>,
     pub(super) id: Option<Spanned<String>>,
@@ -61,15 +65,20 @@ pub(super) struct Input {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Time {
-    pub(super) path: Spanned<String>,
+    pub(super) path: Option<Spanned<String>>,
     pub(super) unit: Spanned<String>,
+    pub(super) zone: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) optional: bool,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Feature {
     pub(super) name: Spanned<String>,
-    pub(super) path: Spanned<String>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) field: Option<Spanned<String>>,
+    pub(super) values: Option<Spanned<BTreeMap<String, f64>>>,
     pub(super) unit: Option<Spanned<String>>,
     pub(super) scale: Option<Spanned<f64>>,
     pub(super) offset: Option<Spanned<f64>>,

@@ -45,6 +45,19 @@ enum Part {
     Literal(String),
     /// Index into the pattern's captures.
     Capture(usize),
+    /// What the message itself calls so.
+    Named(String),
+}
+
+/// Names besides captures that the key of a stream may use, because messages hold them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// None.
+    Nothing,
+    /// This one.
+    Only(&'static str),
+    /// Whatever name.
+    Anything,
 }
 
 /// Why a text is not a topic or not the key of a stream.
@@ -210,6 +223,27 @@ impl TopicPattern {
         found.next().is_none().then_some(captures)
     }
 
+    /// Whether it is of the form `spBv1.0/group/+/node/device`, with the type of message left open.
+    #[must_use]
+    pub fn is_of_sparkplug(&self) -> bool {
+        let [Level::Literal(namespace), group, Level::Any, node, rest @ ..] = self.levels.as_slice() else {
+            return false;
+        };
+        let is_one = |level: &Level| *level != Level::Rest;
+        namespace == "spBv1.0"
+            && is_one(group)
+            && is_one(node)
+            && (rest.is_empty() || matches!(rest, [one] if is_one(one)))
+    }
+
+    /// The filter of everything that the edge nodes of such a topic say, of themselves and of their devices.
+    #[must_use]
+    pub fn sparkplug_nodes(&self) -> Self {
+        let mut levels = self.levels[..4.min(self.levels.len())].to_vec();
+        levels.push(Level::Rest);
+        Self { levels, captures: self.captures.clone() }
+    }
+
     fn starts_with_wildcard(&self) -> bool {
         !matches!(self.levels.first(), Some(Level::Literal(_)))
     }
@@ -235,11 +269,11 @@ impl fmt::Display for TopicPattern {
 }
 
 impl StreamKey {
-    /// Reads the name of a stream, with `{name}` for each capture of `topic` that stands in it.
+    /// Reads the name of a stream, with `{name}` for each capture of `topic` that stands in it, and for what messages hold.
     ///
     /// # Errors
     /// Says what is wrong and what would be right.
-    pub fn parse(text: &str, topic: &TopicPattern) -> Result<Self, TopicError> {
+    pub fn parse(text: &str, topic: &TopicPattern, named: Named) -> Result<Self, TopicError> {
         if text.is_empty() {
             return Err(TopicError::Empty("key"));
         }
@@ -249,7 +283,7 @@ impl StreamKey {
         while let Some((literal, opened)) = rest.split_once('{') {
             let (name, after) = opened.split_once('}').ok_or_else(brace)?;
             parts.push(Part::Literal(literal.to_owned()));
-            parts.push(Part::Capture(capture_index(name, topic)?));
+            parts.push(part(name, topic, named)?);
             rest = after;
         }
         parts.push(Part::Literal(rest.to_owned()));
@@ -259,19 +293,33 @@ impl StreamKey {
         }
         let key = Self { parts };
         let mut shortest = String::new();
-        key.write(&Captures { levels: ["x"; MAX_CAPTURES] }, &mut shortest);
+        key.write(&Captures { levels: ["x"; MAX_CAPTURES] }, |_| Some("x"), &mut shortest);
         StreamId::new(&shortest)?;
         Ok(key)
     }
 
-    /// Appends to `name` the stream's name for the captures of one topic. Returns whether it can be one: an empty
-    /// level is no name.
-    pub fn write(&self, captures: &Captures<'_>, name: &mut String) -> bool {
+    /// The captures of `topic` that this key does not use, with slashes between; `None` if it uses all.
+    #[must_use]
+    pub fn what_it_leaves(&self, topic: &TopicPattern) -> Option<Self> {
+        let left = (0..topic.captures.len()).filter(|index| !self.parts.contains(&Part::Capture(*index)));
+        let parts: Vec<Part> = left.flat_map(|index| [Part::Literal("/".to_owned()), Part::Capture(index)]).collect();
+        (!parts.is_empty()).then(|| Self { parts: parts[1..].to_vec() })
+    }
+
+    /// Appends to `name` the stream's name for the captures of one topic, and for what `named` says the message holds.
+    /// Returns whether it can be one: an empty level is no name.
+    pub fn write<'n>(
+        &'n self,
+        captures: &Captures<'n>,
+        named: impl Fn(&str) -> Option<&'n str>,
+        name: &mut String,
+    ) -> bool {
         let mut is_whole = true;
         for part in &self.parts {
             let text = match part {
                 Part::Literal(literal) => literal,
                 Part::Capture(index) => captures.levels.get(*index).copied().unwrap_or(""),
+                Part::Named(named_so) => named(named_so).unwrap_or(""),
             };
             is_whole &= !text.is_empty();
             name.push_str(text);
@@ -280,8 +328,14 @@ impl StreamKey {
     }
 }
 
-fn capture_index(name: &str, topic: &TopicPattern) -> Result<usize, TopicError> {
-    topic.captures.iter().position(|known| known == name).ok_or_else(|| {
+fn part(name: &str, topic: &TopicPattern, named: Named) -> Result<Part, TopicError> {
+    let is_named = match named {
+        Named::Nothing => false,
+        Named::Only(known) => known == name,
+        Named::Anything => !name.is_empty(),
+    };
+    let capture = topic.captures.iter().position(|known| known == name).map(Part::Capture);
+    capture.or_else(|| is_named.then(|| Part::Named(name.to_owned()))).ok_or_else(|| {
         let known: Vec<String> = topic.captures.iter().map(|known| format!("{{{known}}}")).collect();
         let known = if known.is_empty() { "no captures".to_owned() } else { known.join(", ") };
         TopicError::Unknown { name: name.to_owned(), known }
@@ -299,9 +353,9 @@ mod tests {
 
     fn stream(topic: &str, key: &str, seen: &str) -> Option<String> {
         let pattern = pattern(topic);
-        let key = StreamKey::parse(key, &pattern).expect("a key");
+        let key = StreamKey::parse(key, &pattern, Named::Nothing).expect("a key");
         let mut name = String::new();
-        key.write(&pattern.captures(seen)?, &mut name).then_some(name)
+        key.write(&pattern.captures(seen)?, |_| None, &mut name).then_some(name)
     }
 
     fn topic_problem(text: &str) -> String {
@@ -378,7 +432,8 @@ mod tests {
 
     #[test]
     fn a_wrong_key_is_refused_with_what_would_be_right() {
-        let problem = |key: &str, topic| StreamKey::parse(key, &pattern(topic)).expect_err("wrong").to_string();
+        let problem =
+            |key: &str, topic| StreamKey::parse(key, &pattern(topic), Named::Nothing).expect_err("wrong").to_string();
         assert_eq!(problem("", "a"), "key is empty");
         assert_eq!(problem("{b}", "a/{c}/{d}"), "key uses {b}, which is not in the topic; the topic has {c}, {d}");
         assert_eq!(problem("{b}", "a/+"), "key uses {b}, which is not in the topic; the topic has no captures");
@@ -396,8 +451,8 @@ mod tests {
             if let Ok(pattern) = TopicPattern::parse(&topic) {
                 prop_assert_eq!(pattern.to_string(), topic);
                 prop_assert!(pattern.covers(&pattern));
-                if let (Ok(key), Some(captures)) = (StreamKey::parse(&key, &pattern), pattern.captures(&seen)) {
-                    key.write(&captures, &mut String::new());
+                if let (Ok(key), Some(captures)) = (StreamKey::parse(&key, &pattern, Named::Anything), pattern.captures(&seen)) {
+                    key.write(&captures, |_| None, &mut String::new());
                 }
             }
         }

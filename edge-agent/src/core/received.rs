@@ -17,13 +17,25 @@ pub struct Receipt {
     pub number: u64,
 }
 
-/// A message as it came in.
+/// A message as it came in, or one of several readings that came in one message.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// Its place.
-    pub receipt: Receipt,
-    /// What it holds, or why it holds nothing.
-    pub content: Result<NewReading, Rejection>,
+    /// Its place. Of a message's readings the last alone has it, so that the message is acknowledged when all of them are
+    /// durable.
+    pub receipt: Option<Receipt>,
+    /// What it holds.
+    pub content: MessageContent,
+}
+
+/// What a message holds.
+#[derive(Debug, Clone)]
+pub enum MessageContent {
+    /// A reading.
+    Reading(NewReading),
+    /// A part of a reading, or nothing that is one.
+    Held,
+    /// Nothing, for this reason.
+    Rejected(Rejection),
 }
 
 /// Why a message is no reading.

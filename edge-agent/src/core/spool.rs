@@ -212,7 +212,8 @@ impl SpoolState {
     }
 
     /// Takes a message that leaves nothing behind: it is acknowledged when those before it are.
-    pub(super) fn pass(&mut self, receipt: Receipt, effects: &mut Vec<Effect>) {
+    pub(super) fn pass(&mut self, receipt: Option<Receipt>, effects: &mut Vec<Effect>) {
+        let Some(receipt) = receipt else { return };
         if !self.open.events.is_empty() {
             self.open.receipt = Some(receipt);
         } else if let Some(newest) = self.in_flight.back_mut() {
@@ -244,7 +245,7 @@ impl SpoolState {
     pub(super) fn shed(
         &mut self,
         now: Millis,
-        receipt: Receipt,
+        receipt: Option<Receipt>,
         reading: &NewReading,
         reason: GapReason,
         effects: &mut Vec<Effect>,
@@ -252,7 +253,7 @@ impl SpoolState {
         self.recent.insert(reading.id, reading.may_be_redelivered);
         self.make_room(SHED_BYTES, effects);
         let stream = self.open.stream(&reading.schema);
-        self.open.receipt = Some(receipt);
+        self.open.receipt = receipt.or(self.open.receipt);
         self.open.readings += 1;
         let first = self.next.0 - self.open.events.len() as u64;
         let events = self.open.events.iter_mut().enumerate();
@@ -272,7 +273,7 @@ impl SpoolState {
     pub(super) fn accept(
         &mut self,
         now: Millis,
-        receipt: Receipt,
+        receipt: Option<Receipt>,
         reading: NewReading,
         effects: &mut Vec<Effect>,
     ) -> Sequence {
@@ -287,7 +288,7 @@ impl SpoolState {
             id: reading.id,
             values: reading.values,
         });
-        self.open.receipt = Some(receipt);
+        self.open.receipt = receipt.or(self.open.receipt);
         self.open.readings += 1;
         self.push(now, event, bytes)
     }

@@ -74,7 +74,7 @@ fn message(number: u64, id: u64, may_be_redelivered: bool) -> Received {
         named_by_producer: false,
         may_be_redelivered,
     };
-    Received { receipt: Receipt { generation: 1, number }, content: Ok(reading) }
+    Received { receipt: Some(Receipt { generation: 1, number }), content: MessageContent::Reading(reading) }
 }
 
 fn appended(effects: &[Effect]) -> Vec<EventBatch> {
@@ -152,8 +152,8 @@ fn an_acknowledgement_waits_for_the_disk_and_covers_what_came_before() {
 fn a_message_that_is_no_reading_is_acknowledged_in_its_turn_and_counted() {
     let mut core = agent();
     let bad = |number| Received {
-        receipt: Receipt { generation: 1, number },
-        content: Err(Rejection { reason: "not_json", sample: None }),
+        receipt: Some(Receipt { generation: 1, number }),
+        content: MessageContent::Rejected(Rejection { reason: "not_json", sample: None }),
     };
     assert_eq!(acknowledged(&handle(&mut core, 0, Event::Received(vec![bad(1)]))), [1]);
     let effects = handle(&mut core, 1, Event::Received(vec![message(2, 2, false), bad(3)]));
@@ -644,7 +644,7 @@ fn what_a_box_goes_back_to_stays_on_its_disk_when_an_offer_of_it_is_taken_back()
 /// A message of an input with a rule of its own.
 fn sheddable(number: u64, shedding: Shedding) -> Received {
     let mut received = message(number, number, false);
-    if let Ok(reading) = &mut received.content {
+    if let MessageContent::Reading(reading) = &mut received.content {
         reading.shedding = Some(shedding);
     }
     received
@@ -669,7 +669,7 @@ fn kept_at(percent: u64, shedding: Shedding) -> u64 {
     assert_eq!((kept + shed, core.status().ledger[0].accepted), (16, 17));
     let again = (2..18).map(|number| {
         let mut received = sheddable(number + 100, shedding);
-        if let Ok(reading) = &mut received.content {
+        if let MessageContent::Reading(reading) = &mut received.content {
             (reading.id, reading.may_be_redelivered) = (number, true);
         }
         received

@@ -293,6 +293,11 @@ fn from_v311(packet: v4::Packet) -> Incoming {
     }
 }
 
+/// What the broker keeps of an agent that is connected; Home Assistant's words.
+pub const ONLINE: &str = "online";
+/// What it keeps of one that is not.
+pub const OFFLINE: &str = "offline";
+
 /// How the session introduces itself.
 #[derive(Debug, Clone)]
 pub struct Hello {
@@ -300,8 +305,8 @@ pub struct Hello {
     pub client_id: String,
     /// User and password.
     pub login: Option<(String, String)>,
-    /// What the broker publishes, retained, when the connection is lost: topic and payload.
-    pub will: (String, &'static str),
+    /// Where the broker keeps whether we are there. Without it we are a guest, of whom nothing stays: no session, no word.
+    pub availability: Option<String>,
     /// Seconds between two signs of life.
     pub keep_alive_s: u16,
     /// Seconds that the broker keeps the session.
@@ -317,7 +322,7 @@ pub struct Hello {
 /// # Errors
 /// If a name in it is too long for MQTT.
 pub fn write_connect(version: Version, hello: &Hello, out: &mut BytesMut) -> Result<(), String> {
-    let (topic, message) = &hello.will;
+    let availability = hello.availability.as_ref();
     match version {
         Version::V5 => {
             let mut properties = v5::ConnectProperties::new();
@@ -327,18 +332,19 @@ pub fn write_connect(version: Version, hello: &Hello, out: &mut BytesMut) -> Res
             let connect = v5::Connect {
                 keep_alive: hello.keep_alive_s,
                 client_id: hello.client_id.clone(),
-                clean_start: false,
+                clean_start: availability.is_none(),
                 properties: Some(properties),
             };
-            let will = v5::LastWill::new(topic, *message, QoS::AtLeastOnce, true, None);
+            let will = availability.map(|topic| v5::LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true, None));
             let login = hello.login.as_ref().map(|(user, password)| v5::Login::new(user, password));
-            connect.write(&Some(will), &login, out).map(drop).map_err(|error| error.to_string())
+            connect.write(&will, &login, out).map(drop).map_err(|error| error.to_string())
         }
         Version::V311 => {
             let mut connect = v4::Connect::new(&hello.client_id);
             connect.keep_alive = hello.keep_alive_s;
-            connect.clean_session = false;
-            connect.last_will = Some(v4::LastWill::new(topic, *message, rumqttc::QoS::AtLeastOnce, true));
+            connect.clean_session = availability.is_none();
+            connect.last_will =
+                availability.map(|topic| v4::LastWill::new(topic, OFFLINE, rumqttc::QoS::AtLeastOnce, true));
             if let Some((user, password)) = &hello.login {
                 connect.set_login(user, password);
             }

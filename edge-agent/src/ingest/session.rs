@@ -241,10 +241,10 @@ impl Session {
 
     /// Says good-bye, and that we are away: the last will is not sent after a good-bye.
     pub fn close(&mut self, now: Millis, out: &mut BytesMut) {
-        let (topic, payload) = &self.hello.will;
-        let offline = retained(topic.clone(), payload);
-        let id = self.free_id();
-        self.send(now, Some(id), offline, false, out);
+        if let Some(topic) = self.hello.availability.clone() {
+            let id = self.free_id();
+            self.send(now, Some(id), retained(topic, packets::OFFLINE), false, out);
+        }
         packets::write_disconnect(out);
         self.state = State::Away;
     }
@@ -301,8 +301,9 @@ impl Session {
                 self.waiting.insert(index - self.in_flight.len(), sent.message);
             }
         }
-        let online = retained(self.hello.will.0.clone(), "online");
-        self.publish(now, online, true, out);
+        if let Some(topic) = self.hello.availability.clone() {
+            self.publish(now, retained(topic, packets::ONLINE), true, out);
+        }
         Ok(())
     }
 

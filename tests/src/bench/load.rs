@@ -72,7 +72,7 @@ fn connect(broker: SocketAddr, name: &str, version: Version) -> anyhow::Result<(
     let hello = Hello {
         client_id: name.to_owned(),
         login: None,
-        will: (format!("bench/{name}/gone"), ""),
+        availability: None,
         keep_alive_s: 0,
         session_expiry_s: 0,
         receive_maximum: u16::MAX,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use edge_agent::core::spool::Shedding;
-use edge_agent::core::{NewReading, Receipt, Received, Rejection};
+use edge_agent::core::{MessageContent, NewReading, Receipt, Received, Rejection};
 use shared::event::StreamSchema;
 use shared::ids::{ChannelName, StreamId};
 
@@ -111,8 +111,8 @@ impl Broker {
             message.number = self.number;
             let receipt = Receipt { generation: self.generation, number: self.number };
             let content = match message.content {
-                Content::Bad => Err(Rejection { reason: "not_json", sample: None }),
-                Content::Reading { stream, id, named } => Ok(NewReading {
+                Content::Bad => MessageContent::Rejected(Rejection { reason: "not_json", sample: None }),
+                Content::Reading { stream, id, named } => MessageContent::Reading(NewReading {
                     schema: Arc::clone(&self.schemas[stream]),
                     time_ms: id as i64,
                     values: vec![id as f64],
@@ -125,7 +125,7 @@ impl Broker {
                 }),
             };
             message.sent = true;
-            received.push(Received { receipt, content });
+            received.push(Received { receipt: Some(receipt), content });
         }
         received
     }

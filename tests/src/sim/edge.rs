@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use edge_agent::agent::start;
 use edge_agent::core::shadow::ShadowStarts;
 use edge_agent::core::spool::WhenFull;
-use edge_agent::core::{Checkpoint, EdgeCore, Effect, Event, Millis, Received, Settings, SlotState};
+use edge_agent::core::{Checkpoint, EdgeCore, Effect, Event, MessageContent, Millis, Received, Settings, SlotState};
 use edge_agent::spool::{Opened, Request, Spool};
 use edge_agent::store::Remembered;
 use shared::event::{Event as StoredEvent, GapReason, ModelRef, SpoolEntry};
@@ -527,7 +527,7 @@ fn boot(
 
 /// Whether a message holds a reading that cannot have come before.
 fn is_certainly_new(message: &Received) -> bool {
-    message.content.as_ref().is_ok_and(|reading| !reading.named_by_producer && !reading.may_be_redelivered)
+    matches!(&message.content, MessageContent::Reading(reading) if !reading.named_by_producer && !reading.may_be_redelivered)
 }
 
 fn start_of_last_record(bytes: &[u8]) -> usize {
