@@ -6,6 +6,7 @@ mod access;
 mod api;
 mod broker_tls;
 mod command_line;
+mod dialects;
 mod enrolment;
 mod fleet;
 mod fuzz;
