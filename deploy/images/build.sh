@@ -66,7 +66,7 @@ printf 'title Debian\nlinux /vmlinuz\ninitrd /initrd.img\noptions root=LABEL=roo
 say "the image"
 truncate -s $((BOOT_MIB + ROOT_MIB + 2))M "$work/image"
 printf 'label: gpt\nstart=2048, size=%s, type=U\nstart=%s, size=%s, type=L\n' \
-    $((BOOT_MIB * 2048)) $(((BOOT_MIB + 1) * 2048)) $((ROOT_MIB * 2048 - 34)) | sfdisk -q "$work/image"
+    $((BOOT_MIB * 2048)) $(((BOOT_MIB + 1) * 2048)) $((ROOT_MIB * 2048)) | sfdisk -q "$work/image"
 dd if="$work/boot.img" of="$work/image" bs=1M seek=1 conv=notrunc,sparse status=none
 dd if="$work/root.img" of="$work/image" bs=1M seek=$((BOOT_MIB + 1)) conv=notrunc,sparse status=none
 mkdir -p "$(dirname "$output")"

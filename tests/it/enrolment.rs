@@ -344,10 +344,10 @@ fn images_are_prepared_with_a_token_each_and_their_boot_partitions_are_sound() {
     run(copy, &["-i", &stock, &at("cmdline.txt"), "::cmdline.txt"]);
     let package = at("tideline-edge_0.1.0_arm64.deb");
     fs::write(&package, vec![7; 3_500_000]).expect("writes");
-    let output = at("edge-{n}.img");
+    let output = at("edge-{number}.img");
     let prepare =
         ["image", "prepare", "--image", &stock, "--package", &package, "--labels", "site=a", "--output", &output];
-    let made = site.ctl(&[&prepare[..], &["--qty", "2", "--host-name", "edge-{n}", "--json"]].concat());
+    let made = site.ctl(&[&prepare[..], &["--qty", "2", "--host-name", "edge-{number}", "--json"]].concat());
     assert!(made.status.success(), "{}", text(&made.stderr));
     let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
     assert_eq!((made.as_array().map(Vec::len), &made[1]["agent"]), (Some(2), &"edge-2".into()));
@@ -370,7 +370,7 @@ fn images_are_prepared_with_a_token_each_and_their_boot_partitions_are_sound() {
     assert_eq!(site.identity("edge-2")["labels"]["site"], "a");
     // Nothing is overwritten, and no token is made for what does not come about.
     let before = site.json(&["enroll", "list"]).as_array().map(Vec::len);
-    let again = site.ctl(&[&prepare[..], &["--qty", "2", "--host-name", "edge-{n}"]].concat());
+    let again = site.ctl(&[&prepare[..], &["--qty", "2", "--host-name", "edge-{number}"]].concat());
     assert!(text(&again.stderr).contains("edge-1.img: it is there already"), "{}", text(&again.stderr));
     let one_name = site.ctl(&[&prepare[..], &["--qty", "2", "--host-name", "edge"]].concat());
     assert_eq!(one_name.status.code(), Some(2), "{}", text(&one_name.stderr));

@@ -15,7 +15,7 @@ use super::{Ctl, Format, Output, enrol};
 use crate::Failure;
 
 /// Stands for a box's number, from 1.
-const NUMBER: &str = "{n}";
+const NUMBER: &str = "{number}";
 
 #[derive(Subcommand)]
 pub(super) enum Image {
@@ -38,7 +38,7 @@ pub(super) enum Image {
     after_help = "Examples:\n  cloud-hub ctl image prepare --image raspios.img --package tideline-edge_0.1.0_arm64.deb \\\n    \
                   --token-ttl 24h --labels site=a --output edge.img\n  \
                   cloud-hub ctl image prepare --image debian.img --package tideline-edge_0.1.0_amd64.deb \\\n    \
-                  --qty 20 --host-name 'edge-{n}' --output 'edge-{n}.img'"
+                  --qty 20 --host-name 'edge-{number}' --output 'edge-{number}.img'"
 )]
 pub(super) struct Prepare {
     /// The stock image, unpacked.
@@ -50,7 +50,7 @@ pub(super) struct Prepare {
     /// Say what was made in JSON.
     #[arg(long)]
     json: bool,
-    /// How many boxes: each has an image and a token of its own, and `{n}` in --output is its number.
+    /// How many boxes: each has an image and a token of its own, and `{number}` in --output is its number.
     #[arg(long, default_value_t = 1)]
     qty: u32,
     /// How long the tokens hold.
@@ -62,8 +62,8 @@ pub(super) struct Prepare {
     /// Where boxes reach the hub, host:port; without it, where the hub's configuration says.
     #[arg(long, value_delimiter = ',')]
     address: Vec<String>,
-    /// What a box calls itself, on its network and at the hub; `{n}` is its number.
-    #[arg(long, default_value = "edge-{n}")]
+    /// What a box calls itself, on its network and at the hub; `{number}` is its number.
+    #[arg(long, default_value = "edge-{number}")]
     host_name: String,
     /// The agent's configuration, instead of the package's own.
     #[arg(long)]

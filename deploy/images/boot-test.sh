@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# From a prepared image to the first prediction at the hub: a whole machine under qemu boots it, installs the agent from its boot
+# partition with no network but the hub and a broker, is let in, takes the hub's model and answers. Then the token must be gone.
+#
+#     deploy/images/boot-test.sh arm64|amd64
+#
+# Needs qemu-system-arm and qemu-efi-aarch64, or qemu-system-x86 and ovmf; mosquitto, mosquitto-clients, jq; and before it
+# cross/build.sh and deploy/packages/build.sh for the static target. Without an image in TIDELINE_IMAGE it builds one
+# (deploy/images/build.sh) and keeps it in target/images.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+. "$root/cross/targets.sh"
+arch=${1:?"say amd64 or arm64"}
+stock=${TIDELINE_IMAGE:-$root/target/images/debian-$arch.img}
+[ -f "$stock" ] || "$root/deploy/images/build.sh" "$arch" "$stock"
+stock=$(realpath "$stock")
+# A processor that is imitated takes its time.
+WAIT_S=900
+. "$root/cross/site.sh"
+. "$root/deploy/images/machine.sh"
+
+NEEDED="qemu-system-arm or qemu-system-x86, mosquitto, mosquitto-clients and jq"
+need mosquitto mosquitto_pub jq "$([ "$arch" = arm64 ] && echo qemu-system-aarch64 || echo qemu-system-x86_64)"
+package=$(find "$root/target/packages" -name "tideline-edge_*_$arch.deb" | sort -V | tail -n 1)
+[ -n "$package" ] || die "find a package for $arch: build it with deploy/packages/build.sh"
+need_hub
+start_site "$HUB_AT"
+
+box() { is agents ".[] | select(.agent == \"edge-1\") | $1" "$2"; }
+
+say "a first model, learnt from a box of this machine"
+agent_toml agent.toml "127.0.0.1:$broker"
+agent=$(dirname "$hub")/edge-agent
+ctl enroll create --agent teacher --address "127.0.0.1:$link" | jq -r .token >teacher.token
+"$agent" enroll --config "$work/agent.toml" --token-file teacher.token
+"$agent" run --config "$work/agent.toml" 2>teacher.log &
+teacher=$!
+processes+=("$teacher")
+until_true "the teacher is connected" is agents '.[0].connected' true
+readings 1500 100 true
+until_true "every reading is at the hub" all_at_hub
+ctl train pump-anomaly --wait --timeout "$WAIT_S" | jq -r '"run \(.run): \(.state), version \(.version // "none")"'
+until_true "the teacher serves version 1" serves 1
+kill "$teacher"
+wait "$teacher" || die "stop the teacher well"
+
+say "an image for a box"
+agent_toml box.toml "$BROKER_AT" /var/lib/tideline
+"$hub" ctl --data "$work/hub" --hub "http://127.0.0.1:$api" image prepare --image "$stock" --package "$package" \
+    --config box.toml --labels site=a --host-name edge-1 --output edge.img
+# What lies on the card is a token like every other: some letters that stand nowhere else.
+token=$(grep -a -o 'tle1_[A-Za-z0-9_-]*' edge.img | sort -u)
+[ "$(wc -w <<<"$token")" -eq 1 ] || die "find one token on the prepared image: found '$token'"
+
+say "it boots"
+logs+=(console.log qemu.log)
+begun=$SECONDS
+start_machine "$arch" edge.img
+until_true "the box is let in" on is identities '.[] | select(.agent == "edge-1") | .agent' edge-1
+printf 'let in after %s s\n' $((SECONDS - begun))
+until_true "the box is connected" on box .connected true
+printf 'connected after %s s\n' $((SECONDS - begun))
+answers() {
+    readings 1 100 false
+    box .serving.version 1
+}
+until_true "the box's first prediction is at the hub" on answers
+printf 'first prediction at the hub after %s s\n' $((SECONDS - begun))
+stop_machine
+
+say "the token"
+if grep -a -q -F "$token" edge.img; then
+    die "find the token gone: it is still on the disk"
+fi
+echo "gone from the disk"
+printf '%s: from power on to the first prediction at the hub in %s s\n' "$arch" "$((SECONDS - begun))"

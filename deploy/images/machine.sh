@@ -1,0 +1,72 @@
+# A whole machine under qemu that reaches nothing but this site's hub and broker. To be sourced after cross/site.sh.
+
+# Where the machine finds them; its packets go nowhere else.
+HUB_AT=10.0.2.100:4433
+BROKER_AT=10.0.2.101:1883
+
+# One connection between a machine and a port here.
+cat >relay.py <<'PY'
+import os, socket, sys, threading
+peer = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+def send():
+    while data := os.read(0, 65536):
+        peer.sendall(data)
+    peer.shutdown(socket.SHUT_WR)
+threading.Thread(target=send, daemon=True).start()
+while data := peer.recv(65536):
+    while data:
+        data = data[os.write(1, data):]
+PY
+
+# start_machine ARCH IMAGE: starts it from the image, which it writes to; $machine is its process.
+start_machine() {
+    local arch=$1 image=$2 relay="python3 $work/relay.py" firmware
+    local -a command
+    case "$arch" in
+    arm64)
+        firmware=/usr/share/qemu-efi-aarch64/QEMU_EFI.fd
+        command=(qemu-system-aarch64 -machine virt -cpu cortex-a72 -bios "$firmware")
+        ;;
+    amd64)
+        firmware=/usr/share/ovmf/OVMF.fd
+        command=(qemu-system-x86_64 -machine q35 -bios "$firmware")
+        [ ! -w /dev/kvm ] || command+=(-enable-kvm -cpu host)
+        ;;
+    *) die "start a machine of $arch: amd64 and arm64 are known" ;;
+    esac
+    [ -f "$firmware" ] || die "find $firmware: install qemu-efi-aarch64 or ovmf"
+    rm -f monitor
+    "${command[@]}" -smp 2 -m 768 -nodefaults -display none -no-reboot \
+        -serial file:console.log -monitor unix:monitor,server=on,wait=off \
+        -drive "if=virtio,format=raw,file=$image" -device virtio-rng-pci \
+        -device virtio-net-pci,netdev=net \
+        -netdev "user,id=net,restrict=on,guestfwd=tcp:$HUB_AT-cmd:$relay $link,guestfwd=tcp:$BROKER_AT-cmd:$relay $broker" \
+        2>qemu.log &
+    machine=$!
+    processes+=("$machine")
+}
+
+# on COMMAND: as long as the machine is on. One that is off will not do what is waited for.
+on() {
+    kill -0 "$machine" 2>/dev/null || die "keep the machine on: its console's end says why it is not"
+    "$@"
+}
+
+# Presses the power button, and waits until the machine is off.
+stop_machine() {
+    python3 - monitor <<'PY'
+import socket, sys
+monitor = socket.socket(socket.AF_UNIX)
+monitor.connect(sys.argv[1])
+monitor.recv(4096)
+monitor.sendall(b"system_powerdown\n")
+monitor.recv(4096)
+PY
+    wait "$machine"
+}
+
+# Takes its power away.
+cut_power() {
+    kill -KILL "$machine"
+    wait "$machine" 2>/dev/null || true
+}

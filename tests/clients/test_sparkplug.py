@@ -1,0 +1,168 @@
+"""An edge node of another's making that speaks Sparkplug B, a real broker, and an agent that listens."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+
+import pysparkplug as spb
+
+PROGRAMS = pathlib.Path(os.environ["DEMO"]).parent
+DEADLINE_S = 30
+
+
+def mosquitto():
+    return shutil.which("mosquitto", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def until(what):
+    deadline = time.monotonic() + DEADLINE_S
+    while not (seen := what()):
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not come about in time")
+        time.sleep(0.1)
+    return seen
+
+
+def metric(name, datatype, value, alias):
+    return spb.Metric(timestamp=spb.get_current_timestamp(), name=name, datatype=datatype, value=value, alias=alias)
+
+
+def by_alias(datatype, value, alias):
+    """A metric as data carries it: its number, and no name."""
+    return spb.Metric(timestamp=spb.get_current_timestamp(), name=None, datatype=datatype, value=value, alias=alias)
+
+
+@unittest.skipUnless(mosquitto(), "mosquitto is not installed (Debian, Ubuntu: apt-get install mosquitto)")
+class Sparkplug(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="tideline-sparkplug-")
+        self.at = pathlib.Path(self.folder.name)
+        self.port = free_port()
+        (self.at / "mosquitto.conf").write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
+        self.broker = subprocess.Popen(
+            [mosquitto(), "-c", self.at / "mosquitto.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(self.is_up)
+        self.config = self.at / "agent.toml"
+        self.config.write_text(
+            f"""
+[agent]
+name = "box"
+state_directory = "state"
+[mqtt]
+url = "mqtt://127.0.0.1:{self.port}"
+[[input]]
+name = "presses"
+format = "sparkplug_b"
+feature = [
+  {{ name = "force", field = "Press/Force", unit = "kN" }},
+  {{ name = "temperature", field = "Oil Temperature" }},
+  {{ name = "running", field = "Running" }},
+]
+[spool]
+max_bytes = 16777216
+"""
+        )
+        self.agent = None
+
+    def is_up(self):
+        with socket.socket() as tried:
+            return tried.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def tearDown(self):
+        for process in (self.agent, self.broker):
+            if process is not None:
+                process.terminate()
+                process.wait(DEADLINE_S)
+        self.folder.cleanup()
+
+    def start_agent(self):
+        log = (self.at / "agent.log").open("wb")
+        self.agent = subprocess.Popen([PROGRAMS / "edge-agent", "run", "--config", self.config], stderr=log)
+        log.close()
+        until(lambda: (status := self.status()) and status["broker"]["connected"])
+
+    def status(self):
+        command = [PROGRAMS / "edge-agent", "status", "--config", self.config, "--output", "json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def accepted(self):
+        return self.status()["readings"]["accepted"]
+
+    def node(self, on_command=lambda *_: None):
+        metrics = [metric("Node Control/Rebirth", spb.DataType.BOOLEAN, False, 100)]
+        node = spb.EdgeNode("plant", "gateway", metrics, cmd_callback=on_command)
+        press = spb.Device(
+            "press",
+            [
+                metric("Press/Force", spb.DataType.DOUBLE, 12.5, 1),
+                metric("Oil Temperature", spb.DataType.INT16, -7, 2),
+                metric("Running", spb.DataType.BOOLEAN, True, 3),
+            ],
+        )
+        node.register(press)
+        return node
+
+    def send(self, node, *metrics):
+        """What changed, by number: as the specification allows where a birth has given the names."""
+        topic = spb.Topic(
+            message_type=spb.MessageType.DDATA, group_id="plant", edge_node_id="gateway", device_id="press"
+        )
+        payload = spb.DData(timestamp=spb.get_current_timestamp(), seq=node._seq, metrics=tuple(metrics))
+        message = spb.Message(topic=topic, payload=payload, qos=spb.QoS.AT_MOST_ONCE, retain=False)
+        node._client.publish(message, include_dtypes=False)
+
+    def test_births_and_what_changed_become_readings(self):
+        self.start_agent()
+        node = self.node()
+        node.connect("127.0.0.1", port=self.port)
+        until(lambda: self.accepted() == 1)
+        self.send(node, by_alias(spb.DataType.DOUBLE, 13.5, 1))
+        self.send(node, by_alias(spb.DataType.INT16, -8, 2), by_alias(spb.DataType.BOOLEAN, False, 3))
+        until(lambda: self.accepted() == 3)
+        status = self.status()
+        self.assertEqual([stream["stream"] for stream in status["streams"]], ["plant/gateway/press"])
+        self.assertEqual(status["readings"]["rejected"], {})
+        node.disconnect()
+
+    def test_an_edge_node_whose_birth_was_missed_is_asked_for_it(self):
+        asked = threading.Event()
+        node = self.node(on_command=lambda _, message: asked.set())
+        node.connect("127.0.0.1", port=self.port)
+        # What comes before somebody listens is gone: an edge node publishes at most once.
+        self.start_agent()
+        self.send(node, by_alias(spb.DataType.DOUBLE, 13.5, 1))
+        self.assertTrue(asked.wait(DEADLINE_S), "it was not asked to be born anew")
+        node.disconnect()
+        node = self.node()
+        node.connect("127.0.0.1", port=self.port)
+        until(lambda: self.accepted() == 1)
+        self.assertEqual(self.status()["readings"]["rejected"], {"before_birth": 1})
+        node.disconnect()
+
+    def test_inputs_are_learnt_from_a_birth(self):
+        command = [PROGRAMS / "edge-agent", "learn-input", "spBv1.0/#", "--config", self.config, "--for", "4"]
+        learning = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        said = iter(learning.stderr.readline, "")
+        self.assertTrue(any("listening to" in line for line in said))
+        node = self.node()
+        node.connect("127.0.0.1", port=self.port)
+        inputs, _ = learning.communicate(timeout=DEADLINE_S)
+        node.disconnect()
+        self.assertIn('format = "sparkplug_b"', inputs)
+        self.assertIn('{ name = "Force", field = "Press/Force" }', inputs)
+        self.assertIn('{ name = "Oil Temperature"', inputs)
