@@ -30,7 +30,8 @@ start_machine() {
     amd64)
         firmware=/usr/share/ovmf/OVMF.fd
         command=(qemu-system-x86_64 -machine q35 -bios "$firmware")
-        [ ! -w /dev/kvm ] || command+=(-enable-kvm -cpu host)
+        # In a machine that is virtual itself, not every register can be handed on.
+        [ ! -w /dev/kvm ] || command+=(-enable-kvm -cpu host,-arch-capabilities)
         ;;
     *) die "start a machine of $arch: amd64 and arm64 are known" ;;
     esac

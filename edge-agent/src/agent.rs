@@ -5,6 +5,7 @@
 //! acknowledges it, and then lets go of the shells one after another.
 
 mod answer;
+pub mod doctor;
 mod renewal;
 pub mod start;
 mod watchdog;

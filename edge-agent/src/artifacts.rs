@@ -111,6 +111,33 @@ impl Artifacts {
         read().map_err(|source| ArtifactError { action: "read", path: whole.clone(), source })
     }
 
+    /// The package in `directory` that was written last, with its bytes; nothing is made or changed for it.
+    ///
+    /// # Errors
+    /// If the folder or the file cannot be read.
+    pub fn newest(directory: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, ArtifactError> {
+        let error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ArtifactError { action: "read", path, source }
+        };
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(error(directory)(source)),
+        };
+        let packages = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "tide"));
+        let newest = packages.max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok());
+        let Some(path) = newest else { return Ok(None) };
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(MAX_PACKAGE_BYTES + 1).read_to_end(&mut bytes))
+            .map_err(error(&path))?;
+        Ok(Some((path, bytes)))
+    }
+
     /// Deletes every package but these: the one that serves, the one a box can go back to, the one in shadow.
     pub fn prune(&self, kept: impl Iterator<Item = Digest>) {
         let kept: Vec<PathBuf> = kept.map(|digest| self.path(digest)).collect();

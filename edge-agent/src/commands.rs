@@ -1,10 +1,11 @@
-//! The commands that listen to a broker: `try` and `learn-input`.
+//! The commands that look around: `try`, `learn-input` and `doctor`.
 
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use edge_agent::agent::doctor::{self, State};
 use edge_agent::clock::Clock;
 use edge_agent::config::Mqtt;
 use edge_agent::config::topic::TopicPattern;
@@ -60,6 +61,23 @@ pub(crate) struct LearnInput {
     /// How long to listen, in seconds.
     #[arg(long = "for", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Nothing is changed, and nothing stays at the broker or the hub. It works beside a running agent and \
+                  without a network.\nExit code 1: something does not work."
+)]
+pub(crate) struct Doctor {
+    /// The configuration file.
+    #[arg(long, default_value = "/etc/tideline/agent.toml")]
+    config: PathBuf,
+    /// How long to listen for messages, in seconds.
+    #[arg(long = "for", value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// How to show it.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 fn parse_filter(text: &str) -> Result<String, String> {
@@ -136,6 +154,28 @@ pub(crate) fn learn(options: &LearnInput) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Examines the box.
+pub(crate) fn doctor(options: &Doctor) -> Result<(), Failure> {
+    let report = runtime()?.block_on(doctor::examine(&options.config, Duration::from_secs(options.seconds)));
+    say(&match options.output {
+        Output::Text => report.to_text(),
+        Output::Json => report.to_json().to_string(),
+    })?;
+    if report.has_failed() {
+        let failed = report.checks.iter().filter(|check| check.state == State::Bad).map(|check| check.name);
+        let failed: Vec<&str> = failed.collect();
+        return Err(Failure { code: 1, message: format!("something does not work: {}", failed.join(", ")) });
+    }
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("start the runtime: {error}")))
+}
+
 /// Where the broker is. A configuration whose inputs are not right yet is good enough.
 fn mqtt(options: &LearnInput) -> Result<Mqtt, Failure> {
     edge_agent::config::broker(&options.config)
@@ -169,11 +209,7 @@ fn hear(
             Err(_) => ControlFlow::Continue(()),
         },
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         tokio::select! {
             heard = listen(mqtt, password, filters.to_vec(), Duration::from_secs(seconds), on) => heard.map_err(Failure::new),
             () = wait_for_signal() => Ok(()),

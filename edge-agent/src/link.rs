@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::clock::Clock;
 use crate::config::{Hub, HubPlace, Transport};
 use crate::core::Event;
 use crate::credentials::{Credentials, CredentialsError};
@@ -62,6 +63,9 @@ pub struct Inbox {
     pictures: mpsc::Receiver<EdgeToHub>,
 }
 
+/// How long a hub has to refuse a box after the handshake, where it is only looked whether it can be reached.
+const STANDS_FOR: Duration = Duration::from_millis(700);
+
 /// Why the link cannot be set up or broke.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -105,6 +109,17 @@ pub struct Link {
     is_udp_blocked: bool,
     /// A QUIC connection that was made while another one over TCP stood.
     better: Option<quic::Carrier>,
+}
+
+/// Whether one of a hub's places can be reached: in how many milliseconds, or why not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// Its address.
+    pub address: String,
+    /// Over QUIC; nothing if it is not to be tried.
+    pub udp: Option<Result<u64, String>>,
+    /// Over TCP; nothing if it is not to be tried.
+    pub tcp: Option<Result<u64, String>>,
 }
 
 struct Place {
@@ -157,6 +172,35 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Whether the hub's places can be reached, and how: a connection to each is made, held for a moment, and let go.
+    pub async fn reach(&self) -> Vec<Reached> {
+        let mut reached = Vec::new();
+        for place in &self.places {
+            let clock = Clock::start();
+            let udp = async {
+                let carrier = place.quic.connect().await?;
+                let took_ms = clock.monotonic().0;
+                carrier.stands(STANDS_FOR).await.map(|()| took_ms)
+            };
+            let tcp = async {
+                let carrier = place.tcp.connect().await?;
+                let took_ms = clock.monotonic().0;
+                carrier.stands(STANDS_FOR).await.map(|()| took_ms)
+            };
+            let says = |tried: Result<u64, LinkError>| tried.map_err(|error| format!("failed to {error}"));
+            let (udp, tcp) = match self.transport {
+                Transport::Auto => {
+                    let (udp, tcp) = tokio::join!(udp, tcp);
+                    (Some(says(udp)), Some(says(tcp)))
+                }
+                Transport::Quic => (Some(says(udp.await)), None),
+                Transport::Tcp => (None, Some(says(tcp.await))),
+            };
+            reached.push(Reached { address: place.at.address.clone(), udp, tcp });
+        }
+        reached
     }
 
     async fn connect(&mut self) -> Result<Carrier, LinkError> {

@@ -71,6 +71,8 @@ enum Command {
     Try(commands::Try),
     /// Listens to a broker and proposes the inputs that take in what is published.
     LearnInput(commands::LearnInput),
+    /// Examines the box: what works, what does not, why it matters and what to do.
+    Doctor(commands::Doctor),
     /// Scores a CSV file with a model, by the code that serves live.
     Score(Score),
     /// Shows how the running agent is.
@@ -164,6 +166,7 @@ fn main() -> ExitCode {
         }
         Command::Try(options) => commands::preview(&options),
         Command::LearnInput(options) => commands::learn(&options),
+        Command::Doctor(options) => commands::doctor(&options),
         Command::Score(options) => score_file(options),
         Command::Status { config, output } => load(&config).and_then(|config| show_status(&config, output)),
     };

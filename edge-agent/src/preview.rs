@@ -95,6 +95,12 @@ impl Preview {
         text
     }
 
+    /// Readings among them.
+    #[must_use]
+    pub const fn readings(&self) -> u64 {
+        self.readings
+    }
+
     /// Messages seen.
     #[must_use]
     pub const fn messages(&self) -> u64 {
@@ -103,6 +109,12 @@ impl Preview {
 }
 
 impl Seen {
+    /// Whether a part of it became nothing.
+    #[must_use]
+    pub fn is_rejected(&self) -> bool {
+        self.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Rejected(_)))
+    }
+
     /// For people: the topic, and a line for each outcome.
     #[must_use]
     pub fn to_text(&self) -> String {

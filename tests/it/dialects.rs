@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tests::torture::broker::{self, Broker};
-use tests::{Process, program, wait_until};
+use tests::{Process, pause, program, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -182,6 +182,28 @@ fn a_configuration_is_tried_on_what_is_published() {
         String::from_utf8_lossy(&done.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines[3]["outcomes"][0]["reading"]["values"]["power"], 861.0);
     assert_eq!(lines[9]["outcomes"][1]["rejected"]["reason"], "missing_channel");
+
+    fs::create_dir(directory.path().join("state")).expect("makes");
+    let examining = Command::new(program("edge-agent").expect("built"))
+        .args(["doctor", "--config", &config, "--for", "3", "--output", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    for _ in 0..5 {
+        publish(&broker, MESSAGES[6].0, MESSAGES[6].1);
+        publish(&broker, MESSAGES[11].0, MESSAGES[11].1);
+        pause(Duration::from_millis(200));
+    }
+    let done = examining.wait_with_output().expect("ends");
+    let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert!(done.status.success() && report["healthy"] == true, "{report}");
+    let state = |part: &str| {
+        let checks = report["checks"].as_array().expect("checks").clone();
+        checks.into_iter().find(|check| check["check"] == part).expect("it was looked at")
+    };
+    let parts = [("broker", "ok"), ("subscription", "ok"), ("messages", "warning"), ("disk", "ok"), ("hub", "skipped")];
+    parts.iter().for_each(|(part, expected)| assert_eq!(state(part)["state"], *expected, "{report}"));
+    assert!(state("messages")["saw"].as_str().unwrap_or_default().contains("\"force\" is no number"), "{report}");
 
     let given = agent(&["try", "--config", &config, "--topic", "hall/press2/force", "--payload", "7"]);
     let text = String::from_utf8_lossy(&given.stdout);

@@ -116,6 +116,16 @@ impl Box {
         Process::start("edge-agent", &["run", "--config", &self.config()], &log).expect("starts")
     }
 
+    /// What the doctor says of each part of the box.
+    fn examined(&self) -> impl Fn(&str) -> Value {
+        let done = self.command(&["doctor", "--for", "1", "--output", "json"]).output().expect("runs");
+        let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        move |part| {
+            let checks = report["checks"].as_array().expect("checks");
+            checks.iter().find(|check| check["check"] == part).cloned().unwrap_or_default()
+        }
+    }
+
     fn held(&self) -> Value {
         let text = fs::read(self.0.join("state/identity/current.json")).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
@@ -164,6 +174,14 @@ fn a_box_is_let_in_once_renews_its_certificate_and_is_gone_within_seconds_of_its
     assert!(expires(&site.identity("pump-7")) > expires(&known));
     assert!(wait_until(DEADLINE, || site.is_connected("pump-7")), "{}", site.said("pump"));
 
+    let examined = pump.examined();
+    for (part, state) in [("hub", "ok"), ("certificate", "ok"), ("agent", "ok"), ("disk", "ok"), ("broker", "failed")] {
+        assert_eq!(examined(part)["state"], state, "{part}: {}", examined(part));
+    }
+    let hub = examined("hub")["saw"].as_str().unwrap_or_default().to_owned();
+    assert!(hub.contains("over UDP in") && hub.contains("over TCP in"), "{hub}");
+    assert!(site.is_connected("pump-7"), "whoever looks disturbs nobody");
+
     let clock = Clock::start();
     site.json(&["revoke", "pump-7", "--reason", "stolen"]);
     assert!(wait_until(DEADLINE, || !site.is_connected("pump-7")));
@@ -173,6 +191,9 @@ fn a_box_is_let_in_once_renews_its_certificate_and_is_gone_within_seconds_of_its
     assert!(wait_until(DEADLINE, || site.said("pump").contains("was revoked")), "{}", site.said("pump"));
     assert!(!site.is_connected("pump-7"), "it tried again");
     assert_eq!(site.identity("pump-7")["reason"], "stolen");
+    let hub = pump.examined()("hub");
+    assert_eq!(hub["state"], "failed", "{hub}");
+    assert!(hub["saw"].as_str().unwrap_or_default().contains("was revoked"), "{hub}");
     agent.stop().expect("stops");
 
     // A new disk in the same place, as an operator wants it.

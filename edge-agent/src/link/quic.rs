@@ -139,6 +139,16 @@ async fn handshake(
 }
 
 impl Carrier {
+    /// Whether the hub lets the connection stand for a while: it may refuse the box after the handshake.
+    pub(super) async fn stands(self, time: Duration) -> Result<(), LinkError> {
+        let ended = tokio::time::timeout(time, self.connection.closed()).await;
+        let ended =
+            ended.map_or(Ok(()), |error| Err(refusal(&self.connection).unwrap_or(LinkError::Lost(error.to_string()))));
+        self.connection.close(VarInt::from_u32(0), b"");
+        drop(tokio::time::timeout(GOODBYE, self.endpoint.wait_idle()).await);
+        ended
+    }
+
     pub(super) async fn talk(self, inbox: &mut Inbox, events: &mpsc::Sender<Event>) -> Result<(), LinkError> {
         let Inbox { commands, pictures } = inbox;
         let ended = match self.connection.open_bi().await {

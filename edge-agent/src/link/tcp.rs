@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -63,6 +63,17 @@ impl Dialler {
 }
 
 impl Carrier {
+    /// Whether the hub lets the connection stand for a while: it may refuse the box after the handshake.
+    pub(super) async fn stands(mut self, time: Duration) -> Result<(), LinkError> {
+        // The hub says nothing before it is greeted.
+        let heard = tokio::time::timeout(time, self.0.read_u8()).await;
+        drop(self.0.shutdown().await);
+        match heard {
+            Err(_) | Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(LinkError::Lost(error.to_string())),
+        }
+    }
+
     pub(super) async fn talk(self, inbox: &mut Inbox, events: &mpsc::Sender<Event>) -> Result<(), LinkError> {
         let (receive, mut send) = tokio::io::split(*self.0);
         let ended = converse(&mut send, receive, &mut inbox.commands, Some(&mut inbox.pictures), events).await;
