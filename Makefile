@@ -8,10 +8,10 @@ CARGOFLAGS ?=
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-dashboard test-clients screenshots lint bench parity-wgpu cross cross-smoke packages test-packages
+.PHONY: help demo test test-dashboard test-clients screenshots lint bench parity-wgpu cross cross-smoke packages boot-test power-cut-test test-packages
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## The whole loop in one process: broker, plant, three agents, hub; drift, retraining, a better model back
 	$(CARGO) run $(CARGOFLAGS) --release -p demo
@@ -35,7 +35,7 @@ test-clients: ## Programs of others at a running hub; takes Python 3 with venv, 
 	cd tests/clients && python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && \
 		DEMO="$$($(CARGO) metadata --format-version 1 --no-deps | \
 		python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/debug/demo" \
-		.venv/bin/python -m unittest -v test_clients
+		.venv/bin/python -m unittest -v test_clients test_sparkplug
 
 screenshots: ## Pictures of every page, light and dark, into target/screenshots; takes what test-dashboard takes
 	$(CARGO) build $(CARGOFLAGS) --workspace --bins
@@ -75,6 +75,12 @@ cross-smoke: ## The agents for ARM under qemu, with a real broker and hub: enrol
 
 packages: ## .deb and .rpm of what cross/build.sh built: into target/packages
 	@for target in $(TARGETS); do deploy/packages/build.sh $$target; done
+
+boot-test: ## Machines under qemu boot prepared images, install, enrol and answer; takes qemu-system, and packages for ARCHS
+	@for arch in $(or $(ARCHS),arm64 amd64); do deploy/images/boot-test.sh $$arch; done
+
+power-cut-test: ## A machine loses its power 50 times while it takes in readings and models; takes what boot-test takes
+	@deploy/images/power-cut-test.sh $(or $(ARCHS),arm64) $(or $(CUTS),50)
 
 test-packages: ## Packages in a clean Debian: installed, upgraded, removed, purged; takes root and mmdebstrap
 	@for target in $(or $(PACKAGE_TARGETS),x86_64-unknown-linux-musl); do deploy/packages/test.sh $$target; done

@@ -6,7 +6,7 @@
 #
 # Needs qemu-system-arm and qemu-efi-aarch64, or qemu-system-x86 and ovmf; mosquitto, mosquitto-clients, jq; and before it
 # cross/build.sh and deploy/packages/build.sh for the static target. Without an image in TIDELINE_IMAGE it builds one
-# (deploy/images/build.sh) and keeps it in target/images.
+# (deploy/images/build.sh) and keeps it in target/images. TIDELINE_KVM=1 uses this machine's own processor for amd64.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

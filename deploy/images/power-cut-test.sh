@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Takes the power from a whole machine again and again, while readings come in and while it takes a new model, and lets it boot:
+# it must come up every time, serve the old model or the new one and never none, and lose nothing that was acknowledged.
+#
+#     deploy/images/power-cut-test.sh arm64|amd64 [CUTS]        50 cuts, if nobody says
+#
+# Needs what boot-test.sh needs. A machine that is imitated takes a minute or two to boot, so 50 cuts take an hour or two.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+. "$root/cross/targets.sh"
+arch=${1:?"say amd64 or arm64"}
+cuts=${2:-50}
+stock=${TIDELINE_IMAGE:-$root/target/images/debian-$arch.img}
+[ -f "$stock" ] || "$root/deploy/images/build.sh" "$arch" "$stock"
+stock=$(realpath "$stock")
+WAIT_S=900
+. "$root/cross/site.sh"
+. "$root/deploy/images/machine.sh"
+NEEDED="qemu-system-arm or qemu-system-x86, mosquitto, mosquitto-clients and jq"
+need mosquitto mosquitto_pub jq "$([ "$arch" = arm64 ] && echo qemu-system-aarch64 || echo qemu-system-x86_64)"
+package=$(find "$root/target/packages" -name "tideline-edge_*_$arch.deb" | sort -V | tail -n 1)
+[ -n "$package" ] || die "find a package for $arch: build it with deploy/packages/build.sh"
+need_hub
+start_site "$HUB_AT"
+
+box() { is agents ".[] | select(.agent == \"edge-1\") | $1" "$2"; }
+version() { ctl agents | jq -r '.[] | select(.agent == "edge-1") | .serving.version // 0'; }
+# Readings that the broker has: what the box has not acknowledged by then waits there.
+offer() {
+    readings "$@"
+    offered=$((offered + $1))
+}
+offered=0
+held() { ctl ledger | jq -r '[.[] | select(.agent == "edge-1") | .at_hub] | add // 0'; }
+all_held() { [ "$(held)" -eq "$offered" ]; }
+
+say "a box that serves version 1"
+agent_toml box.toml "$BROKER_AT" /var/lib/tideline
+"$hub" ctl --data "$work/hub" --hub "http://127.0.0.1:$api" image prepare --image "$stock" --package "$package" \
+    --config box.toml --host-name edge-1 --output edge.img
+logs+=(console.log qemu.log)
+start_machine "$arch" edge.img
+until_true "the box is connected" on box .connected true
+offer 1500 100 true
+until_true "every reading is at the hub" on all_held
+ctl train pump-anomaly --wait --timeout "$WAIT_S" | jq -r '"run \(.run): \(.state), version \(.version // "none")"'
+answers() {
+    offer 1 100 false
+    [ "$(version)" -ge 1 ]
+}
+until_true "the box serves version 1" on answers
+
+for ((cut = 1; cut <= cuts; cut++)); do
+    # Every fifth time a new model is on its way, and the cut comes somewhere between its offer and its trial.
+    before=$(version)
+    if ((cut % 5 == 0)); then
+        offer 1500 $((100 + cut)) true
+        until_true "every reading is at the hub" on all_held
+        ctl train pump-anomaly --wait --timeout "$WAIT_S" >/dev/null
+        during="a model"
+    else
+        during="readings"
+    fi
+    # More than the box takes in before the cut.
+    offer 400 100 false &
+    wait_ms=$((RANDOM % 3000))
+    sleep "$(printf '%d.%03d' $((wait_ms / 1000)) $((wait_ms % 1000)))"
+    cut_power
+    wait $! || die "publish the readings"
+    offered=$((offered + 400)) sent=$((sent + 400))
+    begun=$SECONDS
+    start_machine "$arch" edge.img
+    until_true "the box is back after cut $cut" on box .connected true
+    until_true "every reading is at the hub after cut $cut" on all_held
+    after=$(version)
+    [ "$after" -ge "$before" ] || die "serve a model after cut $cut: it served $before, and now serves $after"
+    printf 'cut %d, %d ms into %s: back after %d s, version %s, %d readings of %d\n' \
+        "$cut" "$wait_ms" "$during" $((SECONDS - begun)) "$after" "$(held)" "$offered"
+done
+stop_machine
+printf '%s: %d cuts, %d readings offered, %d at the hub\n' "$arch" "$cuts" "$offered" "$(held)"
