@@ -32,6 +32,14 @@ offer() {
     offered=$((offered + $1))
 }
 offered=0
+# A thousand readings in three seconds.
+stream() {
+    local part
+    for part in $(seq 20); do
+        readings 50 100 false
+        sleep 0.1
+    done
+}
 held() { ctl ledger | jq -r '[.[] | select(.agent == "edge-1") | .at_hub] | add // 0'; }
 all_held() { [ "$(held)" -eq "$offered" ]; }
 
@@ -62,13 +70,15 @@ for ((cut = 1; cut <= cuts; cut++)); do
     else
         during="readings"
     fi
-    # More than the box takes in before the cut.
-    offer 400 100 false &
+    # A stream of readings that goes on beyond the cut.
+    stream &
+    feeder=$!
     wait_ms=$((RANDOM % 3000))
     sleep "$(printf '%d.%03d' $((wait_ms / 1000)) $((wait_ms % 1000)))"
     cut_power
-    wait $! || die "publish the readings"
-    offered=$((offered + 400)) sent=$((sent + 400))
+    wait "$feeder" || die "publish the readings"
+    offered=$((offered + 1000)) sent=$((sent + 1000))
+    until_true "the hub sees that the box is gone" box .connected false
     begun=$SECONDS
     start_machine "$arch" edge.img
     until_true "the box is back after cut $cut" on box .connected true

@@ -6,17 +6,19 @@
 
 mod answer;
 pub mod doctor;
+mod presence;
 mod renewal;
 pub mod start;
 mod watchdog;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use shared::event::ModelRef;
 use shared::heartbeat::Part;
-use shared::ids::AgentId;
+use shared::ids::{AgentId, StreamId};
 use shared::wire::message::{EdgeToHub, HubToEdge};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -25,12 +27,12 @@ use tracing::{error, info, warn};
 
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::clock::{Clock, WallClock, Working};
-use crate::config::{Config, Hub, HubProof};
+use crate::config::{Config, Hub, HubProof, Publish};
 use crate::core::memory::PipelineMemory;
 use crate::core::{Effect, Event, MessageContent, Millis, Published, Received};
 use crate::credentials::{Credentials, CredentialsError};
 use crate::identity::{Enrolment, IdentityError, IdentityFolder};
-use crate::ingest::packets::Delivery;
+use crate::ingest::packets::{Delivery, Properties};
 use crate::ingest::payload::Decoder;
 use crate::ingest::{Ingest, Outgoing};
 use crate::link::{self, Link, LinkError};
@@ -41,6 +43,7 @@ use crate::store::{StateStore, StoreError};
 use crate::telemetry::Telemetry;
 use crate::tls::TlsError;
 use crate::{infer, ingest, spool};
+use presence::{MAX_SHOWN_STREAMS, Says};
 use renewal::Keeper;
 use start::Recovered;
 use watchdog::{Parts, Watchdog};
@@ -51,6 +54,8 @@ const EVENTS: usize = 256;
 const MESSAGES_AT_ONCE: usize = 256;
 /// How long shutdown waits for the disk before it gives up on what was not acknowledged anyway.
 const FLUSH_DEADLINE_MS: u64 = 10_000;
+/// How long an answer that all is well is of use; the spool has it for ever.
+const NORMAL_EXPIRY_S: u32 = 60;
 /// Rejected messages kept to look at.
 const REJECTED_KEPT: usize = 64;
 
@@ -155,6 +160,12 @@ struct Agent {
     keeper: Option<AbortHandle>,
     watchdog: Watchdog,
     threads: Vec<std::thread::JoinHandle<()>>,
+    publish: Publish,
+    /// What is said of each stream that was answered, for whoever looks for devices.
+    shown: BTreeMap<StreamId, Says>,
+    is_announced: bool,
+    /// What is said of predictions beside their content: of normal ones, and of anomalies.
+    said_of: Option<(ModelRef, [Properties; 2])>,
 }
 
 impl Agent {
@@ -239,6 +250,10 @@ impl Agent {
             keeper,
             watchdog: Watchdog::new(&parts),
             threads: vec![spool_thread, infer_thread, store_thread],
+            publish: config.publish,
+            shown: BTreeMap::new(),
+            is_announced: false,
+            said_of: None,
         };
         agent.perform(effects).await;
         agent.perform(startup).await;
@@ -284,6 +299,10 @@ impl Agent {
     async fn stop(mut self) {
         info!(agent = %self.name, "stopping");
         self.watchdog.stopping();
+        if self.publish.thin_edge {
+            // Without room for it the broker is away, and hears nothing anyway.
+            drop(self.ingest.outbox.try_send(presence::thin_edge_health("down", self.wall.unix_ms())));
+        }
         let mut effects = Vec::new();
         self.core.flush(&mut effects);
         self.perform(effects).await;
@@ -432,12 +451,16 @@ impl Agent {
         }
     }
 
-    fn publish(&self, predictions: &[Published]) {
+    fn publish(&mut self, predictions: &[Published]) {
         for (index, prediction) in predictions.iter().enumerate() {
+            self.show(prediction);
             let topic = format!("tideline/{}/prediction/{}", self.name, prediction.stream);
             // The spool has every prediction; whoever acts on MQTT acts on anomalies.
-            let delivery = if prediction.outcome.is_anomaly() { Delivery::AtLeastOnce } else { Delivery::AtMostOnce };
-            let message = Outgoing { topic, payload: answer::to_json(prediction), retain: false, delivery };
+            let is_anomaly = prediction.outcome.is_anomaly();
+            let delivery = if is_anomaly { Delivery::AtLeastOnce } else { Delivery::AtMostOnce };
+            let properties = self.properties(&prediction.model, is_anomaly);
+            let payload = answer::to_json(prediction);
+            let message = Outgoing { topic, payload, properties, retain: false, delivery };
             if self.ingest.outbox.try_send(message).is_err() {
                 self.telemetry.unpublished(predictions.len() - index);
                 return;
@@ -445,12 +468,52 @@ impl Agent {
         }
     }
 
+    /// What is said of a prediction beside its content. An anomaly is of use whenever it is read, a normal answer for a minute.
+    fn properties(&mut self, model: &ModelRef, is_anomaly: bool) -> Properties {
+        if self.said_of.as_ref().is_none_or(|(known, _)| known != model) {
+            let version = model.version.0.to_string();
+            let more = [("model", model.name.as_str()), ("model_version", version.as_str())];
+            let both = [Some(NORMAL_EXPIRY_S), None].map(|expiry_s| Properties::of_json(expiry_s, &more));
+            self.said_of = Some((model.clone(), both));
+        }
+        let said = self.said_of.as_ref().map(|(_, both)| both[usize::from(is_anomaly)].clone());
+        said.unwrap_or_default()
+    }
+
+    /// Notes what a stream is answered with, for whoever looks for devices.
+    fn show(&mut self, prediction: &Published) {
+        if !self.publish.home_assistant || self.shown.len() >= MAX_SHOWN_STREAMS {
+            return;
+        }
+        let says = Says::of(&prediction.outcome);
+        if self.shown.get(&prediction.stream) != Some(&says) {
+            self.shown.insert(prediction.stream.clone(), says);
+            self.is_announced = false;
+        }
+    }
+
+    /// Says who the box is to those that look for devices, once, and again where there is more to see.
+    fn announce(&mut self) {
+        if std::mem::replace(&mut self.is_announced, true) {
+            return;
+        }
+        let home_assistant = self.publish.home_assistant.then(|| presence::home_assistant(&self.name, &self.shown));
+        let thin_edge = self.publish.thin_edge.then(|| presence::thin_edge(self.wall.unix_ms()));
+        for message in home_assistant.into_iter().chain(thin_edge.into_iter().flatten()) {
+            // A full outbox means that the broker is away; then it is said with the next status.
+            self.is_announced &= self.ingest.outbox.try_send(message).is_ok();
+        }
+    }
+
     fn publish_status(&mut self) {
+        self.announce();
         let report = status::report(&self.name, &self.device, &self.core, &self.telemetry, self.clock.monotonic());
         let payload = report.to_string().into_bytes();
         let topic = format!("tideline/{}/status", self.name);
         // A full outbox means the broker is away; the next status replaces this one.
-        drop(self.ingest.outbox.try_send(Outgoing { topic, payload, retain: true, delivery: Delivery::AtLeastOnce }));
+        let properties = Properties::of_json(None, &[]);
+        let message = Outgoing { topic, payload, properties, retain: true, delivery: Delivery::AtLeastOnce };
+        drop(self.ingest.outbox.try_send(message));
         let mut local = report;
         local["clock_correction_s"] = (self.wall.correction_ms() / 1_000).into();
         local["rejected_messages"] = self.rejected.iter().map(Rejected::to_json).collect();

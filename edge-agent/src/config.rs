@@ -69,6 +69,8 @@ pub struct Config {
     pub spool: Spool,
     /// How the agent reports itself.
     pub status: Status,
+    /// Who else is told that the box is there.
+    pub publish: Publish,
 }
 
 impl Config {
@@ -268,6 +270,15 @@ pub struct Spool {
 pub struct Status {
     /// Milliseconds between two publications of the retained status, in [`STATUS_INTERVAL_MS`].
     pub interval_ms: u64,
+}
+
+/// Who else is told, in their own words, that the box is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Publish {
+    /// Home Assistant, by its discovery.
+    pub home_assistant: bool,
+    /// thin-edge.io, as a service of the main device.
+    pub thin_edge: bool,
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use crate::core::{MessageContent, NewReading, Receipt, Received, Rejection};
 use crate::status::{REJECTED_PAYLOAD_BYTES, Rejected};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, TlsError};
-use packets::{Delivery, Hello, Message, Reader};
+use packets::{Delivery, Hello, Message, Properties, Reader};
 use payload::{Decoder, Outcome};
 use session::{Arrival, Problem, Session};
 
@@ -66,6 +66,8 @@ pub struct Outgoing {
     pub topic: String,
     /// Its content.
     pub payload: Vec<u8>,
+    /// What is said of it to those who speak MQTT 5.
+    pub properties: Properties,
     /// Whether the broker keeps it for those who subscribe later.
     pub retain: bool,
     /// How surely it gets there.

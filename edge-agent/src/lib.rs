@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod artifacts;
+pub mod asyncapi;
 pub mod clock;
 pub mod config;
 pub mod core;

@@ -75,6 +75,8 @@ enum Command {
     Doctor(commands::Doctor),
     /// Scores a CSV file with a model, by the code that serves live.
     Score(Score),
+    /// Prints what the agent publishes over MQTT as an AsyncAPI 3 document.
+    Asyncapi,
     /// Shows how the running agent is.
     Status {
         /// The configuration file.
@@ -168,6 +170,7 @@ fn main() -> ExitCode {
         Command::LearnInput(options) => commands::learn(&options),
         Command::Doctor(options) => commands::doctor(&options),
         Command::Score(options) => score_file(options),
+        Command::Asyncapi => say(&format!("{:#}", edge_agent::asyncapi::document())),
         Command::Status { config, output } => load(&config).and_then(|config| show_status(&config, output)),
     };
     match result {

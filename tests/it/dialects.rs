@@ -92,6 +92,16 @@ fn publish(broker: &Broker, topic: &str, payload: &str) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// What the broker keeps on a topic.
+fn retained(broker: &Broker, topic: &str) -> Value {
+    let port = broker.address().port().to_string();
+    let done = Command::new("/usr/bin/mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &port, "-C", "1", "-W", "10", "-t", topic])
+        .output()
+        .expect("runs");
+    serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{topic}: {error}"))
+}
+
 fn configuration(directory: &Path, broker: &Broker, inputs: &str) -> String {
     let path = directory.join("agent.toml");
     let head = format!(
@@ -127,7 +137,8 @@ fn what_other_software_publishes_is_taken_in_as_it_is() {
     }
     let directory = tempfile::tempdir().expect("dir");
     let broker = Broker::without_persistence(directory.path()).expect("starts");
-    let config = configuration(directory.path(), &broker, INPUTS);
+    let seen = "[publish]\nhome_assistant = true\nthin_edge = true\n";
+    let config = configuration(directory.path(), &broker, &format!("{INPUTS}{seen}"));
     let status = || -> Option<Value> {
         serde_json::from_slice(&agent(&["status", "--config", &config, "--output", "json"]).stdout).ok()
     };
@@ -156,7 +167,15 @@ fn what_other_software_publishes_is_taken_in_as_it_is() {
     assert_eq!(streams, expected);
     assert_eq!(status["readings"]["held"], 3, "the first of what comes together: door, attic, press1");
     assert_eq!(status["readings"]["rejected"], serde_json::json!({ "missing_channel": 1, "not_a_number": 1 }));
+
+    let device = retained(&broker, "homeassistant/device/tideline_box/config");
+    assert_eq!(device["availability_topic"], "tideline/box/availability");
+    assert_eq!(device["cmps"]["readings"]["state_topic"], "tideline/box/status");
+    let health = "te/device/main/service/tideline-edge/status/health";
+    assert_eq!(retained(&broker, health)["status"], "up");
+    assert_eq!(retained(&broker, "te/device/main/service/tideline-edge")["@type"], "service");
     running.stop().expect("stops");
+    assert_eq!(retained(&broker, health)["status"], "down");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use demo::plant;
 use edge_agent::identity::BoxKey;
-use edge_agent::ingest::packets::{Publish, Version, write_publish};
+use edge_agent::ingest::packets::{Properties, Publish, Version, write_publish};
 use proptest::prelude::*;
 use shared::event::{Event, EventBatch, Fate, Gap, GapReason, Reading, SpoolEntry, StreamSchema};
 use shared::ids::{AgentId, ChannelName, Epoch, Sequence, StreamId};
@@ -50,7 +50,8 @@ fn samples() -> Vec<Vec<u8>> {
     );
     let mut packets = bytes::BytesMut::from(&[0x20, 3, 1, 0, 0, 0xd0, 0, 0x90, 4, 0, 1, 0, 1][..]);
     for payload in [&[1; 20][..], &[2; 90]] {
-        let message = Publish { id: Some(7), topic: "plant/a", payload, retain: false, again: true };
+        let properties = &Properties::default();
+        let message = Publish { id: Some(7), topic: "plant/a", payload, properties, retain: false, again: true };
         write_publish(Version::V5, message, &mut packets);
     }
     samples.push(packets.to_vec());

@@ -1,6 +1,8 @@
 //! The interface as an OpenAPI 3.1 document, made from the handlers, the table of routes and the types that are shown.
 
 use axum::Json;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::security::{
@@ -55,6 +57,11 @@ const INTERFACE: &str = "/api/v1/";
 #[utoipa::path(get, path = "/api/openapi.json", responses((status = 200)))]
 pub(super) async fn openapi() -> Json<Document> {
     Json(document())
+}
+
+/// What agents publish over MQTT as an AsyncAPI document; `edge-agent asyncapi` makes it.
+pub(super) async fn asyncapi() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], include_str!("../../../docs/asyncapi.json"))
 }
 
 /// The interface as an OpenAPI document: what each route takes and gives, and the role it takes to use it.

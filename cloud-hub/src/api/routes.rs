@@ -24,6 +24,7 @@ pub(super) fn all() -> Vec<Route> {
         Route::open(read(), "/readyz", super::ready),
         Route::open(read(), "/metrics", super::metrics),
         Route::open(read(), "/api/openapi.json", openapi::openapi),
+        Route::open(read(), "/api/asyncapi.json", openapi::asyncapi),
         Route::open(make(), "/api/v1/login", accounts::login),
         Route::open(make(), "/api/v1/setup", accounts::setup),
         Route::new(make(), "/api/v1/logout", Viewer, accounts::logout),

@@ -23,8 +23,8 @@ use super::path::JsonPath;
 use super::{
     AgentSection, BrokerTls, COMMIT_DELAY_MS, Config, DEFAULT_MAX_ANSWER_MS, DEFAULT_MAX_PACKET_BYTES,
     DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, Hub, HubPlace, HubProof,
-    MAX_CLIENT_ID_BYTES, Model, Mqtt, PACKET_BYTES, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status,
-    Transport, raw,
+    MAX_CLIENT_ID_BYTES, Model, Mqtt, PACKET_BYTES, Publish, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool,
+    Status, Transport, raw,
 };
 
 /// `enrolment` is what the box was told when it was enrolled, if it was.
@@ -67,6 +67,7 @@ impl Checker<'_> {
             model: model?,
             spool: spool?,
             status: status?,
+            publish: Publish { home_assistant: raw.publish.home_assistant, thin_edge: raw.publish.thin_edge },
         })
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Root {
     pub(super) spool: Spool,
     #[serde(default)]
     pub(super) status: Status,
+    #[serde(default)]
+    pub(super) publish: Publish,
 }
 
 #[derive(Debug, Deserialize)]
@@ -120,4 +122,11 @@ pub(super) struct Spool {
 #[serde(deny_unknown_fields)]
 pub(super) struct Status {
     pub(super) interval_ms: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Publish {
+    pub(super) home_assistant: bool,
+    pub(super) thin_edge: bool,
 }

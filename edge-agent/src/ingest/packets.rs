@@ -1,6 +1,8 @@
 //! MQTT 5 and 3.1.1 on the wire, as the one set of packets that the session works with. rumqttc's codecs read and write the
 //! packets themselves; its client is not used.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::{QoS, v5};
@@ -381,13 +383,70 @@ pub enum Delivery {
     AtLeastOnce,
 }
 
-/// Bytes of a publish beside its topic and payload, at most.
-const PUBLISH_OVERHEAD: usize = FIXED_HEADER_BYTES + 2 + 2 + 1;
+/// Bytes of a publish beside its topic, properties and payload, at most.
+const PUBLISH_OVERHEAD: usize = FIXED_HEADER_BYTES + 2 + 2;
 
 /// The size of a publish on the wire, at most.
 #[must_use]
-pub fn publish_bytes(topic: &str, payload: &[u8]) -> usize {
-    PUBLISH_OVERHEAD + topic.len() + payload.len()
+pub fn publish_bytes(topic: &str, properties: &Properties, payload: &[u8]) -> usize {
+    PUBLISH_OVERHEAD + topic.len() + properties.0.len() + payload.len()
+}
+
+/// What MQTT 5 says of a message beside its content, as it is written (section 3.3.2.3); 3.1.1 has no place for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Properties(Arc<[u8]>);
+
+impl Default for Properties {
+    fn default() -> Self {
+        Self(Arc::from([0]))
+    }
+}
+
+impl Properties {
+    /// Of a JSON text that is of use for `expiry_s` seconds, with `more` names and values of our own. Beyond what fits into a
+    /// packet's length of one or two bytes they are left out.
+    #[must_use]
+    pub fn of_json(expiry_s: Option<u32>, more: &[(&str, &str)]) -> Self {
+        const UTF8: [u8; 2] = [0x01, 1];
+        const EXPIRY: u8 = 0x02;
+        const CONTENT_TYPE: u8 = 0x03;
+        const USER_PROPERTY: u8 = 0x26;
+        let mut all = UTF8.to_vec();
+        if let Some(expiry_s) = expiry_s {
+            all.push(EXPIRY);
+            all.extend_from_slice(&expiry_s.to_be_bytes());
+        }
+        all.push(CONTENT_TYPE);
+        push_text(&mut all, "application/json");
+        for (name, value) in more {
+            if all.len() + name.len() + value.len() + 5 <= MAX_PROPERTIES_BYTES {
+                all.push(USER_PROPERTY);
+                push_text(&mut all, name);
+                push_text(&mut all, value);
+            }
+        }
+        let mut written = Vec::with_capacity(all.len() + 2);
+        if all.len() >= 0x80 {
+            written.push(all.len() as u8 | 0x80);
+            written.push((all.len() >> 7) as u8);
+        } else {
+            written.push(all.len() as u8);
+        }
+        written.extend_from_slice(&all);
+        Self(Arc::from(written))
+    }
+
+    fn bytes(&self, version: Version) -> &[u8] {
+        if version == Version::V5 { &self.0 } else { &[] }
+    }
+}
+
+/// What a length of two bytes can say (MQTT 5, section 1.5.5).
+const MAX_PROPERTIES_BYTES: usize = 0x3fff;
+
+fn push_text(bytes: &mut Vec<u8>, text: &str) {
+    bytes.extend_from_slice(&(text.len() as u16).to_be_bytes());
+    bytes.extend_from_slice(text.as_bytes());
 }
 
 /// A message to the broker.
@@ -399,16 +458,18 @@ pub struct Publish<'a> {
     pub topic: &'a str,
     /// Its content.
     pub payload: &'a [u8],
+    /// What is said of it.
+    pub properties: &'a Properties,
     /// Whether the broker keeps it.
     pub retain: bool,
     /// Whether it was sent before.
     pub again: bool,
 }
 
-/// Writes a message (MQTT 5 and 3.1.1, section 3.3; 5 has a length of properties, which is 0).
+/// Writes a message (MQTT 5 and 3.1.1, section 3.3).
 pub fn write_publish(version: Version, publish: Publish<'_>, out: &mut BytesMut) {
-    let Publish { id, topic, payload, retain, again } = publish;
-    let properties: &[u8] = if version == Version::V5 { &[0] } else { &[] };
+    let Publish { id, topic, payload, properties, retain, again } = publish;
+    let properties = properties.bytes(version);
     let flags = u8::from(again) << 3 | u8::from(id.is_some()) << 1 | u8::from(retain);
     out.extend_from_slice(&[PUBLISH << 4 | flags]);
     let id_bytes = id.map(u16::to_be_bytes);
@@ -446,11 +507,42 @@ pub fn write_disconnect(out: &mut BytesMut) {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_is_said_of_a_message_is_read_back_by_another_codec() {
+        let properties = Properties::of_json(Some(60), &[("model", "pump"), ("model_version", "7")]);
+        let publish =
+            Publish { id: None, topic: "a/b", payload: b"{}", properties: &properties, retain: false, again: false };
+        let mut bytes = BytesMut::new();
+        write_publish(Version::V5, publish, &mut bytes);
+        let Ok(v5::Packet::Publish(read)) = v5::Packet::read(&mut bytes, Some(1000)) else { panic!("it is a publish") };
+        assert_eq!((&read.topic[..], &read.payload[..]), (&b"a/b"[..], &b"{}"[..]));
+        let found = read.properties.expect("properties");
+        assert_eq!((found.payload_format_indicator, found.message_expiry_interval), (Some(1), Some(60)));
+        assert_eq!(found.content_type.as_deref(), Some("application/json"));
+        assert_eq!(found.user_properties[1], ("model_version".to_owned(), "7".to_owned()));
+        let mut older = BytesMut::new();
+        write_publish(Version::V311, publish, &mut older);
+        assert!(older.ends_with(b"a/b{}"), "3.1.1 has no place for it");
+        let long = "x".repeat(200);
+        let many: Vec<(&str, &str)> = (0..100).map(|_| ("name", long.as_str())).collect();
+        let properties = Properties::of_json(None, &many);
+        let mut bytes = BytesMut::new();
+        write_publish(Version::V5, Publish { properties: &properties, ..publish }, &mut bytes);
+        assert!(v5::Packet::read(&mut bytes, Some(100_000)).is_ok(), "what does not fit is left out");
+    }
+
     fn sent_by_a_broker(version: Version, id: u16, payload: &[u8]) -> BytesMut {
         let mut bytes = BytesMut::new();
         write_publish(
             version,
-            Publish { id: Some(id), topic: "plant/a", payload, retain: false, again: true },
+            Publish {
+                id: Some(id),
+                topic: "plant/a",
+                payload,
+                properties: &Properties::default(),
+                retain: false,
+                again: true,
+            },
             &mut bytes,
         );
         bytes

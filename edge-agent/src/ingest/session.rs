@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 
 use super::Outgoing;
-use super::packets::{self, Delivery, Hello, Incoming, Message, PacketError, Publish, Version};
+use super::packets::{self, Delivery, Hello, Incoming, Message, PacketError, Properties, Publish, Version};
 use crate::core::{Millis, Receipt};
 
 /// Our publishes that the broker has not acknowledged, if it allows so many.
@@ -329,12 +329,12 @@ impl Session {
     }
 
     fn send(&mut self, now: Millis, id: Option<u16>, message: Outgoing, again: bool, out: &mut BytesMut) {
-        let Outgoing { topic, payload, retain, .. } = &message;
-        if packets::publish_bytes(topic, payload) > self.largest_bytes {
+        let Outgoing { topic, payload, properties, retain, .. } = &message;
+        if packets::publish_bytes(topic, properties, payload) > self.largest_bytes {
             self.too_large += 1;
             return;
         }
-        packets::write_publish(self.version, Publish { id, topic, payload, retain: *retain, again }, out);
+        packets::write_publish(self.version, Publish { id, topic, payload, properties, retain: *retain, again }, out);
         self.last_sent = now;
         if let Some(id) = id {
             self.in_flight.push_back(Sent { id, message });
@@ -353,7 +353,13 @@ impl Session {
 }
 
 fn retained(topic: String, payload: &str) -> Outgoing {
-    Outgoing { topic, payload: payload.as_bytes().to_vec(), retain: true, delivery: Delivery::AtLeastOnce }
+    Outgoing {
+        topic,
+        payload: payload.as_bytes().to_vec(),
+        properties: Properties::default(),
+        retain: true,
+        delivery: Delivery::AtLeastOnce,
+    }
 }
 
 #[cfg(test)]

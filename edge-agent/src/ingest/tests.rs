@@ -3,7 +3,7 @@ use std::path::Path;
 use shared::config::Source;
 use tokio::net::TcpListener;
 
-use super::packets::{Publish, Version, write_publish};
+use super::packets::{Properties, Publish, Version, write_publish};
 use super::*;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -27,10 +27,12 @@ async fn old_broker(listener: TcpListener) -> Vec<u16> {
     assert_eq!((connect[6], connect[7] & 0b10), (4, 0), "MQTT 3.1.1, and the session is kept");
     second.write_all(&[0x20, 2, 0, 0]).await.unwrap();
     let mut bytes = BytesMut::new();
+    let properties = &Properties::default();
     let message = |id, payload| Publish {
         id: Some(id),
         topic: "plant/line1/pump3/telemetry",
         payload,
+        properties,
         retain: false,
         again: false,
     };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::BytesMut;
 use edge_agent::clock::Clock;
-use edge_agent::ingest::packets::{self, Hello, Incoming, Publish, Reader, Version};
+use edge_agent::ingest::packets::{self, Hello, Incoming, Properties, Publish, Reader, Version};
 
 /// Messages whose time is one of these apart.
 const STEP_MS: i64 = 10;
@@ -186,7 +186,8 @@ impl Publisher<'_> {
             self.due_us.push(due_us(number));
             let id = Some((number % usize::from(u16::MAX)) as u16 + 1);
             let payload = &self.messages.bodies[number];
-            let publish = Publish { id, topic: self.topic, payload, retain: false, again: false };
+            let properties = &Properties::default();
+            let publish = Publish { id, topic: self.topic, payload, properties, retain: false, again: false };
             packets::write_publish(Version::V311, publish, &mut self.out);
         }
         self.stream.write_all(&self.out)?;

@@ -15,7 +15,7 @@ use shared::event::UnixMillis;
 use super::extract::Found;
 use super::rejection::Rejection;
 use crate::ingest::Outgoing;
-use crate::ingest::packets::Delivery;
+use crate::ingest::packets::{Delivery, Properties};
 use payload::{DataType, Metric, Payload};
 
 /// The first level of every topic.
@@ -283,6 +283,7 @@ fn rebirth(topic: &SparkplugTopic<'_>, now_ms: UnixMillis) -> Outgoing {
     Outgoing {
         topic: format!("{NAMESPACE}/{}/NCMD/{}", topic.group, topic.node),
         payload: Payload::command(REBIRTH, now_ms),
+        properties: Properties::default(),
         retain: false,
         delivery: Delivery::AtMostOnce,
     }

@@ -50,6 +50,7 @@ fn to_publish(number: u64) -> Outgoing {
     Outgoing {
         topic: "box/prediction".into(),
         payload: number.to_string().into_bytes(),
+        properties: Properties::default(),
         retain: false,
         delivery: Delivery::AtLeastOnce,
     }
