@@ -5,6 +5,7 @@
 //! acknowledges it, and then lets go of the shells one after another.
 
 mod answer;
+mod crashes;
 pub mod doctor;
 mod presence;
 mod renewal;
@@ -43,6 +44,7 @@ use crate::store::{StateStore, StoreError};
 use crate::telemetry::Telemetry;
 use crate::tls::TlsError;
 use crate::{infer, ingest, spool};
+use crashes::Crashes;
 use presence::{MAX_SHOWN_STREAMS, Says};
 use renewal::Keeper;
 use start::Recovered;
@@ -166,6 +168,9 @@ struct Agent {
     is_announced: bool,
     /// What is said of predictions beside their content: of normal ones, and of anomalies.
     said_of: Option<(ModelRef, [Properties; 2])>,
+    crashes: Crashes,
+    /// Why no model runs, if none may.
+    safe_mode: Option<String>,
 }
 
 impl Agent {
@@ -182,7 +187,15 @@ impl Agent {
             warn!(kept = %aside.display(), "the state store was begun anew");
         }
         let artifacts = Artifacts::open(&directory.join("models"))?;
-        let Recovered { spool, mut core, effects, memory } = start::recover(&config, &state, &artifacts, &wall)?;
+        let crashes = Crashes::begin(&directory, Watchdog::is_asked());
+        let safe_mode = crashes.too_many().map(|ends| {
+            format!("safe mode: the agent ended {ends} times within minutes of its start, and runs without a model")
+        });
+        if let Some(why) = &safe_mode {
+            error!("{why}; restart the service once its cause is gone");
+        }
+        let recovered = start::recover(&config, &state, &artifacts, &wall, safe_mode.clone())?;
+        let Recovered { spool, mut core, effects, memory } = recovered;
         let settings = infer::Settings {
             agent: config.agent.name.clone(),
             device: config.model.device,
@@ -254,6 +267,8 @@ impl Agent {
             shown: BTreeMap::new(),
             is_announced: false,
             said_of: None,
+            crashes,
+            safe_mode,
         };
         agent.perform(effects).await;
         agent.perform(startup).await;
@@ -299,6 +314,7 @@ impl Agent {
     async fn stop(mut self) {
         info!(agent = %self.name, "stopping");
         self.watchdog.stopping();
+        self.crashes.stopped();
         if self.publish.thin_edge {
             // Without room for it the broker is away, and hears nothing anyway.
             drop(self.ingest.outbox.try_send(presence::thin_edge_health("down", self.wall.unix_ms())));
@@ -507,7 +523,15 @@ impl Agent {
 
     fn publish_status(&mut self) {
         self.announce();
-        let report = status::report(&self.name, &self.device, &self.core, &self.telemetry, self.clock.monotonic());
+        self.crashes.runs(self.clock.monotonic());
+        let report = status::report(
+            &self.name,
+            &self.device,
+            &self.core,
+            &self.telemetry,
+            self.clock.monotonic(),
+            self.safe_mode.as_deref(),
+        );
         let payload = report.to_string().into_bytes();
         let topic = format!("tideline/{}/status", self.name);
         // A full outbox means the broker is away; the next status replaces this one.

@@ -353,6 +353,7 @@ impl EdgeCore {
                 self.slot.offered(offer, is_here, effects);
             }
             HubToEdge::Shadow(shadow) => {
+                let shadow = shadow.filter(|_| self.settings.safe_mode.is_none());
                 let serving = self.serving_digest();
                 let slot = &self.slot;
                 let ruled_out = self.shadow.wanted(shadow, serving, |digest| slot.has_ruled_out(digest), effects);

@@ -46,7 +46,14 @@ impl Rejected {
 
 /// The agent's state.
 #[must_use]
-pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Telemetry, uptime: Millis) -> Value {
+pub fn report(
+    agent: &AgentId,
+    device: &str,
+    core: &EdgeCore,
+    telemetry: &Telemetry,
+    uptime: Millis,
+    safe_mode: Option<&str>,
+) -> Value {
     let status = core.status();
     let counters = telemetry.snapshot();
     let total = |of: fn(&shared::wire::message::StreamLedger) -> u64| status.ledger.iter().map(of).sum::<u64>();
@@ -59,6 +66,7 @@ pub fn report(agent: &AgentId, device: &str, core: &EdgeCore, telemetry: &Teleme
         "agent": agent.as_str(),
         "release": env!("CARGO_PKG_VERSION"),
         "uptime_s": uptime.as_seconds(),
+        "safe_mode": safe_mode,
         "device": counters.device.map_or_else(|| device.to_owned(), |device| device.to_string()),
         "model": core.serving().map(|serving| json!({
             "name": serving.model.name.as_str(),
@@ -188,6 +196,7 @@ pub fn to_text(report: &Value) -> String {
         broker = format!("{broker}: {problem}");
     }
     let readings = &report["readings"];
+    let model = report["safe_mode"].as_str().map_or(model, str::to_owned);
     let mut lines = vec![
         format!(
             "agent        {} ({}, up {:.0} s)",

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tests::{free_port, pause, program};
+use tests::{free_port, pause, program, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 /// What a program is allowed between two pings.
@@ -88,4 +88,44 @@ fn a_service_manager_hears_that_a_hub_is_up_gets_on_and_stops() {
     fs::write(manager.directory.path().join("hub.toml"), config).expect("writes");
     let hub = manager.start("cloud-hub", &["serve", "--config", "hub.toml"]);
     is_up_pings_hangs_and_stops(&manager, hub);
+}
+
+#[test]
+fn an_agent_that_does_not_survive_its_starts_runs_without_a_model_until_it_is_stopped_well() {
+    let manager = Manager::new();
+    let config = "[agent]\nname = \"box\"\nstate_directory = \"state\"\n[mqtt]\nurl = \"mqtt://127.0.0.1:1\"\n\
+                  [[input]]\nname = \"x\"\ntopic = \"x\"\nkey = \"x\"\nfeature = [{ name = \"x\", path = \"$\" }]\n\
+                  [spool]\nmax_bytes = 16777216\n";
+    fs::write(manager.directory.path().join("agent.toml"), config).expect("writes");
+    let config = manager.directory.path().join("agent.toml").display().to_string();
+    let start = || {
+        let agent = manager.start("edge-agent", &["run", "--config", "agent.toml"]);
+        while manager.hears().as_deref() != Some("READY=1") {}
+        agent
+    };
+    let says = || {
+        let mut said = String::new();
+        let asked = wait_until(DEADLINE, || {
+            let status =
+                Command::new(program("edge-agent").expect("built")).args(["status", "--config", &config]).output();
+            said = String::from_utf8_lossy(&status.expect("runs").stdout).into_owned();
+            said.contains("model ")
+        });
+        assert!(asked, "it does not say how it is");
+        said
+    };
+    for _ in 0..3 {
+        let mut agent = start();
+        assert!(says().contains("none yet"), "it may still try");
+        agent.kill().expect("killed");
+        agent.wait().expect("ends");
+    }
+    let mut agent = start();
+    assert!(says().contains("safe mode: the agent ended 3 times within minutes of its start"), "{}", says());
+    signal(&agent, "-TERM");
+    assert!(agent.wait().expect("ends").success());
+    let mut agent = start();
+    assert!(says().contains("none yet"), "whoever stops it well lets it try again");
+    signal(&agent, "-TERM");
+    assert!(agent.wait().expect("ends").success());
 }

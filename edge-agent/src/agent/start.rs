@@ -51,6 +51,7 @@ pub(super) fn recover(
     state: &StateStore,
     artifacts: &Artifacts,
     clock: &WallClock,
+    safe_mode: Option<String>,
 ) -> Result<Recovered, AgentError> {
     let path = config.agent.state_directory.join("spool");
     let opened = Opened::open(&path)?;
@@ -70,6 +71,7 @@ pub(super) fn recover(
         boot_nonce: random.random(),
         device: config.model.device.to_string(),
         pinned: config.model.pin,
+        safe_mode,
         max_answer_us: config.model.max_answer_ms * 1_000,
         has_hub: config.hub.is_some(),
         commit_delay_ms: config.spool.commit_delay_ms,

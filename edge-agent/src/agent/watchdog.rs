@@ -51,6 +51,12 @@ impl Watchdog {
         Self { heartbeat, pings }
     }
 
+    /// Whether a service manager started the agent, and would start it anew.
+    pub(super) fn is_asked() -> bool {
+        #[expect(clippy::disallowed_methods, reason = "the service manager says so in no other way")]
+        std::env::var_os("NOTIFY_SOCKET").is_some()
+    }
+
     /// When it is time for a ping; never, if nobody waits for one.
     pub(super) async fn due(&mut self) {
         match &mut self.pings {

@@ -19,6 +19,8 @@ use super::{Answered, Effect, Millis, Settings, SlotState};
 #[derive(Debug)]
 pub struct ModelSlot {
     pinned: Option<ModelVersion>,
+    /// Why no model may run, if none may.
+    safe_mode: Option<String>,
     serving: Option<ServedModel>,
     /// What is remembered of models.
     state: SlotState,
@@ -72,6 +74,7 @@ impl ModelSlot {
     pub(super) fn new(settings: &Settings, floor: Option<ModelRef>, partial: Option<(Digest, u64)>) -> Self {
         Self {
             pinned: settings.pinned,
+            safe_mode: settings.safe_mode.clone(),
             serving: None,
             state: SlotState::default(),
             trial: Trial::passed(),
@@ -98,7 +101,7 @@ impl ModelSlot {
         let Some(model) = self.state.serving.clone() else {
             return;
         };
-        if self.pinned.is_some_and(|pinned| pinned != model.model.version) {
+        if self.safe_mode.is_some() || self.pinned.is_some_and(|pinned| pinned != model.model.version) {
             return;
         }
         match self.state.trial_starts {
@@ -189,6 +192,10 @@ impl ModelSlot {
 
     /// The hub wants this version to serve. `is_here` says that its whole package lies on the disk, because it ran in shadow.
     pub(super) fn offered(&mut self, offer: ModelOffer, is_here: bool, effects: &mut Vec<Effect>) {
+        if let Some(reason) = self.safe_mode.clone() {
+            self.report(&offer.served(), ModelOutcome::Refused { reason }, effects);
+            return;
+        }
         if let Some(pinned) = self.pinned.filter(|pinned| *pinned != offer.version) {
             let reason = format!("the box is pinned to version {pinned}");
             self.report(&offer.served(), ModelOutcome::Refused { reason }, effects);

@@ -90,6 +90,8 @@ pub struct Settings {
     pub device: String,
     /// The only version to serve, if pinned.
     pub pinned: Option<ModelVersion>,
+    /// Why no model may run, if none may: the agent did not survive its last starts. Readings are taken in and delivered.
+    pub safe_mode: Option<String>,
     /// How long an answer may take in the mean before a new model is given up.
     pub max_answer_us: u64,
     /// Whether there is a hub.

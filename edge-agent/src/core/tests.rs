@@ -16,6 +16,7 @@ fn settings() -> Settings {
         boot_nonce: 1,
         device: "flex".to_owned(),
         pinned: None,
+        safe_mode: None,
         max_answer_us: 50_000,
         has_hub: true,
         commit_delay_ms: 20,
@@ -284,6 +285,17 @@ fn an_offered_model_is_fetched_loaded_remembered_and_reported_once_it_answered()
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Publish(_))), "{effects:?}");
     let reports = sent(effects);
     assert!(matches!(&reports[..], [EdgeToHub::ModelReport(report)] if report.outcome == ModelOutcome::Serving));
+}
+
+#[test]
+fn in_safe_mode_no_model_runs_and_readings_are_taken_in_all_the_same() {
+    let safe = Settings { safe_mode: Some("the agent ended 3 times".to_owned()), ..settings() };
+    let remembered = serves(&offer(1, 100).served());
+    let (mut core, effects) = EdgeCore::new(safe, Start { slot: remembered, ..start(0, 0) }, 7);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
+    handle(&mut core, 0, Event::Received(vec![message(1, 1, false)]));
+    assert_eq!(core.status().unanswered, [("no_model".to_owned(), 1)]);
+    assert_eq!(core.status().ledger.len(), 1);
 }
 
 #[test]

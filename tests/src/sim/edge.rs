@@ -114,6 +114,7 @@ impl EdgeBox {
             boot_nonce: seed,
             device: "flex".to_owned(),
             pinned: None,
+            safe_mode: None,
             max_answer_us: 1_000_000,
             has_hub: true,
             commit_delay_ms: 20,

@@ -31,6 +31,10 @@ const CLOCK_TOLERANCE_MS: i64 = 2_000;
 /// Whether the agent runs, by its own word.
 pub(super) fn agent(running: Option<&Value>) -> Check {
     match running {
+        Some(status) if let Some(why) = status["safe_mode"].as_str() => AGENT.bad(
+            why,
+            "look at what it said before it ended: journalctl -u tideline-edge; then systemctl restart tideline-edge",
+        ),
         Some(status) => AGENT.good(format!(
             "it runs, release {}, for {:.0} s",
             status["release"].as_str().unwrap_or("unknown"),
