@@ -61,7 +61,8 @@ cargo_home=${CARGO_HOME:-$HOME/.cargo}
 flags="--remap-path-prefix=$root=/tideline --remap-path-prefix=$cargo_home=/cargo -C strip=symbols"
 export CFLAGS="-ffile-prefix-map=$root=/tideline -ffile-prefix-map=$cargo_home=/cargo -g0"
 
-arguments=(--release --locked --target-dir "$build_dir")
+# Linked as one piece, which leaves out more: 3 MB less of an agent.
+arguments=(--release --locked --target-dir "$build_dir" --config 'profile.release.lto="fat"' --config 'profile.release.codegen-units=1')
 features=()
 if is_gpu "$target"; then
     arguments+=(--target "$target.$GLIBC")

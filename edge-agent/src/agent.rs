@@ -37,6 +37,7 @@ use crate::ingest::packets::{Delivery, Properties};
 use crate::ingest::payload::Decoder;
 use crate::ingest::{Ingest, Outgoing};
 use crate::link::{self, Link, LinkError};
+use crate::page::Page;
 use crate::spool::SpoolError;
 use crate::status::{self, Rejected};
 use crate::store::memory::MemoryFile;
@@ -236,6 +237,12 @@ impl Agent {
             ingest::open(&config.mqtt, &name, password, decoder, wall.clone(), telemetry.clone(), seed)?;
         tasks.spawn(client.run());
         let (status, status_reader) = watch::channel(Value::Null);
+        if let Some(at) = config.page {
+            let page = Page::open(at)
+                .await
+                .map_err(|source| AgentError::Io { what: format!("listen on {at} for the box's page"), source })?;
+            tasks.spawn(page.serve(status_reader.clone()));
+        }
         tasks.spawn(status::serve(directory, status_reader).await?);
 
         let mut startup = Vec::new();
@@ -540,6 +547,7 @@ impl Agent {
         drop(self.ingest.outbox.try_send(message));
         let mut local = report;
         local["clock_correction_s"] = (self.wall.correction_ms() / 1_000).into();
+        local["newest"] = status::newest(self.core.newest());
         local["rejected_messages"] = self.rejected.iter().map(Rejected::to_json).collect();
         self.status.send_replace(local);
     }

@@ -13,6 +13,7 @@ mod raw;
 pub mod topic;
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -71,6 +72,8 @@ pub struct Config {
     pub status: Status,
     /// Who else is told that the box is there.
     pub publish: Publish,
+    /// Where the box's own page is, if it has one.
+    pub page: Option<SocketAddr>,
 }
 
 impl Config {
@@ -350,6 +353,7 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(written.mqtt.password_file.take().as_deref(), Some(Path::new("/etc/tideline/mqtt.password")));
         assert_eq!(written.model.pin.take(), Some(ModelVersion(1)));
         assert_eq!(std::mem::take(&mut written.model.trust).len(), 1);
+        assert!(written.page.take().is_some_and(|at| at.ip().is_loopback()));
         assert_eq!(parse(EXAMPLE).expect("valid"), written);
     }
 

@@ -24,7 +24,7 @@ pub mod trial;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use shared::event::{GapReason, ModelRef, Prediction};
+use shared::event::{GapReason, ModelRef, Prediction, StreamSchema, UnixMillis};
 use shared::ids::{Digest, Epoch, Sequence};
 use shared::wire::message::{AgentStatus, EdgeToHub, HubToEdge, ServedModel};
 
@@ -194,6 +194,11 @@ impl EdgeCore {
             kept: self.slot.serving().filter(|_| !self.slot.is_on_trial()).map(|serving| serving.digest),
             shadow: self.shadow.counts(),
         }
+    }
+
+    /// The newest reading of each stream: its channels, its time, its values.
+    pub fn newest(&self) -> impl Iterator<Item = (&StreamSchema, UnixMillis, &[f64])> {
+        self.live.newest()
     }
 
     /// Messages that were right and made no reading, since the start.

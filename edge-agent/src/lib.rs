@@ -17,6 +17,7 @@ pub mod infer;
 pub mod ingest;
 pub mod learn;
 pub mod link;
+pub mod page;
 pub mod preview;
 pub mod score;
 pub mod spool;

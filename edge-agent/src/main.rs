@@ -235,8 +235,14 @@ fn enroll(options: &Enroll) -> Result<(), Failure> {
     let usage = |message: String| Failure { code: 2, message };
     let text = match (&options.token, &options.token_file) {
         (Some(token), _) => token.clone(),
-        (None, Some(file)) => std::fs::read_to_string(file)
-            .map_err(|error| Failure::new(format!("read token {}: {error}", file.display())))?,
+        (None, Some(file)) => {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| Failure::new(format!("read token {}: {error}", file.display())))?;
+            if options.shred && is_shredded(&text) {
+                return finish_shredding(options, file);
+            }
+            text
+        }
         (None, None) => return Err(usage("give --token or --token-file".to_owned())),
     };
     let token: EnrolmentToken = text.parse().map_err(Failure::new)?;
@@ -287,7 +293,33 @@ fn shred(path: &Path) -> std::io::Result<()> {
     let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
     file.write_all(&vec![0; length])?;
     file.sync_all()?;
-    std::fs::remove_file(path)
+    remove(path)
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    std::fs::remove_file(path)?;
+    // A name that comes back with the next power cut would be a token again. Not every file system can be asked for it.
+    drop(std::fs::File::open(path.parent().unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all()));
+    Ok(())
+}
+
+/// Whether a file is what is left of a token that was overwritten.
+fn is_shredded(text: &str) -> bool {
+    text.bytes().all(|byte| byte == 0)
+}
+
+/// The power went between the overwriting of a token and its removal. By then the box was let in.
+fn finish_shredding(options: &Enroll, file: &Path) -> Result<(), Failure> {
+    let (_, state_directory) = edge_agent::config::for_enrolment(&options.config)
+        .map_err(|error| Failure { code: EXIT_CONFIG, message: error.to_string() })?;
+    let enrolment = IdentityFolder::of(&state_directory).enrolment().map_err(Failure::new)?;
+    let Some(enrolment) = enrolment else {
+        let message =
+            format!("{} holds no token any more, and the box is not let in; make another token", file.display());
+        return Err(Failure { code: EXIT_REFUSED, message });
+    };
+    remove(file).map_err(|error| Failure::new(format!("remove {}: {error}", file.display())))?;
+    say(&format!("this box is {} already; what was left of its token is gone", enrolment.agent))
 }
 
 fn score_file(options: Score) -> Result<(), Failure> {

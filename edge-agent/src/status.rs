@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shared::event::UnixMillis;
+use shared::event::{StreamSchema, UnixMillis};
 use shared::ids::AgentId;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
@@ -122,6 +122,20 @@ pub fn report(
             "duplicates": entry.duplicates,
         })).collect::<Vec<_>>(),
     })
+}
+
+/// Streams whose newest reading is shown.
+const SHOWN_STREAMS: usize = 256;
+
+/// The newest readings, for whoever stands in front of the box.
+#[must_use]
+pub fn newest<'a>(newest: impl Iterator<Item = (&'a StreamSchema, UnixMillis, &'a [f64])>) -> Value {
+    let stream = |(schema, time_ms, values): (&StreamSchema, UnixMillis, &[f64])| {
+        let channels = schema.channels.iter().map(|channel| channel.as_str().to_owned());
+        let values: serde_json::Map<String, Value> = channels.zip(values.iter().map(|value| json!(value))).collect();
+        json!({ "stream": schema.stream.as_str(), "time_ms": time_ms, "values": values })
+    };
+    newest.take(SHOWN_STREAMS).map(stream).collect()
 }
 
 /// The task that hands the newest status to whoever connects to the socket, until the other side of `status` is gone.

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 use tests::torture::broker::{self, Broker};
-use tests::{Process, pause, program, wait_until};
+use tests::{Process, free_port, pause, program, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -102,6 +104,29 @@ fn retained(broker: &Broker, topic: &str) -> Value {
     serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{topic}: {error}"))
 }
 
+/// What the box's page has at a path.
+fn get(at: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(at).expect("connects");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {at}\r\n\r\n").expect("asks");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    body.to_owned()
+}
+
+/// By Prometheus' own tool, if it is installed.
+fn are_good_metrics(metrics: &str) {
+    let tool = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut tool) = tool else {
+        println!("skipped promtool: it is not installed (Debian, Ubuntu: apt-get install prometheus)");
+        return;
+    };
+    tool.stdin.take().expect("piped").write_all(metrics.as_bytes()).expect("writes");
+    let done = tool.wait_with_output().expect("ends");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
 fn configuration(directory: &Path, broker: &Broker, inputs: &str) -> String {
     let path = directory.join("agent.toml");
     let head = format!(
@@ -137,7 +162,8 @@ fn what_other_software_publishes_is_taken_in_as_it_is() {
     }
     let directory = tempfile::tempdir().expect("dir");
     let broker = Broker::without_persistence(directory.path()).expect("starts");
-    let seen = "[publish]\nhome_assistant = true\nthin_edge = true\n";
+    let page = free_port().expect("port");
+    let seen = format!("[publish]\nhome_assistant = true\nthin_edge = true\n[page]\nlisten = \"{page}\"\n");
     let config = configuration(directory.path(), &broker, &format!("{INPUTS}{seen}"));
     let status = || -> Option<Value> {
         serde_json::from_slice(&agent(&["status", "--config", &config, "--output", "json"]).stdout).ok()
@@ -167,6 +193,15 @@ fn what_other_software_publishes_is_taken_in_as_it_is() {
     assert_eq!(streams, expected);
     assert_eq!(status["readings"]["held"], 3, "the first of what comes together: door, attic, press1");
     assert_eq!(status["readings"]["rejected"], serde_json::json!({ "missing_channel": 1, "not_a_number": 1 }));
+
+    let shown = get(page, "/status.json");
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    let press = shown["newest"].as_array().expect("readings").iter().find(|newest| newest["stream"] == "press1");
+    assert_eq!(press.expect("it is shown")["values"]["valve"], 1.0);
+    assert!(get(page, "/").contains("<title>Tideline box</title>"));
+    let metrics = get(page, "/metrics");
+    assert!(metrics.contains("\ntideline_agent_readings_accepted_total 8\n"), "{metrics}");
+    are_good_metrics(&metrics);
 
     let device = retained(&broker, "homeassistant/device/tideline_box/config");
     assert_eq!(device["availability_topic"], "tideline/box/availability");

@@ -159,6 +159,12 @@ fn a_box_is_let_in_once_renews_its_certificate_and_is_gone_within_seconds_of_its
         (&"a".into(), &"4".into(), &"enrolled".into())
     );
 
+    // The power went before the overwritten token's name was gone.
+    fs::write(&file, vec![0; 200]).expect("writes");
+    let done = pump.enroll(&["--token-file", &file.display().to_string(), "--shred"]);
+    assert!(done.status.success() && !file.exists(), "{}", text(&done.stderr));
+    assert!(text(&done.stdout).contains("this box is pump-7 already"), "{}", text(&done.stdout));
+
     // The token is used up, for another box and for the same one with another key.
     let other = site.make_box("other");
     let refused = other.enroll(&["--token", &token, "--name", "other"]);

@@ -48,6 +48,15 @@ fn samples() -> Vec<Vec<u8>> {
     samples.push(
         br#"{"ts":1,"id":"a","known_normal":true,"flow":1.5,"motor":{"phase currents":[2]},"running":true}"#.to_vec(),
     );
+    samples.push(b"pump,site=a,id=p\\ 3 flow=1.5,current=2i,on=t,s=\"x\" 1700000000000000000\nfan flow=1 5\n".to_vec());
+    samples.push(br#"[{"bn":"dev1:","bt":1700000000,"n":"flow","v":1.5},{"n":"current","v":2,"t":-5}]"#.to_vec());
+    // A payload of Sparkplug B: a time, two metrics with name, number, type and value, a place among its node's messages.
+    let metric = |name: &[u8], alias: u8| {
+        let fields = [&[0x0a, name.len() as u8], name, &[0x10, alias, 0x20, 10, 0x69], &1.5_f64.to_le_bytes()].concat();
+        [&[0x12, fields.len() as u8], fields.as_slice()].concat()
+    };
+    samples.push([&[0x08, 5][..], &metric(b"flow", 1), &metric(b"current", 2), &[0x18, 0]].concat());
+    samples.push(b"GET /status.json HTTP/1.1\r\nHost: 127.0.0.1:8091\r\n\r\n".to_vec());
     let mut packets = bytes::BytesMut::from(&[0x20, 3, 1, 0, 0, 0xd0, 0, 0x90, 4, 0, 1, 0, 1][..]);
     for payload in [&[1; 20][..], &[2; 90]] {
         let properties = &Properties::default();

@@ -17,7 +17,7 @@ const MAX_FILE_LINES: usize = 600;
 /// The first quinn-proto without a known way to take the hub down from outside.
 const QUINN_PROTO_FLOOR: (u64, u64, u64) = (0, 11, 18);
 
-const EDGE_SHELLS: [&str; 6] = ["ingest", "spool", "infer", "store", "artifacts", "link"];
+const EDGE_SHELLS: [&str; 7] = ["ingest", "spool", "infer", "store", "artifacts", "link", "page"];
 const HUB_SHELLS: [&str; 8] = ["link", "ingest_log", "samples", "store", "artifacts", "train", "tracked_files", "api"];
 
 /// What a core may not name: everything that differs between two runs of the same inputs.

@@ -4,6 +4,7 @@
 //! they find (`fuzz/`).
 #![expect(clippy::expect_used, reason = "what does not hold here is what fuzzing looks for")]
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -13,6 +14,7 @@ use cloud_hub::recipe::Recipe;
 use edge_agent::config::Config;
 use edge_agent::ingest::packets::{self, Incoming, Version};
 use edge_agent::ingest::payload::{Decoder, Outcome};
+use edge_agent::page;
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,7 +37,7 @@ use shared::wire::part::PackedPart;
 pub type Reader = fn(&[u8]);
 
 /// The readers, by name.
-pub const READERS: [(&str, Reader); 14] = [
+pub const READERS: [(&str, Reader); 15] = [
     ("wire_frames", wire_frames),
     ("spool_entry", spool_entry),
     ("packed_entry", packed_entry),
@@ -50,6 +52,7 @@ pub const READERS: [(&str, Reader); 14] = [
     ("onnx", onnx),
     ("enrolment", enrolment),
     ("certificates", certificates),
+    ("page_request", page_request),
 ];
 
 /// The frames of either direction of a connection.
@@ -206,6 +209,13 @@ pub fn mqtt_payload(bytes: &[u8]) {
             }
         }
     }
+}
+
+/// What a browser asks of a box's page: it gets one whole answer.
+pub fn page_request(bytes: &[u8]) {
+    let at = SocketAddr::from(([127, 0, 0, 1], 8091));
+    let answer = page::answer(&String::from_utf8_lossy(bytes), at, &serde_json::Value::Null);
+    assert!(answer.starts_with(b"HTTP/1.1 ") && answer.windows(4).any(|end| end == b"\r\n\r\n"));
 }
 
 /// An agent's configuration.

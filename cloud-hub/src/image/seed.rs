@@ -19,6 +19,8 @@ if command -v dpkg >/dev/null; then
 else
     rpm -U --replacepkgs \"$here\"/tideline-*.rpm
 fi
+# A power cut from here on finds everything in its place.
+sync
 systemctl daemon-reload
 systemctl start --no-block tideline-enroll.service
 ";

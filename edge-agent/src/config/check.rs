@@ -3,6 +3,7 @@
 mod input;
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -59,6 +60,7 @@ impl Checker<'_> {
         let spool = self.spool(&raw.spool);
         let inputs = self.inputs(&raw.input, spool.map(|spool| spool.when_full));
         let status = self.status(&raw.status);
+        let page = self.optional(raw.page.listen.as_ref(), |checker, address| checker.text(address, parse_listen));
         Some(Config {
             agent: agent?,
             mqtt: mqtt?,
@@ -68,6 +70,7 @@ impl Checker<'_> {
             spool: spool?,
             status: status?,
             publish: Publish { home_assistant: raw.publish.home_assistant, thin_edge: raw.publish.thin_edge },
+            page: page?,
         })
     }
 
@@ -302,6 +305,12 @@ fn parse_client_id(id: &str) -> Result<String, String> {
         return Err(format!("{id:?} is no client id; it takes 1 to {MAX_CLIENT_ID_BYTES} bytes of printable text"));
     }
     Ok(id.to_owned())
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is no address to listen on; it takes an IP address and a port, as in 127.0.0.1:8091")
+    })
 }
 
 fn parse_username(name: &str) -> Result<String, String> {

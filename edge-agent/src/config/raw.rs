@@ -25,6 +25,8 @@ pub(super) struct Root {
     pub(super) status: Status,
     #[serde(default)]
     pub(super) publish: Publish,
+    #[serde(default)]
+    pub(super) page: Page,
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,4 +131,10 @@ pub(super) struct Status {
 pub(super) struct Publish {
     pub(super) home_assistant: bool,
     pub(super) thin_edge: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Page {
+    pub(super) listen: Option<Spanned<String>>,
 }

@@ -45,6 +45,11 @@ impl LiveLane {
         self.is_behind && self.is_connected
     }
 
+    /// The newest reading of each stream.
+    pub fn newest(&self) -> impl Iterator<Item = (&StreamSchema, UnixMillis, &[f64])> {
+        self.newest.values().map(|newest| (&*newest.schema, newest.time_ms, newest.values.as_slice()))
+    }
+
     /// A reading came in.
     pub fn reading(&mut self, schema: &Arc<StreamSchema>, time_ms: UnixMillis, values: &[f64]) {
         if let Some(newest) = self.newest.get_mut(&schema.stream) {
