@@ -1,5 +1,6 @@
 """An edge node of another's making that speaks Sparkplug B, a real broker, and an agent that listens."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import threading
 import time
 import unittest
 
+import paho.mqtt.client as mqtt
 import pysparkplug as spb
 
 PROGRAMS = pathlib.Path(os.environ["DEMO"]).parent
@@ -89,6 +91,22 @@ max_bytes = 16777216
                 process.wait(DEADLINE_S)
         self.folder.cleanup()
 
+    @contextlib.contextmanager
+    def listening_for(self, kind):
+        """Ends once a message of this kind went through the broker."""
+        seen, listens = threading.Event(), threading.Event()
+        client = mqtt.Client()
+        client.on_connect = lambda client, *_: client.subscribe(f"spBv1.0/+/{kind}/#")
+        client.on_subscribe = lambda *_: listens.set()
+        client.on_message = lambda *_: seen.set()
+        client.connect("127.0.0.1", self.port)
+        client.loop_start()
+        self.assertTrue(listens.wait(DEADLINE_S))
+        yield
+        self.assertTrue(seen.wait(DEADLINE_S), f"no {kind} came")
+        client.disconnect()
+        client.loop_stop()
+
     def start_agent(self):
         log = (self.at / "agent.log").open("wb")
         self.agent = subprocess.Popen([PROGRAMS / "edge-agent", "run", "--config", self.config], stderr=log)
@@ -142,8 +160,9 @@ max_bytes = 16777216
     def test_an_edge_node_whose_birth_was_missed_is_asked_for_it(self):
         asked = threading.Event()
         node = self.node(on_command=lambda _, message: asked.set())
-        node.connect("127.0.0.1", port=self.port)
         # What comes before somebody listens is gone: an edge node publishes at most once.
+        with self.listening_for("DBIRTH"):
+            node.connect("127.0.0.1", port=self.port)
         self.start_agent()
         self.send(node, by_alias(spb.DataType.DOUBLE, 13.5, 1))
         self.assertTrue(asked.wait(DEADLINE_S), "it was not asked to be born anew")
