@@ -8,7 +8,7 @@ CARGOFLAGS ?=
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-dashboard test-clients screenshots lint bench parity-wgpu cross cross-smoke packages containers boot-test power-cut-test test-packages
+.PHONY: help demo test test-dashboard test-clients screenshots lint bench parity-wgpu cross cross-smoke packages sbom containers boot-test power-cut-test test-packages
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ cross-smoke: ## The agents for ARM under qemu, with a real broker and hub: enrol
 
 packages: ## .deb and .rpm of what cross/build.sh built: into target/packages
 	@for target in $(TARGETS); do deploy/packages/build.sh $$target; done
+
+sbom: ## What the programs are made of, as CycloneDX: into target/sbom
+	@cross/sbom.sh $(TARGETS)
 
 containers: ## Container images of the static programs, without a container engine: into target/containers
 	@for target in $(or $(IMAGE_TARGETS),$(STATIC_TARGETS)); do deploy/containers/build.sh $$target; done

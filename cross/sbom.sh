@@ -34,7 +34,22 @@ for target in "${targets[@]}"; do
             *) rm "$file" ;;
             esac
         done
-        printf '%s: %s components\n' "$out/$program-$target.cdx.json" \
-            "$(python3 -c 'import json, sys; print(len(json.load(open(sys.argv[1]))["components"]))' "$out/$program-$target.cdx.json")"
+        # It lists what any feature of any crate could bring; what is linked, cargo knows.
+        cargo tree --locked --quiet -p "$program" -e normal,build --target "$target" --prefix none --format '{p}' "${features[@]}" |
+            awk '{ sub(/^v/, "", $2); print $1 "@" $2 }' | sort -u >"$out/linked"
+        python3 - "$out/$program-$target.cdx.json" "$out/linked" <<'PY'
+import json, sys
+path, linked = sys.argv[1], set(open(sys.argv[2]).read().split())
+document = json.load(open(path))
+document["components"] = [one for one in document["components"] if f"{one['name']}@{one['version']}" in linked]
+kept = {one["bom-ref"] for one in document["components"]} | {document["metadata"]["component"]["bom-ref"]}
+document["dependencies"] = [
+    {**one, "dependsOn": [ref for ref in one.get("dependsOn", []) if ref in kept]}
+    for one in document["dependencies"] if one["ref"] in kept
+]
+json.dump(document, open(path, "w"), indent=1)
+print(f"{path}: {len(document['components'])} components")
+PY
+        rm "$out/linked"
     done
 done
