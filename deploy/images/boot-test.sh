@@ -12,22 +12,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/cross/targets.sh"
 arch=${1:?"say amd64 or arm64"}
-stock=${TIDELINE_IMAGE:-$root/target/images/debian-$arch.img}
-[ -f "$stock" ] || "$root/deploy/images/build.sh" "$arch" "$stock"
-stock=$(realpath "$stock")
-# A processor that is imitated takes its time.
-WAIT_S=900
-. "$root/cross/site.sh"
 . "$root/deploy/images/machine.sh"
-
-NEEDED="qemu-system-arm or qemu-system-x86, mosquitto, mosquitto-clients and jq"
-need mosquitto mosquitto_pub jq "$([ "$arch" = arm64 ] && echo qemu-system-aarch64 || echo qemu-system-x86_64)"
-package=$(find "$root/target/packages" -name "tideline-edge_*_$arch.deb" | sort -V | tail -n 1)
-[ -n "$package" ] || die "find a package for $arch: build it with deploy/packages/build.sh"
-need_hub
 start_site "$HUB_AT"
-
-box() { is agents ".[] | select(.agent == \"edge-1\") | $1" "$2"; }
 
 say "a first model, learnt from a box of this machine"
 agent_toml agent.toml "127.0.0.1:$broker"
@@ -46,15 +32,12 @@ kill "$teacher"
 wait "$teacher" || die "stop the teacher well"
 
 say "an image for a box"
-agent_toml box.toml "$BROKER_AT" /var/lib/tideline
-"$hub" ctl --data "$work/hub" --hub "http://127.0.0.1:$api" image prepare --image "$stock" --package "$package" \
-    --config box.toml --labels site=a --host-name edge-1 --output edge.img
+prepare_image
 # What lies on the card is a token like every other: some letters that stand nowhere else.
 token=$(grep -a -o 'tle1_[A-Za-z0-9_-]*' edge.img | sort -u)
 [ "$(wc -w <<<"$token")" -eq 1 ] || die "find one token on the prepared image: found '$token'"
 
 say "it boots"
-logs+=(console.log qemu.log)
 begun=$SECONDS
 start_machine "$arch" edge.img
 until_true "the box is let in" on is identities '.[] | select(.agent == "edge-1") | .agent' edge-1

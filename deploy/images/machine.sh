@@ -1,4 +1,19 @@
-# A whole machine under qemu that reaches nothing but this site's hub and broker. To be sourced after cross/site.sh.
+# A whole machine under qemu that reaches nothing but this site's hub and broker. To be sourced after cross/targets.sh, with $root and
+# $arch set. It sets $stock, the image that machines are made from, and $package, what they install.
+
+stock=${TIDELINE_IMAGE:-$root/target/images/debian-$arch.img}
+[ -f "$stock" ] || "$root/deploy/images/build.sh" "$arch" "$stock"
+stock=$(realpath "$stock")
+# A processor that is imitated takes its time.
+WAIT_S=900
+. "$root/cross/site.sh"
+
+NEEDED="qemu-system-arm or qemu-system-x86, mosquitto, mosquitto-clients and jq"
+need mosquitto mosquitto_pub jq "$([ "$arch" = arm64 ] && echo qemu-system-aarch64 || echo qemu-system-x86_64)"
+package=$(find "$root/target/packages" -name "tideline-edge_*_$arch.deb" | sort -V | tail -n 1)
+[ -n "$package" ] || die "find a package for $arch: build it with deploy/packages/build.sh"
+need_hub
+logs+=(console.log qemu.log)
 
 # Where the machine finds them; its packets go nowhere else.
 HUB_AT=10.0.2.100:4433
@@ -17,6 +32,16 @@ while data := peer.recv(65536):
     while data:
         data = data[os.write(1, data):]
 PY
+
+# prepare_image: edge.img, whose machine becomes the box edge-1.
+prepare_image() {
+    agent_toml box.toml "$BROKER_AT" /var/lib/tideline
+    "$hub" ctl --data "$work/hub" --hub "http://127.0.0.1:$api" image prepare --image "$stock" --package "$package" \
+        --config box.toml --labels site=a --host-name edge-1 --output edge.img
+}
+
+# box FILTER VALUE: whether the hub says so of it.
+box() { is agents ".[] | select(.agent == \"edge-1\") | $1" "$2"; }
 
 # start_machine ARCH IMAGE: starts it from the image, which it writes to; $machine is its process.
 start_machine() {

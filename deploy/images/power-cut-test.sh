@@ -11,20 +11,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/cross/targets.sh"
 arch=${1:?"say amd64 or arm64"}
 cuts=${2:-50}
-stock=${TIDELINE_IMAGE:-$root/target/images/debian-$arch.img}
-[ -f "$stock" ] || "$root/deploy/images/build.sh" "$arch" "$stock"
-stock=$(realpath "$stock")
-WAIT_S=900
-. "$root/cross/site.sh"
 . "$root/deploy/images/machine.sh"
-NEEDED="qemu-system-arm or qemu-system-x86, mosquitto, mosquitto-clients and jq"
-need mosquitto mosquitto_pub jq "$([ "$arch" = arm64 ] && echo qemu-system-aarch64 || echo qemu-system-x86_64)"
-package=$(find "$root/target/packages" -name "tideline-edge_*_$arch.deb" | sort -V | tail -n 1)
-[ -n "$package" ] || die "find a package for $arch: build it with deploy/packages/build.sh"
-need_hub
 start_site "$HUB_AT"
 
-box() { is agents ".[] | select(.agent == \"edge-1\") | $1" "$2"; }
 version() { ctl agents | jq -r '.[] | select(.agent == "edge-1") | .serving.version // 0'; }
 # Readings that the broker has: what the box has not acknowledged by then waits there.
 offer() {
@@ -44,10 +33,7 @@ held() { ctl ledger | jq -r '[.[] | select(.agent == "edge-1") | .at_hub] | add 
 all_held() { [ "$(held)" -eq "$offered" ]; }
 
 say "a box that serves version 1"
-agent_toml box.toml "$BROKER_AT" /var/lib/tideline
-"$hub" ctl --data "$work/hub" --hub "http://127.0.0.1:$api" image prepare --image "$stock" --package "$package" \
-    --config box.toml --host-name edge-1 --output edge.img
-logs+=(console.log qemu.log)
+prepare_image
 start_machine "$arch" edge.img
 until_true "the box is connected" on box .connected true
 offer 1500 100 true

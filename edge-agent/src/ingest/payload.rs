@@ -147,7 +147,7 @@ impl Decoder {
         if message.payload.len() > MAX_PAYLOAD_BYTES {
             return Err(Rejection::TooLarge);
         }
-        let mut place = Place { captures, scratch: &mut self.scratch, outcomes };
+        let mut place = Place { captures, scratch: &mut self.scratch, first: outcomes.len(), outcomes };
         input.read(message, &mut place)
     }
 
@@ -176,7 +176,7 @@ impl Decoder {
             outcomes.push(Outcome::Held(Held::Presence));
             return Ok(());
         };
-        let mut place = Place { captures, scratch: &mut self.scratch, outcomes };
+        let mut place = Place { captures, scratch: &mut self.scratch, first: outcomes.len(), outcomes };
         if !input.name_stream(&place.captures, |_| None, place.scratch) {
             return Err(Rejection::BadStreamName);
         }
@@ -199,6 +199,8 @@ struct Message<'a> {
 struct Place<'a> {
     captures: Captures<'a>,
     scratch: &'a mut Scratch,
+    /// Where this message's outcomes begin.
+    first: usize,
     outcomes: &'a mut Vec<Outcome>,
 }
 
@@ -360,7 +362,7 @@ impl Compiled {
         let settled = self.streams.settle(stream, streams, self.channels.features(), self.missing, &mut row);
         let outcome = match settled {
             Ok(Settled::Whole(schema)) => {
-                let which = place.outcomes.len() as u64;
+                let which = (place.outcomes.len() - place.first) as u64;
                 let unnamed =
                     || hash(bytes, b'p', message.topic, message.payload).wrapping_add(which.wrapping_mul(STEP));
                 Outcome::Reading(Decoded {

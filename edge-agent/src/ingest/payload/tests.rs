@@ -291,6 +291,9 @@ fn lines_are_a_reading_each_of_the_stream_their_tags_name() {
         })
         .collect();
     assert_eq!(ids.len(), 2, "two readings of one message are never one");
+    let before = outcomes.clone();
+    decoder.decode("lines", b"a,id=1 flow=1,on=t 5\na,id=1 flow=1,on=t 5", 0, &mut outcomes);
+    assert_eq!(outcomes[2..], before, "and the same message has the same ids, whatever came before it");
 }
 
 #[test]
