@@ -62,8 +62,8 @@ say "what it took"
 until_true "every reading is at the hub" all_at_hub
 echo "$sent published, $(ctl ledger | jq -r '.[0].at_hub') at the hub"
 bytes=$(stat -c %s "$program")
-printf '%s: %s bytes; resident %s, the emulator among it\n' "$target" "$bytes" \
-    "$(awk '/^VmRSS/ { print $2, $3 }' "/proc/$agent_process/status")"
+printf '%s: %s bytes; resident %s%s\n' "$target" "$bytes" "$(awk '/^VmRSS/ { print $2, $3 }' "/proc/$agent_process/status")" \
+    "$([ ${#emulate[@]} -eq 0 ] || echo ', the emulator among it')"
 is_gpu "$target" || [ "$bytes" -le "$MOST_BYTES" ] || die "keep the agent below $MOST_BYTES bytes"
 kill "$agent_process"
 wait "$agent_process" || die "stop the agent well"

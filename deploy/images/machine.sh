@@ -78,9 +78,21 @@ on() {
     "$@"
 }
 
-# Presses the power button, and waits until the machine is off.
+# Presses the power button until the machine is off: nobody hears it before the machine has started what listens for it.
 stop_machine() {
-    python3 - monitor <<'PY'
+    local deadline=$((SECONDS + WAIT_S)) second
+    while kill -0 "$machine" 2>/dev/null; do
+        [ $SECONDS -lt $deadline ] || die "stop the machine within $WAIT_S s"
+        press_power_button || true
+        for second in 1 2 3 4 5; do
+            ! kill -0 "$machine" 2>/dev/null || sleep 1
+        done
+    done
+    wait "$machine"
+}
+
+press_power_button() {
+    python3 - monitor <<'PY' 2>/dev/null
 import socket, sys
 monitor = socket.socket(socket.AF_UNIX)
 monitor.connect(sys.argv[1])
@@ -88,7 +100,6 @@ monitor.recv(4096)
 monitor.sendall(b"system_powerdown\n")
 monitor.recv(4096)
 PY
-    wait "$machine"
 }
 
 # Takes its power away.
