@@ -11,6 +11,22 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// What a program is allowed between two pings.
 const WATCHDOG_US: u64 = 600_000;
 
+/// An agent whose broker is away.
+const AGENT: &str = r#"
+[agent]
+name = "box"
+state_directory = "state"
+[mqtt]
+url = "mqtt://127.0.0.1:1"
+[[input]]
+name = "x"
+topic = "x"
+key = "x"
+feature = [{ name = "x", path = "$" }]
+[spool]
+max_bytes = 16777216
+"#;
+
 /// A service manager that listens.
 struct Manager {
     directory: tempfile::TempDir,
@@ -72,10 +88,7 @@ fn is_up_pings_hangs_and_stops(manager: &Manager, mut child: Child) {
 #[test]
 fn a_service_manager_hears_that_an_agent_is_up_gets_on_and_stops() {
     let manager = Manager::new();
-    let config = "[agent]\nname = \"box\"\nstate_directory = \"state\"\n[mqtt]\nurl = \"mqtt://127.0.0.1:1\"\n\
-                  [[input]]\nname = \"x\"\ntopic = \"x\"\nkey = \"x\"\nfeature = [{ name = \"x\", path = \"$\" }]\n\
-                  [spool]\nmax_bytes = 16777216\n";
-    fs::write(manager.directory.path().join("agent.toml"), config).expect("writes");
+    fs::write(manager.directory.path().join("agent.toml"), AGENT).expect("writes");
     let agent = manager.start("edge-agent", &["run", "--config", "agent.toml"]);
     is_up_pings_hangs_and_stops(&manager, agent);
 }
@@ -93,10 +106,7 @@ fn a_service_manager_hears_that_a_hub_is_up_gets_on_and_stops() {
 #[test]
 fn an_agent_that_does_not_survive_its_starts_runs_without_a_model_until_it_is_stopped_well() {
     let manager = Manager::new();
-    let config = "[agent]\nname = \"box\"\nstate_directory = \"state\"\n[mqtt]\nurl = \"mqtt://127.0.0.1:1\"\n\
-                  [[input]]\nname = \"x\"\ntopic = \"x\"\nkey = \"x\"\nfeature = [{ name = \"x\", path = \"$\" }]\n\
-                  [spool]\nmax_bytes = 16777216\n";
-    fs::write(manager.directory.path().join("agent.toml"), config).expect("writes");
+    fs::write(manager.directory.path().join("agent.toml"), AGENT).expect("writes");
     let config = manager.directory.path().join("agent.toml").display().to_string();
     let start = || {
         let agent = manager.start("edge-agent", &["run", "--config", "agent.toml"]);
