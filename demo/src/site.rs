@@ -271,7 +271,7 @@ fn start_agent(file: &Path, agent: &AgentId) -> anyhow::Result<Member> {
     let stopped = stop.clone();
     let thread = std::thread::Builder::new().name(agent.to_string()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(runtime.block_on(edge_agent::agent::run(config, stopped))?)
+        Ok(runtime.block_on(edge_agent::agent::run(config, edge_agent::logging::Log::default(), stopped))?)
     })?;
     Ok(Member { name: format!("agent {agent}"), stop, thread })
 }

@@ -9,8 +9,10 @@ mod crashes;
 pub mod doctor;
 mod presence;
 mod renewal;
+mod self_care;
 pub mod start;
 mod watchdog;
+mod wear;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -37,6 +39,7 @@ use crate::ingest::packets::{Delivery, Properties};
 use crate::ingest::payload::Decoder;
 use crate::ingest::{Ingest, Outgoing};
 use crate::link::{self, Link, LinkError};
+use crate::logging::Log;
 use crate::page::Page;
 use crate::spool::SpoolError;
 use crate::status::{self, Rejected};
@@ -45,9 +48,9 @@ use crate::store::{StateStore, StoreError};
 use crate::telemetry::Telemetry;
 use crate::tls::TlsError;
 use crate::{infer, ingest, spool};
-use crashes::Crashes;
 use presence::{MAX_SHOWN_STREAMS, Says};
 use renewal::Keeper;
+use self_care::SelfCare;
 use start::Recovered;
 use watchdog::{Parts, Watchdog};
 
@@ -99,12 +102,12 @@ pub enum AgentError {
     },
 }
 
-/// Runs an agent until `shutdown` is cancelled.
+/// Runs an agent until `shutdown` is cancelled. `log` is what its status speaks of; whoever logs elsewhere has an empty one.
 ///
 /// # Errors
 /// If it cannot start: its disk, its device or its certificates are not usable. Trouble later is logged and survived.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), AgentError> {
-    let mut agent = Agent::start(config).await?;
+pub async fn run(config: Config, log: Log, shutdown: CancellationToken) -> Result<(), AgentError> {
+    let mut agent = Agent::start(config, log).await?;
     agent.work(&shutdown).await;
     agent.stop().await;
     Ok(())
@@ -169,13 +172,11 @@ struct Agent {
     is_announced: bool,
     /// What is said of predictions beside their content: of normal ones, and of anomalies.
     said_of: Option<(ModelRef, [Properties; 2])>,
-    crashes: Crashes,
-    /// Why no model runs, if none may.
-    safe_mode: Option<String>,
+    care: SelfCare,
 }
 
 impl Agent {
-    async fn start(config: Config) -> Result<Self, AgentError> {
+    async fn start(config: Config, log: Log) -> Result<Self, AgentError> {
         let clock = Clock::start();
         let telemetry = Telemetry::default();
         let name = config.agent.name.clone();
@@ -188,14 +189,8 @@ impl Agent {
             warn!(kept = %aside.display(), "the state store was begun anew");
         }
         let artifacts = Artifacts::open(&directory.join("models"))?;
-        let crashes = Crashes::begin(&directory, Watchdog::is_asked());
-        let safe_mode = crashes.too_many().map(|ends| {
-            format!("safe mode: the agent ended {ends} times within minutes of its start, and runs without a model")
-        });
-        if let Some(why) = &safe_mode {
-            error!("{why}; restart the service once its cause is gone");
-        }
-        let recovered = start::recover(&config, &state, &artifacts, &wall, safe_mode.clone())?;
+        let care = SelfCare::begin(&config.agent, config.spool.max_bytes, log, Watchdog::is_asked());
+        let recovered = start::recover(&config, &state, &artifacts, &wall, care.safe_mode().map(str::to_owned))?;
         let Recovered { spool, mut core, effects, memory } = recovered;
         let settings = infer::Settings {
             agent: config.agent.name.clone(),
@@ -274,8 +269,7 @@ impl Agent {
             shown: BTreeMap::new(),
             is_announced: false,
             said_of: None,
-            crashes,
-            safe_mode,
+            care,
         };
         agent.perform(effects).await;
         agent.perform(startup).await;
@@ -311,7 +305,7 @@ impl Agent {
                     }
                     self.take(&mut messages).await;
                 }
-                _ = status.tick() => self.publish_status(),
+                _ = status.tick() => self.look_around().await,
                 () = tokio::time::sleep(wait) => self.handle(Event::Tick).await,
             }
         }
@@ -321,7 +315,7 @@ impl Agent {
     async fn stop(mut self) {
         info!(agent = %self.name, "stopping");
         self.watchdog.stopping();
-        self.crashes.stopped();
+        self.care.stopped();
         if self.publish.thin_edge {
             // Without room for it the broker is away, and hears nothing anyway.
             drop(self.ingest.outbox.try_send(presence::thin_edge_health("down", self.wall.unix_ms())));
@@ -528,17 +522,20 @@ impl Agent {
         }
     }
 
+    /// What is done every now and then: look after the box, and say how it is.
+    async fn look_around(&mut self) {
+        if let Some(max_bytes) = self.care.runs(self.clock.monotonic()) {
+            self.handle(Event::SpoolLimit(max_bytes)).await;
+        }
+        self.publish_status();
+    }
+
     fn publish_status(&mut self) {
         self.announce();
-        self.crashes.runs(self.clock.monotonic());
-        let report = status::report(
-            &self.name,
-            &self.device,
-            &self.core,
-            &self.telemetry,
-            self.clock.monotonic(),
-            self.safe_mode.as_deref(),
-        );
+        let uptime = self.clock.monotonic();
+        let (core, telemetry) = (&self.core, &self.telemetry);
+        let mut report = status::report(&self.name, &self.device, core, telemetry, uptime, self.care.safe_mode());
+        self.care.report(uptime, &mut report);
         let payload = report.to_string().into_bytes();
         let topic = format!("tideline/{}/status", self.name);
         // A full outbox means the broker is away; the next status replaces this one.

@@ -40,6 +40,8 @@ pub const DEFAULT_MAX_PACKET_BYTES: u32 = 256 * 1024;
 pub const SPOOL_BYTES: RangeInclusive<i64> = 16 * 1024 * 1024..=16 * 1024 * 1024 * 1024 * 1024;
 /// Bytes of the spool, if the file does not say: weeks of typical readings, on the smallest SD card sold.
 pub const DEFAULT_SPOOL_BYTES: u64 = 1024 * 1024 * 1024;
+/// Bytes of everything the agent keeps: the smallest spool, a few models and the small state; more than 16 TiB is a slip.
+pub const DISK_BYTES: RangeInclusive<i64> = 64 * 1024 * 1024..=16 * 1024 * 1024 * 1024 * 1024;
 /// Milliseconds a reading may wait for its group commit. Above a second producers see acks as lost.
 pub const COMMIT_DELAY_MS: RangeInclusive<i64> = 1..=1000;
 /// Milliseconds between two publications of the status. Faster burdens the broker, slower looks dead to watchers.
@@ -134,6 +136,8 @@ pub struct AgentSection {
     pub name: AgentId,
     /// The folder of the spool, the models and the small state.
     pub state_directory: PathBuf,
+    /// Bytes that everything in it may take, in [`DISK_BYTES`]: the spool gets what the others leave.
+    pub max_disk_bytes: Option<u64>,
 }
 
 /// The broker and how the agent connects to it.
@@ -354,6 +358,7 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(written.model.pin.take(), Some(ModelVersion(1)));
         assert_eq!(std::mem::take(&mut written.model.trust).len(), 1);
         assert!(written.page.take().is_some_and(|at| at.ip().is_loopback()));
+        assert_eq!(written.agent.max_disk_bytes.take(), Some(2 << 30));
         assert_eq!(parse(EXAMPLE).expect("valid"), written);
     }
 

@@ -115,6 +115,7 @@ impl EdgeCore {
                 effects.extend(self.memory.release(end).map(Effect::SaveMemory));
             }
             Event::AppendFailed(entry) => self.spool.append_failed(now, entry),
+            Event::SpoolLimit(max_bytes) => self.spool.limit(max_bytes),
             Event::SpoolRead { oldest, entries } => self.sync.spool_read(now, oldest, entries, effects),
             Event::DroppedOldest { gap, spool_bytes } => {
                 self.spool.dropped_oldest(now, gap.is_some(), spool_bytes);

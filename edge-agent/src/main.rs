@@ -9,8 +9,9 @@ use edge_agent::clock::{Clock, WallClock};
 use edge_agent::config::Config;
 use edge_agent::enrol::EnrolError;
 use edge_agent::identity::IdentityFolder;
+use edge_agent::logging::Log;
 use edge_agent::score::{self, ScoreOptions, ScoreSummary};
-use edge_agent::{agent, enrol, status};
+use edge_agent::{agent, crash_reports, enrol, status};
 use shared::device::DeviceChoice;
 use shared::enrolment::{EnrolmentToken, MAX_TOKEN_CHARS};
 use shared::ids::AgentId;
@@ -18,7 +19,6 @@ use shared::package::signature::PublicKey;
 use shared::table::TableOptions;
 use shared::wire::enrol::Refusal;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// Exit code for a configuration that cannot be used (EX_CONFIG), so that a service manager does not try again.
 const EXIT_CONFIG: u8 = 78;
@@ -159,9 +159,9 @@ struct Score {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_logging(arguments.log_format);
+    let log = Log::start(matches!(arguments.log_format, LogFormat::Json));
     let result = match arguments.command {
-        Command::Run { config } => load(&config).and_then(run),
+        Command::Run { config } => load(&config).and_then(|config| run(config, log)),
         Command::Enroll(options) => enroll(&options),
         Command::CheckConfig { config } => {
             load(&config).and_then(|_| say(&format!("{} is a good configuration", config.display())))
@@ -199,11 +199,13 @@ fn load(path: &Path) -> Result<Config, Failure> {
 }
 
 /// One thread is enough for the sockets; the disk, inference and the store have threads of their own.
-fn run(config: Config) -> Result<(), Failure> {
+fn run(config: Config, log: Log) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
+    let directory = &config.agent.state_directory;
+    crash_reports::keep_in(directory, log.clone(), WallClock::start(Clock::start(), directory));
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let signalled = shutdown.clone();
@@ -211,7 +213,7 @@ fn run(config: Config) -> Result<(), Failure> {
             wait_for_signal().await;
             signalled.cancel();
         });
-        let result = agent::run(config, shutdown).await.map_err(Failure::new);
+        let result = agent::run(config, log, shutdown).await.map_err(Failure::new);
         signals.abort();
         result
     })
@@ -361,13 +363,4 @@ fn show_status(config: &Config, output: Output) -> Result<(), Failure> {
 
 fn say(text: &str) -> Result<(), Failure> {
     writeln!(std::io::stdout(), "{text}").map_err(|error| Failure::new(format!("write: {error}")))
-}
-
-fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

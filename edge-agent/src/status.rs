@@ -160,7 +160,10 @@ pub(crate) async fn serve(
                     Err(error) => { warn!("failed to accept on the status socket: {error}"); continue; }
                 },
             };
-            let body = status.borrow().to_string();
+            // Whoever asks an agent that has just started waits for its first status.
+            let Ok(body) = status.wait_for(|status| !status.is_null()).await.map(|status| status.to_string()) else {
+                return;
+            };
             if let Err(error) = stream.write_all(body.as_bytes()).await {
                 warn!("failed to hand out the status: {error}");
             }
@@ -236,6 +239,18 @@ pub fn to_text(report: &Value) -> String {
         ),
         format!("spool        {} bytes", report["spool_bytes"]),
     ];
+    if let Some(written) = report["disk"]["written_bytes"].as_u64() {
+        let a_day = report["disk"]["written_bytes_a_day"].as_f64();
+        let a_day = a_day.map_or_else(String::new, |bytes| format!(", {:.3} GB a day", bytes / 1e9));
+        lines.push(format!("written      {:.3} GB to the disk since the first start{a_day}", written as f64 / 1e9));
+    }
+    if let Some(count) = report["log_lines_left_out"].as_u64().filter(|count| *count > 0) {
+        lines.push(format!("log          {count} lines like others were left out"));
+    }
+    if let Some(newest) = report["crashes"]["newest"].as_object() {
+        let what = newest.get("message").map(text).unwrap_or_default();
+        lines.push(format!("crashes      {} reports, the newest: {what}", report["crashes"]["reports"]));
+    }
     if let Some(held) = readings["held"].as_u64().filter(|held| *held > 0) {
         lines.push(format!("held         {held} messages, parts of readings or of none"));
     }

@@ -23,7 +23,7 @@ use super::address::{BrokerUrl, HostPort};
 use super::path::JsonPath;
 use super::{
     AgentSection, BrokerTls, COMMIT_DELAY_MS, Config, DEFAULT_MAX_ANSWER_MS, DEFAULT_MAX_PACKET_BYTES,
-    DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, Hub, HubPlace, HubProof,
+    DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, DISK_BYTES, Hub, HubPlace, HubProof,
     MAX_CLIENT_ID_BYTES, Model, Mqtt, PACKET_BYTES, Publish, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool,
     Status, Transport, raw,
 };
@@ -94,7 +94,9 @@ impl Checker<'_> {
             }
         };
         let state_directory = self.path(&raw.state_directory);
-        Some(AgentSection { name: name?, state_directory: state_directory? })
+        let budget = raw.max_disk_bytes.as_ref().map(|bytes| self.number(Some(bytes), DISK_BYTES, 0));
+        let max_disk_bytes = budget.map_or(Some(None), |budget| budget.map(Some));
+        Some(AgentSection { name: name?, state_directory: state_directory?, max_disk_bytes: max_disk_bytes? })
     }
 
     fn mqtt(&mut self, raw: &raw::Mqtt, agent: Option<&AgentSection>) -> Option<Mqtt> {

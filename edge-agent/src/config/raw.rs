@@ -34,6 +34,7 @@ pub(super) struct Root {
 pub(super) struct Agent {
     pub(super) name: Option<Spanned<String>>,
     pub(super) state_directory: Spanned<PathBuf>,
+    pub(super) max_disk_bytes: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -75,6 +75,8 @@ pub enum Event {
         /// What was read.
         entries: Vec<SpooledEntry>,
     },
+    /// The spool may take so many bytes from now on.
+    SpoolLimit(u64),
     /// The answer to [`Effect::DropOldest`].
     DroppedOldest {
         /// What is gone now and was not before; nothing if there was nothing to drop, or the disk failed.

@@ -175,6 +175,11 @@ impl SpoolState {
         self.open.events.is_empty() && self.in_flight.is_empty()
     }
 
+    /// It may take so many bytes from now on.
+    pub(super) fn limit(&mut self, max_bytes: u64) {
+        self.max_bytes = max_bytes;
+    }
+
     /// Where the newest `count` events begin.
     pub(super) fn start_of_newest(&self, count: u64) -> Sequence {
         self.entries.start_of_newest(count)

@@ -728,3 +728,21 @@ fn what_was_let_go_is_dropped_in_the_ledger_once_the_hub_knows_and_answered_all_
     assert_eq!((ledger.delivered, ledger.pending()), (1, 0));
     assert_eq!(ledger.dropped, [("drop_newest".to_owned(), 2)]);
 }
+
+#[test]
+fn a_spool_whose_limit_sinks_takes_nothing_more_in_until_it_is_below() {
+    let (mut core, _) = EdgeCore::new(settings(), Start { spool_bytes: 50 << 20, ..start(0, 0) }, 7);
+    assert!(core.wants_messages());
+    handle(&mut core, 1, Event::SpoolLimit(40 << 20));
+    assert!(!core.wants_messages(), "what others took is not the spool's");
+    handle(&mut core, 2, Event::SpoolLimit(60 << 20));
+    assert!(core.wants_messages());
+    let mut dropping = EdgeCore::new(
+        Settings { when_full: WhenFull::DropOldest, ..settings() },
+        Start { spool_bytes: 50 << 20, ..start(0, 0) },
+        7,
+    )
+    .0;
+    let effects = handle(&mut dropping, 1, Event::SpoolLimit(40 << 20));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::DropOldest { .. })), "{effects:?}");
+}
