@@ -20,6 +20,10 @@ use shared::table::TableOptions;
 use shared::wire::enrol::Refusal;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code for a configuration that cannot be used (EX_CONFIG), so that a service manager does not try again.
 const EXIT_CONFIG: u8 = 78;
 
