@@ -18,6 +18,7 @@ mod mlflow;
 mod models;
 pub mod openapi;
 mod page;
+mod programs;
 mod rollouts;
 mod routes;
 mod streams;
@@ -45,6 +46,7 @@ use crate::core::retrain::curve::Curve;
 use crate::core::rollout::Wish;
 use crate::core::tracking::{Act, Fault, Point, Tracking};
 use crate::telemetry::Telemetry;
+use crate::view::programs::{BoxProgramView, ProgramView};
 use crate::view::{
     AlarmView, EnrolTokenView, HistogramsView, HistoryView, IdentityView, LabelView, ReadingsView, View,
 };
@@ -130,6 +132,50 @@ pub enum Command {
     ReadIdentities {
         /// The boxes, by name.
         answer: oneshot::Sender<Vec<IdentityView>>,
+    },
+    /// Read which programs for boxes there are.
+    ReadPrograms {
+        /// The programs, the newest first.
+        answer: oneshot::Sender<Vec<ProgramView>>,
+    },
+    /// Read what boxes run, and should run.
+    ReadBoxPrograms {
+        /// The boxes, by name.
+        answer: oneshot::Sender<Vec<BoxProgramView>>,
+    },
+    /// Take a program in.
+    BringProgram {
+        /// Its file.
+        bytes: Vec<u8>,
+        /// Who brings it.
+        by: String,
+        /// The program, or why it is refused.
+        answer: oneshot::Sender<Result<ProgramView, String>>,
+    },
+    /// Have boxes run a program.
+    OfferProgram {
+        /// The program.
+        file: Digest,
+        /// The boxes.
+        agents: Vec<AgentId>,
+        /// Who wants it.
+        by: String,
+        /// The program, or why not.
+        answer: oneshot::Sender<Result<ProgramView, String>>,
+    },
+    /// Let a program be offered again that was halted.
+    ResumeProgram {
+        /// The program.
+        file: Digest,
+        /// The program, or why not.
+        answer: oneshot::Sender<Result<ProgramView, String>>,
+    },
+    /// Remove a program.
+    RemoveProgram {
+        /// The program.
+        file: Digest,
+        /// Why not.
+        answer: oneshot::Sender<Result<(), String>>,
     },
     /// Keep a box out.
     RevokeBox {

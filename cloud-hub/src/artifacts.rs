@@ -76,6 +76,11 @@ impl Artifacts {
         Ok(bytes)
     }
 
+    /// Deletes a package. What cannot be deleted stays, and is nobody's.
+    pub fn remove(&self, digest: Digest) {
+        drop(fs::remove_file(self.path(digest)));
+    }
+
     /// The part of a package that starts at `offset`, packed against `base` if that can be read; empty at the end.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ pub mod limits;
 mod messages;
 pub mod newest;
 pub mod observe;
+pub mod programs;
 pub mod registry;
 mod releases;
 pub mod retrain;

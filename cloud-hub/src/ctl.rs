@@ -1,8 +1,9 @@
 //! `cloud-hub ctl`: the hub from the shell, over the same HTTP interface as everybody.
 
 mod client;
-mod enrol;
+pub(crate) mod enrol;
 mod image;
+mod programs;
 mod table;
 
 use std::io::{IsTerminal, Read};
@@ -165,6 +166,9 @@ enum Command {
     /// Images for boxes, and cards.
     #[command(subcommand)]
     Image(image::Image),
+    /// Programs for boxes: brings them, offers them, says what became of them.
+    #[command(subcommand)]
+    Programs(programs::Programs),
     /// Boxes that were let in, and those that are kept out.
     Identities,
     /// Keeps a box out, and closes its connections.
@@ -350,6 +354,7 @@ pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
         Command::Labels(labels) => labels_of(ctl, &client, labels),
         Command::Enroll(enroll) => enrol::enroll(ctl, &client, enroll),
         Command::Image(image) => image::image(ctl, &client, image),
+        Command::Programs(asked) => programs::programs(ctl, &client, asked),
         Command::Identities => show(table::IDENTITIES, "identities"),
         Command::Revoke { agent, reason } => {
             let body = json!({ "reason": reason });

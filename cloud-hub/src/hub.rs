@@ -12,6 +12,7 @@ mod lookups;
 mod notes;
 pub mod offline;
 mod parts;
+mod programs;
 mod records;
 mod start;
 mod tracking;
@@ -38,6 +39,7 @@ use self::access::Doors;
 use self::enrolment::Vouching;
 use self::intake::Brought;
 use self::parts::Parts;
+use self::programs::LastProgram;
 use self::watchdog::Watchdog;
 use crate::api::{self, Command, Shown};
 use crate::artifacts::{ArtifactError, Artifacts, Part};
@@ -45,6 +47,7 @@ use crate::audit::AuditHead;
 use crate::authority::AuthorityError;
 use crate::clock;
 use crate::config::{Config, ModelSection};
+use crate::core::programs::Programs;
 use crate::core::retrain::curve::Curve;
 use crate::core::tracking::Tracking;
 use crate::core::{ConnectionId, Effect, Event, HubCore, SnapshotError};
@@ -57,6 +60,7 @@ use crate::step_files::StepFiles;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
 use crate::tracked_files::TrackedFiles;
+use crate::view::programs::{BoxProgramView, ProgramView};
 use crate::view::{self, AlarmView, LabelView, View};
 
 /// What agents say that may wait; beyond, their connections wait.
@@ -128,6 +132,10 @@ pub struct Hub {
     samples: SampleStore,
     artifacts: Artifacts,
     parts: Parts,
+    /// Programs for boxes, and their files.
+    programs: Programs,
+    program_files: Artifacts,
+    last_program: LastProgram,
     log: mpsc::Sender<ingest_log::Request>,
     watchdog: Watchdog,
     reports: mpsc::Receiver<Report>,
@@ -303,6 +311,9 @@ impl Hub {
                 // The box may have gone; it asks again.
                 answer.send(answered).ok();
             }
+            LinkEvent::Upkeep { request, agent, certificate, answer } => {
+                self.upkeep(request, agent, certificate, answer).await;
+            }
             LinkEvent::Core(event) => {
                 if let Event::Disconnected { connection } = &*event {
                     self.agents.remove(connection);
@@ -335,6 +346,19 @@ impl Hub {
                 drop(answer.send(self.revoke_box(&agent, by, reason).await));
             }
             Command::ApproveBox { agent, by, answer } => drop(answer.send(self.approve_box(&agent, &by).await)),
+            Command::ReadPrograms { answer } => {
+                let programs = self.programs.files().into_iter().map(|known| ProgramView::of(known, &self.programs));
+                drop(answer.send(programs.collect()));
+            }
+            Command::ReadBoxPrograms { answer } => {
+                drop(answer.send(self.programs.boxes().map(BoxProgramView::from).collect()));
+            }
+            Command::BringProgram { bytes, by, answer } => drop(answer.send(self.bring_program(bytes, by).await)),
+            Command::OfferProgram { file, agents, by, answer } => {
+                drop(answer.send(self.offer_program(file, agents, by).await));
+            }
+            Command::ResumeProgram { file, answer } => drop(answer.send(self.resume_program(file).await)),
+            Command::RemoveProgram { file, answer } => drop(answer.send(self.remove_program(file).await)),
             Command::Note(deed) => self.note(deed).await,
             Command::ReadHistory { rows, limit, answer } => drop(answer.send(self.read_history(rows, limit).await)),
             Command::ReadReadings { window, answer } => self.read_readings(window, answer),

@@ -7,6 +7,7 @@ mod enrol;
 mod quic;
 mod tcp;
 mod trust;
+mod upkeep;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use shared::ids::AgentId;
 use shared::wire::enrol::{EnrolAnswer, EnrolRequest};
 use shared::wire::frame::{self, FrameDecoder, FrameError};
 use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry, UnpackError};
+use shared::wire::upkeep::{UpkeepAnswer, UpkeepRequest};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -71,6 +73,17 @@ pub enum LinkEvent {
         peer: SocketAddr,
         /// What it is told.
         answer: oneshot::Sender<EnrolAnswer>,
+    },
+    /// A box asks for a program.
+    Upkeep {
+        /// What it says.
+        request: UpkeepRequest,
+        /// Who it is.
+        agent: AgentId,
+        /// The certificate it showed.
+        certificate: BoxCertificate,
+        /// What it is told.
+        answer: oneshot::Sender<UpkeepAnswer>,
     },
 }
 
@@ -148,7 +161,7 @@ impl Link {
         let quic = quic::Listener::bind(section.listen, trust.for_link()?, security.secret)?;
         let address = quic.local_address().map_err(|source| LinkError::Listen { address: section.listen, source })?;
         let enrolment = security.enrols.then(|| trust.for_enrolment()).transpose()?;
-        let tcp = tcp::Listener::bind(section.tcp_listen.unwrap_or(address), trust.for_link()?, enrolment)?;
+        let tcp = tcp::Listener::bind(section.tcp_listen.unwrap_or(address), trust.for_link_over_tcp()?, enrolment)?;
         Ok(Self { quic, tcp, connections: Arc::new(AtomicU64::new(1)) })
     }
 

@@ -2,6 +2,7 @@
 
 mod ctl;
 mod look;
+mod packages;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use cloud_hub::files::Skipped;
 use cloud_hub::hub::Hub;
 use cloud_hub::hub::offline::{self, CheckpointFile, OfflineError, OfflineSummary, OfflineTraining};
 use cloud_hub::import::{self, Import as ImportOrder, ImportError, Source};
-use cloud_hub::inspect;
+
 use cloud_hub::release_key;
 use cloud_hub::train::steps::Steps;
 use cloud_hub::train::{Progress, Watch};
@@ -25,12 +26,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use shared::device::DeviceKind;
 use shared::event::UnixMillis;
 use shared::ids::{AgentId, ModelName, ModelVersion};
-use shared::package::signature::PublicKey;
+
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use ctl::{Ctl, control};
 use look::{AuditCommand, Drift, find_drift, look_back};
+use packages::{PackageCommand, look_into};
 
 /// Exit code for a configuration that cannot be used (EX_CONFIG), so that a service manager does not try again.
 const EXIT_CONFIG: u8 = 78;
@@ -170,58 +172,6 @@ struct Import {
     /// The release key that signs the package.
     #[arg(long)]
     key: Option<PathBuf>,
-}
-
-#[derive(Subcommand)]
-enum PackageCommand {
-    /// Shows what a package holds, after checking every hash in it.
-    Inspect {
-        /// The package.
-        file: PathBuf,
-        /// How to show it.
-        #[arg(long, value_enum, default_value_t = Output::Text)]
-        output: Output,
-    },
-    /// Checks all that an agent checks before it serves a package, and says what does not hold.
-    Verify {
-        /// The package.
-        file: PathBuf,
-        /// A release key, `ed25519:...`, whose signature it must have; may be given several times.
-        #[arg(long = "trust")]
-        trusted: Vec<PublicKey>,
-        /// The device that must reproduce the golden vectors.
-        #[arg(long, default_value = "flex")]
-        device: DeviceKind,
-        /// How to report.
-        #[arg(long, value_enum, default_value_t = Output::Text)]
-        output: Output,
-    },
-    /// Shows what is different in the second package.
-    Diff {
-        /// One package.
-        before: PathBuf,
-        /// The other.
-        after: PathBuf,
-        /// How to show it.
-        #[arg(long, value_enum, default_value_t = Output::Text)]
-        output: Output,
-    },
-    /// Signs a package, in place. Signatures that it has stay.
-    Sign {
-        /// The package.
-        file: PathBuf,
-        /// The release key.
-        #[arg(long)]
-        key: PathBuf,
-    },
-    /// Takes the weights out of a package, as a safetensors file.
-    Weights {
-        /// The package.
-        file: PathBuf,
-        /// Where to write them.
-        #[arg(long)]
-        output: PathBuf,
-    },
 }
 
 #[derive(Subcommand)]
@@ -514,33 +464,6 @@ impl Reporter {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-    }
-}
-
-fn look_into(command: PackageCommand) -> Result<(), Failure> {
-    let (report, output, to_text): (_, _, fn(&serde_json::Value) -> String) = match command {
-        PackageCommand::Inspect { file, output } => (inspect::inspect(&file), output, inspect::to_text),
-        PackageCommand::Verify { file, trusted, device, output } => {
-            (inspect::verify(&file, &trusted, device), output, inspect::verified_to_text)
-        }
-        PackageCommand::Diff { before, after, output } => {
-            (inspect::diff(&before, &after), output, inspect::diff_to_text)
-        }
-        PackageCommand::Sign { file, key } => {
-            let key = release_key::load(&key).map_err(Failure::new)?;
-            let digest = inspect::sign(&file, &key).map_err(Failure::new)?;
-            return say(&format!("{digest} is signed by {}", key.public()));
-        }
-        PackageCommand::Weights { file, output } => {
-            let weights = inspect::weights(&file).map_err(Failure::new)?;
-            return std::fs::write(&output, weights)
-                .map_err(|error| Failure::new(format!("write {}: {error}", output.display())));
-        }
-    };
-    let report = report.map_err(Failure::new)?;
-    match output {
-        Output::Json => say(&report.to_string()),
-        Output::Text => say(&to_text(&report)),
     }
 }
 

@@ -11,6 +11,7 @@ mod ledger;
 mod models;
 mod notes;
 mod overview;
+pub mod programs;
 mod readings;
 mod rollouts;
 mod runs;

@@ -11,6 +11,8 @@ use anyhow::{Context, anyhow};
 use cloud_hub::authority::{self, Subject};
 use cloud_hub::hub::Hub;
 use cloud_hub::release_key;
+use edge_agent::agent::Surroundings;
+use edge_agent::logging::Log;
 use serde::Deserialize;
 use shared::enrolment::HUB_SERVER_NAME;
 use shared::ids::{AgentId, ChannelName, StreamId};
@@ -271,7 +273,9 @@ fn start_agent(file: &Path, agent: &AgentId) -> anyhow::Result<Member> {
     let stopped = stop.clone();
     let thread = std::thread::Builder::new().name(agent.to_string()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(runtime.block_on(edge_agent::agent::run(config, edge_agent::logging::Log::default(), stopped))?)
+        let surroundings = Surroundings { log: Log::default(), running: None };
+        runtime.block_on(edge_agent::agent::run(config, surroundings, stopped))?;
+        Ok(())
     })?;
     Ok(Member { name: format!("agent {agent}"), stop, thread })
 }

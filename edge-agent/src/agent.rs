@@ -8,6 +8,7 @@ mod answer;
 mod crashes;
 pub mod doctor;
 mod presence;
+mod programs;
 mod renewal;
 mod self_care;
 pub mod start;
@@ -15,7 +16,6 @@ mod watchdog;
 mod wear;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -30,17 +30,18 @@ use tracing::{error, info, warn};
 
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::clock::{Clock, WallClock, Working};
-use crate::config::{Config, Hub, HubProof, Publish};
+use crate::config::{Config, Publish};
 use crate::core::memory::PipelineMemory;
 use crate::core::{Effect, Event, MessageContent, Millis, Published, Received};
-use crate::credentials::{Credentials, CredentialsError};
-use crate::identity::{Enrolment, IdentityError, IdentityFolder};
+use crate::credentials::CredentialsError;
+use crate::identity::IdentityError;
 use crate::ingest::packets::{Delivery, Properties};
 use crate::ingest::payload::Decoder;
 use crate::ingest::{Ingest, Outgoing};
 use crate::link::{self, Link, LinkError};
 use crate::logging::Log;
 use crate::page::Page;
+use crate::program::Running;
 use crate::spool::SpoolError;
 use crate::status::{self, Rejected};
 use crate::store::memory::MemoryFile;
@@ -48,8 +49,9 @@ use crate::store::{StateStore, StoreError};
 use crate::telemetry::Telemetry;
 use crate::tls::TlsError;
 use crate::{infer, ingest, spool};
+use crashes::Crashes;
 use presence::{MAX_SHOWN_STREAMS, Says};
-use renewal::Keeper;
+use programs::Programs;
 use self_care::SelfCare;
 use start::Recovered;
 use watchdog::{Parts, Watchdog};
@@ -102,43 +104,38 @@ pub enum AgentError {
     },
 }
 
-/// Runs an agent until `shutdown` is cancelled. `log` is what its status speaks of; whoever logs elsewhere has an empty one.
+/// Why an agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Told,
+    /// Another program is to take its place.
+    ForAnotherProgram,
+}
+
+/// What an agent runs in, beside its configuration.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// What its status speaks of; whoever logs elsewhere has an empty one.
+    pub log: Log,
+    /// The program that it is; nothing: one that is part of another, and stays what it is.
+    pub running: Option<Running>,
+}
+
+/// Runs an agent until `shutdown` is cancelled, or another program is to take its place.
 ///
 /// # Errors
 /// If it cannot start: its disk, its device or its certificates are not usable. Trouble later is logged and survived.
-pub async fn run(config: Config, log: Log, shutdown: CancellationToken) -> Result<(), AgentError> {
-    let mut agent = Agent::start(config, log).await?;
-    agent.work(&shutdown).await;
+pub async fn run(config: Config, surroundings: Surroundings, shutdown: CancellationToken) -> Result<Ended, AgentError> {
+    let mut agent = Agent::start(config, surroundings).await?;
+    let ended = agent.work(&shutdown).await;
     agent.stop().await;
-    Ok(())
+    Ok(ended)
 }
 
-/// What the box shows its hub, and who keeps it fresh, if that is the agent itself.
-fn credentials(hub: &Hub, config: &Config, wall: &WallClock) -> Result<(Arc<Credentials>, Option<Keeper>), AgentError> {
-    let (ca_file, certificate_file, key_file) = match &hub.proof {
-        HubProof::Files { ca_file, certificate_file, key_file } => (ca_file, certificate_file, key_file),
-        HubProof::Enrolled => {
-            let folder = IdentityFolder::of(&config.agent.state_directory);
-            let held = folder.current()?.ok_or_else(|| IdentityError::Damaged {
-                path: folder.path().to_owned(),
-                problem: "the certificate is missing".to_owned(),
-            })?;
-            let credentials = Arc::new(Credentials::held(&held, &folder.authorities()?, wall.clone())?);
-            let hubs = hub.places.iter().map(|place| place.tcp_address.clone()).collect();
-            let enrolment = Enrolment { agent: config.agent.name.clone(), hubs, server_name: hub.server_name.clone() };
-            let keeper = Keeper {
-                enrolment,
-                folder,
-                credentials: Arc::clone(&credentials),
-                wall: wall.clone(),
-                spread: rand::random(),
-                validity_ms: (held.issued_ms, held.not_after_ms),
-            };
-            return Ok((credentials, Some(keeper)));
-        }
-    };
-    let credentials = Credentials::from_files(ca_file, certificate_file, key_file, wall.clone())?;
-    Ok((Arc::new(credentials), None))
+/// How often the agent ended soon after its start counts for nothing any more: another program ran then.
+pub(crate) fn forget_crashes(state_directory: &std::path::Path) {
+    Crashes::begin(state_directory, false).stopped();
 }
 
 struct Agent {
@@ -162,8 +159,9 @@ struct Agent {
     status_interval_ms: u64,
     device: String,
     tasks: JoinSet<()>,
-    /// Renews the box's certificate.
-    keeper: Option<AbortHandle>,
+    /// They look after the box's certificate and its program.
+    keepers: Vec<AbortHandle>,
+    programs: Programs,
     watchdog: Watchdog,
     threads: Vec<std::thread::JoinHandle<()>>,
     publish: Publish,
@@ -176,7 +174,8 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(config: Config, log: Log) -> Result<Self, AgentError> {
+    async fn start(config: Config, surroundings: Surroundings) -> Result<Self, AgentError> {
+        let Surroundings { log, running } = surroundings;
         let clock = Clock::start();
         let telemetry = Telemetry::default();
         let name = config.agent.name.clone();
@@ -211,13 +210,17 @@ impl Agent {
             start::store_thread(state, memory_file, event_sender.clone(), working(&parts.store))?;
 
         let mut tasks = JoinSet::new();
-        let mut keeper = None;
+        let mut keepers = Vec::new();
+        let programs = Programs::of(running.as_ref());
         let link = match config.hub.clone() {
             None => None,
             Some(hub) => {
                 let (outbox, inbox) = link::channel();
-                let (credentials, kept) = credentials(&hub, &config, &wall)?;
-                keeper = kept.map(|kept| tasks.spawn(kept.run()));
+                let (credentials, kept) = renewal::credentials(&hub, &config, &wall)?;
+                keepers.extend(kept.map(|kept| tasks.spawn(kept.run())));
+                let upkeep =
+                    running.map(|running| programs.upkeep(&config, &hub, &credentials, running, (clock, &wall)));
+                keepers.extend(upkeep.map(|upkeep| tasks.spawn(upkeep.run())));
                 tasks.spawn(Link::new(hub, &credentials, telemetry.clone())?.run(inbox, event_sender.clone()));
                 Some(outbox)
             }
@@ -262,7 +265,8 @@ impl Agent {
             status_interval_ms: config.status.interval_ms,
             device: config.model.device.to_string(),
             tasks,
-            keeper,
+            keepers,
+            programs,
             watchdog: Watchdog::new(&parts),
             threads: vec![spool_thread, infer_thread, store_thread],
             publish: config.publish,
@@ -278,7 +282,7 @@ impl Agent {
         Ok(agent)
     }
 
-    async fn work(&mut self, shutdown: &CancellationToken) {
+    async fn work(&mut self, shutdown: &CancellationToken) -> Ended {
         let mut status = tokio::time::interval(Duration::from_millis(self.status_interval_ms));
         let mut messages = Vec::with_capacity(MESSAGES_AT_ONCE);
         loop {
@@ -291,7 +295,8 @@ impl Agent {
                 .map_or(Duration::from_secs(1), |at| Duration::from_millis(at.0.saturating_sub(now.0)));
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return Ended::Told,
+                () = self.programs.start_over() => return Ended::ForAnotherProgram,
                 // Before the events, which under load never end.
                 () = self.watchdog.due() => self.watchdog.ping(self.clock),
                 Some(event) = self.events.recv() => self.handle(event).await,
@@ -301,7 +306,7 @@ impl Agent {
                 {
                     if count == 0 {
                         error!("the MQTT task ended; stopping");
-                        return;
+                        return Ended::Told;
                     }
                     self.take(&mut messages).await;
                 }
@@ -335,10 +340,8 @@ impl Agent {
             error!("failed to make everything durable in time; what is missing was not acknowledged");
         }
         self.publish_status();
-        let Self { ingest, spool, infer, link, store, events, loads, mut tasks, keeper, threads, status, .. } = self;
-        if let Some(keeper) = keeper {
-            keeper.abort();
-        }
+        let Self { ingest, spool, infer, link, store, events, loads, mut tasks, keepers, threads, status, .. } = self;
+        keepers.iter().for_each(AbortHandle::abort);
         drop((ingest, spool, infer, link, store, loads, status));
         // The shells may have one more thing to report; nobody listens, which ends them.
         drop(events);
@@ -527,6 +530,7 @@ impl Agent {
         if let Some(max_bytes) = self.care.runs(self.clock.monotonic()) {
             self.handle(Event::SpoolLimit(max_bytes)).await;
         }
+        self.programs.look(&self.core, &self.telemetry);
         self.publish_status();
     }
 
@@ -536,6 +540,7 @@ impl Agent {
         let (core, telemetry) = (&self.core, &self.telemetry);
         let mut report = status::report(&self.name, &self.device, core, telemetry, uptime, self.care.safe_mode());
         self.care.report(uptime, &mut report);
+        report["program_number"] = self.programs.number().into();
         let payload = report.to_string().into_bytes();
         let topic = format!("tideline/{}/status", self.name);
         // A full outbox means the broker is away; the next status replaces this one.

@@ -48,6 +48,14 @@ pub const COMMIT_DELAY_MS: RangeInclusive<i64> = 1..=1000;
 pub const STATUS_INTERVAL_MS: RangeInclusive<i64> = 100..=60_000;
 /// Milliseconds between two publications of the status, if the file does not say.
 pub const DEFAULT_STATUS_INTERVAL_MS: u64 = 1000;
+/// Milliseconds between two questions for programs. Each costs a handshake; a day is as long as a fix should wait.
+pub const UPDATE_INTERVAL_MS: RangeInclusive<i64> = 1_000..=24 * 3_600_000;
+/// Milliseconds between two questions for programs, if the file does not say.
+pub const DEFAULT_UPDATE_INTERVAL_MS: u64 = 5 * 60_000;
+/// Milliseconds for which all must be well before a program is kept. It has ten times as long for it.
+pub const UPDATE_SETTLE_MS: RangeInclusive<i64> = 1_000..=3_600_000;
+/// The same, if the file does not say.
+pub const DEFAULT_UPDATE_SETTLE_MS: u64 = 60_000;
 /// Milliseconds that an answer may take in the mean, if the file does not say: a box keeps up with ten readings a second.
 pub const DEFAULT_MAX_ANSWER_MS: u64 = 100;
 /// Bytes of the MQTT client id: brokers' session stores take this much, and an agent's name and a prefix fit.
@@ -76,6 +84,8 @@ pub struct Config {
     pub publish: Publish,
     /// Where the box's own page is, if it has one.
     pub page: Option<SocketAddr>,
+    /// How the agent's own program is kept up to date.
+    pub update: Update,
 }
 
 impl Config {
@@ -279,6 +289,17 @@ pub struct Status {
     pub interval_ms: u64,
 }
 
+/// How the agent's own program is kept up to date.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// The release keys whose signature a program must have, one of them. None: the box takes none.
+    pub trust: Vec<PublicKey>,
+    /// Milliseconds between two questions to the hub, in [`UPDATE_INTERVAL_MS`].
+    pub interval_ms: u64,
+    /// Milliseconds for which all must be well before a new program is kept, in [`UPDATE_SETTLE_MS`].
+    pub settle_ms: u64,
+}
+
 /// Who else is told, in their own words, that the box is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Publish {
@@ -357,6 +378,7 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(written.mqtt.password_file.take().as_deref(), Some(Path::new("/etc/tideline/mqtt.password")));
         assert_eq!(written.model.pin.take(), Some(ModelVersion(1)));
         assert_eq!(std::mem::take(&mut written.model.trust).len(), 1);
+        assert_eq!(std::mem::take(&mut written.update.trust).len(), 1);
         assert!(written.page.take().is_some_and(|at| at.ip().is_loopback()));
         assert_eq!(written.agent.max_disk_bytes.take(), Some(2 << 30));
         assert_eq!(parse(EXAMPLE).expect("valid"), written);

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod live;
 pub mod memory;
 pub mod model_slot;
+pub mod programs;
 pub mod received;
 pub mod recent;
 pub mod renewal;

@@ -1,45 +1,23 @@
 //! The talk in which a box gets its certificate: one request and one answer, over TLS on the hub's TCP port.
 
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustls_pki_types::ServerName;
 use shared::enrolment::EnrolmentToken;
 use shared::ids::AgentId;
 use shared::wire::enrol::{ENROL_ALPN, EnrolAnswer, EnrolRequest, IssuedIdentity, MAX_ENROL_BYTES, Refusal};
-use shared::wire::frame::{self, FrameError, FrameHeader, HEADER_BYTES};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tracing::warn;
 
 use crate::clock::WallClock;
 use crate::credentials::{Credentials, CredentialsError};
 use crate::identity::{BoxKey, Enrolment, Held, IdentityError, IdentityFolder};
-
-/// Time for one talk.
-const TIMEOUT: Duration = Duration::from_secs(20);
+use crate::talk::{Talk, TalkError};
 
 /// Why a box did not get what it asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
-    /// No hub of those that are known answers.
-    #[error("reach the hub at {address}: {problem}")]
-    Reach {
-        /// Its address.
-        address: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// The hub does not prove who it is, or does not believe the box.
-    #[error("trust the hub at {address}: {problem}")]
-    Trust {
-        /// Its address.
-        address: String,
-        /// What is wrong.
-        problem: String,
-    },
+    /// No hub of those that are known answers, or none that proves who it is.
+    #[error("{0}")]
+    Talk(#[from] TalkError),
     /// The hub said no.
     #[error("get a certificate: the hub refused: {reason}")]
     Refused {
@@ -48,9 +26,6 @@ pub enum EnrolError {
         /// Why, in words.
         reason: String,
     },
-    /// The hub said something else.
-    #[error("understand the hub: {0}")]
-    Frame(#[from] FrameError),
     /// The hub answered what it was not asked.
     #[error("understand the hub: it answered something else")]
     Odd,
@@ -155,15 +130,10 @@ async fn ask_any(
 ) -> Result<(EnrolAnswer, String), EnrolError> {
     let mut trouble = EnrolError::Odd;
     for address in hubs {
-        let asked = tokio::time::timeout(TIMEOUT, ask(address, server_name, credentials, request)).await;
-        let took_too_long = || EnrolError::Reach {
-            address: address.clone(),
-            problem: format!("no answer within {} s", TIMEOUT.as_secs()),
-        };
-        match asked.unwrap_or_else(|_| Err(took_too_long())) {
+        match ask(address, server_name, credentials, request).await {
             Ok(EnrolAnswer::Refused { code, reason, .. }) => return Err(EnrolError::Refused { code, reason }),
             Ok(answer) => return Ok((answer, address.clone())),
-            Err(error) => trouble = error,
+            Err(error) => trouble = error.into(),
         }
     }
     Err(trouble)
@@ -174,31 +144,9 @@ async fn ask(
     server_name: &str,
     credentials: &Arc<Credentials>,
     request: &EnrolRequest,
-) -> Result<EnrolAnswer, EnrolError> {
-    let reach = |error: io::Error| EnrolError::Reach { address: address.to_owned(), problem: error.to_string() };
-    let trust = |problem: String| EnrolError::Trust { address: address.to_owned(), problem };
-    let name = ServerName::try_from(server_name.to_owned()).map_err(|error| trust(error.to_string()))?;
-    let tls = TlsConnector::from(Arc::new(credentials.client(ENROL_ALPN)?));
-    let stream = TcpStream::connect(address).await.map_err(reach)?;
-    let mut stream = tls.connect(name, stream).await.map_err(|error| trust(error.to_string()))?;
-    let mut bytes = Vec::new();
-    frame::encode(request, &mut bytes)?;
-    stream.write_all(&bytes).await.map_err(reach)?;
-    stream.flush().await.map_err(reach)?;
-    // A hub that does not believe the certificate says so when it is first read from.
-    let refused = |error: io::Error| match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::AlertReceived(_)) => trust(format!("it does not take this box's certificate: {error}")),
-        Some(_) | None => reach(error),
-    };
-    let mut header = [0; HEADER_BYTES];
-    stream.read_exact(&mut header).await.map_err(refused)?;
-    let header = FrameHeader::decode(header)?;
-    if header.length > MAX_ENROL_BYTES {
-        return Err(EnrolError::Odd);
-    }
-    let mut body = vec![0; header.length];
-    stream.read_exact(&mut body).await.map_err(reach)?;
-    // All that matters was read.
-    stream.shutdown().await.ok();
-    Ok(header.open(&body)?)
+) -> Result<EnrolAnswer, TalkError> {
+    let mut talk = Talk::open(address, server_name, credentials, ENROL_ALPN).await?;
+    let answer = talk.ask(request, MAX_ENROL_BYTES).await?;
+    talk.close().await;
+    Ok(answer)
 }

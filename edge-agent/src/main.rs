@@ -1,17 +1,19 @@
 //! `edge-agent`: the command line.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use edge_agent::agent::{Ended, Surroundings};
 use edge_agent::clock::{Clock, WallClock};
 use edge_agent::config::Config;
 use edge_agent::enrol::EnrolError;
 use edge_agent::identity::IdentityFolder;
 use edge_agent::logging::Log;
 use edge_agent::score::{self, ScoreOptions, ScoreSummary};
-use edge_agent::{agent, crash_reports, enrol, status};
+use edge_agent::{agent, crash_reports, enrol, program, status};
 use shared::device::DeviceChoice;
 use shared::enrolment::{EnrolmentToken, MAX_TOKEN_CHARS};
 use shared::ids::AgentId;
@@ -62,6 +64,9 @@ enum Command {
         /// The configuration file.
         #[arg(long)]
         config: PathBuf,
+        /// The installed program, in whose place this one runs.
+        #[arg(long, hide = true)]
+        installed: Option<PathBuf>,
     },
     /// Makes the box known to its hub, with a token that the hub's operator made.
     Enroll(Enroll),
@@ -165,7 +170,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let log = Log::start(matches!(arguments.log_format, LogFormat::Json));
     let result = match arguments.command {
-        Command::Run { config } => load(&config).and_then(|config| run(config, log)),
+        Command::Run { config, installed } => load(&config).and_then(|config| run(config, log, installed)),
         Command::Enroll(options) => enroll(&options),
         Command::CheckConfig { config } => {
             load(&config).and_then(|_| say(&format!("{} is a good configuration", config.display())))
@@ -203,24 +208,34 @@ fn load(path: &Path) -> Result<Config, Failure> {
 }
 
 /// One thread is enough for the sockets; the disk, inference and the store have threads of their own.
-fn run(config: Config, log: Log) -> Result<(), Failure> {
+fn run(config: Config, log: Log, installed: Option<PathBuf>) -> Result<(), Failure> {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let running = program::take_place(&config.agent.state_directory, &arguments, installed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
     let directory = &config.agent.state_directory;
     crash_reports::keep_in(directory, log.clone(), WallClock::start(Clock::start(), directory));
-    runtime.block_on(async {
+    let surroundings = Surroundings { log, running: Some(running.clone()) };
+    let ended = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let signalled = shutdown.clone();
         let signals = tokio::spawn(async move {
             wait_for_signal().await;
             signalled.cancel();
         });
-        let result = agent::run(config, log, shutdown).await.map_err(Failure::new);
+        let result = agent::run(config, surroundings, shutdown).await.map_err(Failure::new);
         signals.abort();
         result
-    })
+    })?;
+    match ended {
+        Ended::Told => Ok(()),
+        Ended::ForAnotherProgram => {
+            let failure = program::start_over(&running, &arguments);
+            Err(Failure::new(format!("start over as another program: {failure}")))
+        }
+    }
 }
 
 async fn wait_for_signal() {

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod limits;
 pub mod package;
 pub mod pipeline;
+pub mod program;
 pub mod seglog;
 pub mod table;
 pub mod wire;

@@ -40,6 +40,10 @@ pub const MAX_BATCHES_IN_FLIGHT: usize = 64;
 
 /// Bytes of a package file: "small models"; the largest thing an agent ever takes from the hub.
 pub const MAX_PACKAGE_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of an agent's program: one with GPU support has 47 MB.
+pub const MAX_PROGRAM_BYTES: u64 = 128 * 1024 * 1024;
+/// Bytes of a program's file, which is compressed.
+pub const MAX_PROGRAM_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of a package's manifest: it is parsed whole, in memory.
 pub const MAX_MANIFEST_BYTES: usize = 1024 * 1024;
 /// Inputs of a network, channels times window length, and what goes from layer to layer.
@@ -66,3 +70,4 @@ const _: () = assert!(MAX_BATCH_BYTES + 1024 <= MAX_RECORD_BYTES);
 const _: () = assert!(MAX_RECORD_BYTES < MAX_FRAME_BYTES);
 const _: () = assert!((MAX_RECORD_BYTES as u64) < SEGMENT_BYTES);
 const _: () = assert!(CHUNK_BYTES < MAX_FRAME_BYTES);
+const _: () = assert!(crate::wire::upkeep::PROGRAM_PART_BYTES + 16 < MAX_FRAME_BYTES);

@@ -31,6 +31,7 @@ pub mod frame;
 pub mod live;
 pub mod message;
 pub mod part;
+pub mod upkeep;
 
 /// The ALPN protocol name both sides insist on.
 pub const ALPN: &[u8] = b"tideline/1";

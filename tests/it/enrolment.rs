@@ -18,14 +18,14 @@ const LIFETIME_S: u64 = 10;
 /// Milliseconds within which a box that was revoked is gone.
 const REVOKED_WITHIN_MS: u64 = 5_000;
 
-struct Site {
+pub(super) struct Site {
     directory: tempfile::TempDir,
     hub: Process,
     api: SocketAddr,
 }
 
 impl Site {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let directory = tempfile::tempdir().expect("dir");
         let (link, api) = (free_port().expect("port"), free_port().expect("port"));
         let config = format!(
@@ -42,11 +42,11 @@ impl Site {
         site
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn ctl(&self, arguments: &[&str]) -> Output {
+    pub(super) fn ctl(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(program("cloud-hub").expect("built"));
         command.args(["ctl", "--hub", &format!("http://{}", self.api), "--data"]).arg(self.path("hub"));
         command.args(arguments);
@@ -56,19 +56,19 @@ impl Site {
         command.output().expect("runs")
     }
 
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub(super) fn json(&self, arguments: &[&str]) -> Value {
         let output = self.ctl(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
-    fn token(&self, more: &[&str]) -> String {
+    pub(super) fn token(&self, more: &[&str]) -> String {
         let made = self.json(&[&["enroll", "create"], more].concat());
         made["token"].as_str().expect("a token").to_owned()
     }
 
     /// A box whose broker is away.
-    fn make_box(&self, name: &str) -> Box {
+    pub(super) fn make_box(&self, name: &str) -> Box {
         let directory = self.path(name);
         fs::create_dir(&directory).expect("makes");
         let input = "[[input]]\nname = \"x\"\ntopic = \"plant/{pump}\"\nkey = \"{pump}\"\n\
@@ -85,35 +85,38 @@ impl Site {
         all.as_array().expect("a list").iter().find(|one| one["agent"] == agent).cloned().unwrap_or_default()
     }
 
-    fn is_connected(&self, agent: &str) -> bool {
+    pub(super) fn is_connected(&self, agent: &str) -> bool {
         self.identity(agent)["connected"] == true
     }
 
-    fn said(&self, name: &str) -> String {
+    pub(super) fn said(&self, name: &str) -> String {
         fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
     }
 }
 
-struct Box(PathBuf);
+pub(super) struct Box(PathBuf);
 
 impl Box {
-    fn config(&self) -> String {
+    pub(super) fn config(&self) -> String {
         self.0.join("agent.toml").display().to_string()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program("edge-agent").expect("built"));
         command.args(arguments).args(["--config", &self.config()]);
         command
     }
 
-    fn enroll(&self, arguments: &[&str]) -> Output {
+    pub(super) fn enroll(&self, arguments: &[&str]) -> Output {
         self.command(&[&["enroll"], arguments].concat()).output().expect("runs")
     }
 
     fn run(&self) -> Process {
-        let log = self.0.with_extension("log");
-        Process::start("edge-agent", &["run", "--config", &self.config()], &log).expect("starts")
+        Process::start("edge-agent", &["run", "--config", &self.config()], &self.log()).expect("starts")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.0.with_extension("log")
     }
 
     /// What the doctor says of each part of the box.

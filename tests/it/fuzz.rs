@@ -6,6 +6,7 @@ use edge_agent::ingest::packets::{Properties, Publish, Version, write_publish};
 use proptest::prelude::*;
 use shared::event::{Event, EventBatch, Fate, Gap, GapReason, Reading, SpoolEntry, StreamSchema};
 use shared::ids::{AgentId, ChannelName, Epoch, Sequence, StreamId};
+use shared::program::{self, ProgramFacts};
 use shared::seglog::SegmentLog;
 use shared::seglog::fake::FakeDisk;
 use shared::wire::enrol::EnrolRequest;
@@ -71,6 +72,9 @@ fn samples() -> Vec<Vec<u8>> {
     let mut request = Vec::new();
     frame::encode(&EnrolRequest::Renew { csr: csr.clone() }, &mut request).expect("encodes");
     samples.extend([csr, request]);
+    let (release, target) = ("0.2.0".to_owned(), "x86_64-unknown-linux-musl".to_owned());
+    let facts = ProgramFacts { release, number: 7, target, created_ms: 1, expires_ms: 2 };
+    samples.push(program::seal(b"a program", facts, &[]).expect("packs"));
     samples.push(include_bytes!("../onnx/mlp_gemm.onnx").to_vec());
     samples.push(include_bytes!("../onnx/conv_dense.onnx").to_vec());
     samples.push(plant::scenario(1).name.into_bytes());

@@ -16,6 +16,7 @@ mod lanes;
 mod memory;
 mod models;
 mod parity;
+mod programs;
 mod scenario;
 mod service;
 mod simulation;

@@ -25,6 +25,7 @@ use shared::ids::ChannelName;
 use shared::limits::{CHUNK_BYTES, MAX_BATCH_BYTES, MAX_RECORD_BYTES};
 use shared::package::Package;
 use shared::pipeline::Shape;
+use shared::program::ProgramFile;
 use shared::seglog::fake::FakeDisk;
 use shared::seglog::{Found, SegmentLog};
 use shared::table::{Table, TableOptions};
@@ -32,12 +33,13 @@ use shared::wire::enrol::{EnrolAnswer, EnrolRequest};
 use shared::wire::frame::{self, FrameDecoder};
 use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry};
 use shared::wire::part::PackedPart;
+use shared::wire::upkeep::{UpkeepAnswer, UpkeepRequest};
 
 /// Reads bytes, and panics where something does not hold.
 pub type Reader = fn(&[u8]);
 
 /// The readers, by name.
-pub const READERS: [(&str, Reader); 15] = [
+pub const READERS: [(&str, Reader); 16] = [
     ("wire_frames", wire_frames),
     ("spool_entry", spool_entry),
     ("packed_entry", packed_entry),
@@ -52,6 +54,7 @@ pub const READERS: [(&str, Reader); 15] = [
     ("onnx", onnx),
     ("enrolment", enrolment),
     ("certificates", certificates),
+    ("program", program),
     ("page_request", page_request),
 ];
 
@@ -83,6 +86,19 @@ pub fn enrolment(bytes: &[u8]) {
     for text in [text.to_string(), format!("{TOKEN_PREFIX}{text}")] {
         if let Ok(token) = text.parse::<EnrolmentToken>() {
             assert_eq!(token.to_string().parse(), Ok(token), "what was read can be written");
+        }
+    }
+}
+
+/// A program for boxes, and what boxes and hub say of it. What is signed and whole is read again as it was.
+pub fn program(bytes: &[u8]) {
+    read_frames::<UpkeepRequest>(bytes);
+    read_frames::<UpkeepAnswer>(bytes);
+    if let Ok(file) = ProgramFile::read(bytes) {
+        let signers = file.signers().count();
+        assert!(signers <= 8 && file.header().target.len() <= 64);
+        if let Ok(program) = file.unpack() {
+            assert_eq!(program.len() as u64, file.header().bytes);
         }
     }
 }

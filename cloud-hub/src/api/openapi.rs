@@ -13,7 +13,9 @@ use utoipa::{OpenApi, openapi::path::HttpMethod};
 
 use super::error::{PROBLEM_JSON, ProblemView};
 use super::guard::SESSION_COOKIE;
-use super::{accounts, alarms, enrolment, events, fleet, history, labels, learning, models, rollouts, routes, streams};
+use super::{
+    accounts, alarms, enrolment, events, fleet, history, labels, learning, models, programs, rollouts, routes, streams,
+};
 use crate::core::access::Role;
 
 #[derive(OpenApi)]
@@ -33,6 +35,7 @@ use crate::core::access::Role;
         learning::drift, learning::runs, learning::run, learning::curve, rollouts::list, rollouts::one, rollouts::approve, rollouts::pause,
         rollouts::resume, rollouts::abort, alarms::list, alarms::one, alarms::review, labels::list, labels::add, labels::import, labels::remove, history::history, events::events, enrolment::tokens,
         enrolment::make_tokens, enrolment::remove_token, enrolment::identities, enrolment::identity, enrolment::revoke, enrolment::approve,
+        programs::programs, programs::bring, programs::program, programs::remove, programs::offer, programs::resume, programs::boxes,
     ),
     components(schemas(ProblemView<'_>, fleet::AgentOrder)),
     tags(
@@ -44,6 +47,7 @@ use crate::core::access::Role;
         (name = "Rollouts", description = "How versions reach boxes"),
         (name = "Live", description = "What happens, as it happens"),
         (name = "Enrolment", description = "How boxes are let in, and kept out"),
+        (name = "Programs", description = "The programs that boxes run"),
         (name = "Access", description = "Who may do what"),
         (name = "Audit", description = "Who did what"),
     ),

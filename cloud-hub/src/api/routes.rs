@@ -1,12 +1,12 @@
 //! Every route, and the least role that may use it: the one table that says so.
 
 use axum::http::Method;
-use shared::limits::MAX_PACKAGE_BYTES;
+use shared::limits::{MAX_PACKAGE_BYTES, MAX_PROGRAM_FILE_BYTES};
 
 use super::guard::Route;
 use super::{
     accounts, alarms, dashboard, enrolment, events, fleet, history, labels, learning, mlflow, models, openapi,
-    rollouts, streams,
+    programs, rollouts, streams,
 };
 use crate::core::access::Role::{Admin, Operator, Publisher, Viewer};
 
@@ -80,6 +80,13 @@ pub(super) fn all() -> Vec<Route> {
         Route::new(read(), "/api/v1/identities/{agent}", Viewer, enrolment::identity),
         Route::new(make(), "/api/v1/identities/{agent}/revoke", Operator, enrolment::revoke),
         Route::new(make(), "/api/v1/identities/{agent}/approve", Operator, enrolment::approve),
+        Route::new(read(), "/api/v1/programs", Viewer, programs::programs),
+        Route::new(make(), "/api/v1/programs", Publisher, programs::bring).taking(MAX_PROGRAM_FILE_BYTES as usize),
+        Route::new(read(), "/api/v1/programs/{file}", Viewer, programs::program),
+        Route::new(remove(), "/api/v1/programs/{file}", Publisher, programs::remove),
+        Route::new(make(), "/api/v1/programs/{file}/offers", Operator, programs::offer),
+        Route::new(make(), "/api/v1/programs/{file}/resume", Operator, programs::resume),
+        Route::new(read(), "/api/v1/box-programs", Viewer, programs::boxes),
         Route::new(read(), "/api/v1/history", Admin, history::history),
         Route::new(read(), "/api/v1/events", Viewer, events::events),
     ];

@@ -76,7 +76,7 @@ pub(super) fn create(
 }
 
 /// `15m` in seconds.
-pub(super) fn duration_s(text: &str) -> Result<i64, String> {
+pub(crate) fn duration_s(text: &str) -> Result<i64, String> {
     let wrong = || format!("{text:?} is no time; 90s, 15m, 24h or 7d would be");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {

@@ -29,6 +29,28 @@ pub(super) const STREAMS: &[Column<'_>] = &[
     ("ANOMALY", "/newest/prediction/anomaly"),
     ("SCORE", "/newest/prediction/score"),
 ];
+pub(super) const PROGRAMS: &[Column<'_>] = &[
+    ("PROGRAM", "/file"),
+    ("RELEASE", "/release"),
+    ("NUMBER", "/number"),
+    ("TARGET", "/target"),
+    ("WAITING", "/boxes/waiting"),
+    ("ON TRIAL", "/boxes/on_trial"),
+    ("KEPT", "/boxes/kept"),
+    ("REFUSED", "/boxes/refused"),
+    ("RETURNED", "/boxes/returned"),
+    ("HALTED", "/halted"),
+];
+pub(super) const BOX_PROGRAMS: &[Column<'_>] = &[
+    ("AGENT", "/agent"),
+    ("RELEASE", "/release"),
+    ("NUMBER", "/number"),
+    ("TARGET", "/target"),
+    ("ACCEPTS", "/accepts"),
+    ("WANTED", "/wanted"),
+    ("OUTCOME", "/outcome"),
+    ("REASON", "/reason"),
+];
 pub(super) const MODELS: &[Column<'_>] = &[("MODEL", "/model"), ("CHAMPION", "/champion")];
 pub(super) const VERSIONS: &[Column<'_>] = &[
     ("VERSION", "/version"),

@@ -332,7 +332,7 @@ impl Hub {
         Ok(())
     }
 
-    async fn note_box(&mut self, kind: &'static str, body: &serde_json::Value) {
+    pub(super) async fn note_box(&mut self, kind: &'static str, body: &serde_json::Value) {
         match self.store.append_history(clock::unix_ms(), kind, body).await {
             Ok(head) => self.sign(head),
             Err(failure) => error!("failed to {failure}"),

@@ -12,6 +12,7 @@ use tracing::info;
 use super::access::Doors;
 use super::enrolment::Vouching;
 use super::parts::Parts;
+use super::programs::LastProgram;
 use super::watchdog::Watchdog;
 use super::{Hub, HubError, records, tracking, work};
 use crate::api;
@@ -65,6 +66,7 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
     }
     core.remember(records::agents(&stored), runs, records::alarms(&stored)?);
 
+    let programs = store.load_programs().await?;
     let tracking = tracking::open(&store).await?;
     let files = directory.join("tracked-files");
     let tracked_files = TrackedFiles::open(&files)
@@ -103,6 +105,9 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         samples,
         artifacts,
         parts: Parts::default(),
+        programs,
+        program_files: Artifacts::open(&directory.join("programs"))?,
+        last_program: LastProgram::default(),
         log,
         watchdog,
         reports,

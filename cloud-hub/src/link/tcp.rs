@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustls::server::Acceptor;
 use shared::wire::enrol::ENROL_ALPN;
+use shared::wire::upkeep::UPKEEP_ALPN;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -14,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{LinkError, OPEN_TIMEOUT, Served, enrol, identify};
+use super::{LinkError, OPEN_TIMEOUT, Served, enrol, identify, upkeep};
 
 /// Handshakes under way; others wait in the system's queue. A handshake costs a signature.
 const HANDSHAKES: usize = 64;
@@ -96,7 +97,9 @@ async fn serve(stream: TcpStream, peer: SocketAddr, tls: Handshakes, served: Ser
         }
         return;
     }
+    let asks_for_programs = session.alpn_protocol() == Some(UPKEEP_ALPN);
     match identify(chain) {
+        Ok(shown) if asks_for_programs => upkeep::serve(stream, shown, peer, &served.events).await,
         Ok(agent) => {
             let (mut receive, mut send) = tokio::io::split(stream);
             served.serve(agent, peer, &mut send, &mut receive, async |_| std::future::pending().await).await;

@@ -14,6 +14,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use shared::wire::ALPN;
 use shared::wire::enrol::ENROL_ALPN;
+use shared::wire::upkeep::UPKEEP_ALPN;
 
 use super::LinkError;
 use crate::config::LinkFiles;
@@ -76,6 +77,13 @@ impl Trust {
     /// TLS for boxes that have a certificate.
     pub(super) fn for_link(self: &Arc<Self>) -> Result<rustls::ServerConfig, LinkError> {
         self.config(Arc::new(Boxes { trust: Arc::clone(self), enrols: false }), ALPN)
+    }
+
+    /// The same over TCP, where they may also ask for programs.
+    pub(super) fn for_link_over_tcp(self: &Arc<Self>) -> Result<rustls::ServerConfig, LinkError> {
+        let mut tls = self.for_link()?;
+        tls.alpn_protocols.push(UPKEEP_ALPN.to_vec());
+        Ok(tls)
     }
 
     /// TLS for boxes that want one: they may show none, or one that has expired.

@@ -1,10 +1,9 @@
 //! Boxes that were let in, and enrolment tokens, in the database.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteConnection;
 
-use super::rows::{Columns, ReadError};
+use super::documents::Documents::Identities as Table;
+use super::rows::ReadError;
 use super::{Store, StoreError};
 use crate::core::identities::{Change, EnrolToken, Identity, IdentityBook};
 
@@ -34,56 +33,28 @@ impl Store {
 }
 
 async fn load(connection: &mut SqliteConnection) -> Result<IdentityBook, ReadError> {
-    let tokens = all::<EnrolToken>(connection, TOKEN).await?;
-    Ok(IdentityBook::new(tokens, all::<Identity>(connection, BOX).await?))
-}
-
-async fn all<T: DeserializeOwned>(connection: &mut SqliteConnection, kind: &str) -> Result<Vec<T>, ReadError> {
-    let query = sqlx::query("SELECT * FROM identities WHERE kind = $1 ORDER BY id").bind(kind);
-    query.fetch_all(connection).await?.iter().map(document).collect()
-}
-
-fn document<T: DeserializeOwned>(row: &SqliteRow) -> Result<T, ReadError> {
-    let columns = Columns { table: "identities", row };
-    let body: String = columns.get("body")?;
-    serde_json::from_str(&body).map_err(|error| columns.wrong("body", error.to_string()))
+    let tokens = Table.all::<EnrolToken>(connection, TOKEN).await?;
+    Ok(IdentityBook::new(tokens, Table.all::<Identity>(connection, BOX).await?))
 }
 
 async fn save(connection: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::Error> {
     match change {
         Change::AddTokens { tokens, forgotten } => {
             for id in forgotten {
-                remove_token(connection, id).await?;
+                Table.remove(connection, TOKEN, id).await?;
             }
             for token in tokens {
-                put(connection, TOKEN, &token.id, token).await?;
+                Table.put(connection, TOKEN, &token.id, token).await?;
             }
             Ok(())
         }
-        Change::RemoveToken(id) => remove_token(connection, id).await,
+        Change::RemoveToken(id) => Table.remove(connection, TOKEN, id).await,
         Change::Admit { token, identity } => {
-            put(connection, TOKEN, &token.id, token).await?;
-            put(connection, BOX, identity.agent.as_str(), identity).await
+            Table.put(connection, TOKEN, &token.id, token).await?;
+            Table.put(connection, BOX, identity.agent.as_str(), identity).await
         }
-        Change::Set(identity) => put(connection, BOX, identity.agent.as_str(), identity).await,
+        Change::Set(identity) => Table.put(connection, BOX, identity.agent.as_str(), identity).await,
     }
-}
-
-async fn put<T: Serialize>(
-    connection: &mut SqliteConnection,
-    kind: &str,
-    id: &str,
-    document: &T,
-) -> Result<(), sqlx::Error> {
-    let body = serde_json::to_string(document).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-    let statement = "INSERT INTO identities (kind, id, body) VALUES ($1, $2, $3) \
-                     ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body";
-    sqlx::query(statement).bind(kind).bind(id).bind(body).execute(connection).await.map(drop)
-}
-
-async fn remove_token(connection: &mut SqliteConnection, id: &str) -> Result<(), sqlx::Error> {
-    let statement = "DELETE FROM identities WHERE kind = $1 AND id = $2";
-    sqlx::query(statement).bind(TOKEN).bind(id).execute(connection).await.map(drop)
 }
 
 #[cfg(test)]

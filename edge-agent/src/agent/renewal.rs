@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
+use super::AgentError;
 use crate::clock::WallClock;
+use crate::config::{Config, Hub, HubProof};
 use crate::core::renewal::Renewal;
 use crate::credentials::Credentials;
 use crate::enrol::{self, EnrolError};
-use crate::identity::{Enrolment, IdentityFolder};
+use crate::identity::{Enrolment, IdentityError, IdentityFolder};
 
 /// The clock may be set meanwhile: it is looked at as often as this.
 const LOOK_MS: u64 = 60_000;
@@ -24,6 +26,38 @@ pub(super) struct Keeper {
     pub(super) spread: f64,
     /// When the certificate in use was issued, and until when it holds.
     pub(super) validity_ms: (i64, i64),
+}
+
+/// What the box shows its hub, and who keeps it fresh, if that is the agent itself.
+pub(super) fn credentials(
+    hub: &Hub,
+    config: &Config,
+    wall: &WallClock,
+) -> Result<(Arc<Credentials>, Option<Keeper>), AgentError> {
+    let (ca_file, certificate_file, key_file) = match &hub.proof {
+        HubProof::Files { ca_file, certificate_file, key_file } => (ca_file, certificate_file, key_file),
+        HubProof::Enrolled => {
+            let folder = IdentityFolder::of(&config.agent.state_directory);
+            let held = folder.current()?.ok_or_else(|| IdentityError::Damaged {
+                path: folder.path().to_owned(),
+                problem: "the certificate is missing".to_owned(),
+            })?;
+            let credentials = Arc::new(Credentials::held(&held, &folder.authorities()?, wall.clone())?);
+            let hubs = hub.places.iter().map(|place| place.tcp_address.clone()).collect();
+            let enrolment = Enrolment { agent: config.agent.name.clone(), hubs, server_name: hub.server_name.clone() };
+            let keeper = Keeper {
+                enrolment,
+                folder,
+                credentials: Arc::clone(&credentials),
+                wall: wall.clone(),
+                spread: rand::random(),
+                validity_ms: (held.issued_ms, held.not_after_ms),
+            };
+            return Ok((credentials, Some(keeper)));
+        }
+    };
+    let credentials = Credentials::from_files(ca_file, certificate_file, key_file, wall.clone())?;
+    Ok((Arc::new(credentials), None))
 }
 
 impl Keeper {

@@ -23,9 +23,10 @@ use super::address::{BrokerUrl, HostPort};
 use super::path::JsonPath;
 use super::{
     AgentSection, BrokerTls, COMMIT_DELAY_MS, Config, DEFAULT_MAX_ANSWER_MS, DEFAULT_MAX_PACKET_BYTES,
-    DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, DISK_BYTES, Hub, HubPlace, HubProof,
-    MAX_CLIENT_ID_BYTES, Model, Mqtt, PACKET_BYTES, Publish, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool,
-    Status, Transport, raw,
+    DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, DEFAULT_UPDATE_INTERVAL_MS,
+    DEFAULT_UPDATE_SETTLE_MS, DISK_BYTES, Hub, HubPlace, HubProof, MAX_CLIENT_ID_BYTES, Model, Mqtt, PACKET_BYTES,
+    Publish, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status, Transport, UPDATE_INTERVAL_MS,
+    UPDATE_SETTLE_MS, Update, raw,
 };
 
 /// `enrolment` is what the box was told when it was enrolled, if it was.
@@ -61,6 +62,7 @@ impl Checker<'_> {
         let inputs = self.inputs(&raw.input, spool.map(|spool| spool.when_full));
         let status = self.status(&raw.status);
         let page = self.optional(raw.page.listen.as_ref(), |checker, address| checker.text(address, parse_listen));
+        let update = self.update(&raw.update);
         Some(Config {
             agent: agent?,
             mqtt: mqtt?,
@@ -71,6 +73,7 @@ impl Checker<'_> {
             status: status?,
             publish: Publish { home_assistant: raw.publish.home_assistant, thin_edge: raw.publish.thin_edge },
             page: page?,
+            update: update?,
         })
     }
 
@@ -232,6 +235,14 @@ impl Checker<'_> {
             max_answer_ms: max_answer_ms?,
             trust: trust.into_iter().collect::<Option<_>>()?,
         })
+    }
+
+    fn update(&mut self, raw: &raw::Update) -> Option<Update> {
+        let trust: Vec<Option<PublicKey>> = raw.trust.iter().map(|key| self.text(key, PublicKey::from_str)).collect();
+        let interval = self.number(raw.interval_ms.as_ref(), UPDATE_INTERVAL_MS, DEFAULT_UPDATE_INTERVAL_MS);
+        let settle = self.number(raw.settle_ms.as_ref(), UPDATE_SETTLE_MS, DEFAULT_UPDATE_SETTLE_MS);
+        let trust = trust.into_iter().collect::<Option<_>>()?;
+        Some(Update { trust, interval_ms: interval?, settle_ms: settle? })
     }
 
     fn spool(&mut self, raw: &raw::Spool) -> Option<Spool> {

@@ -27,6 +27,17 @@ pub(super) struct Root {
     pub(super) publish: Publish,
     #[serde(default)]
     pub(super) page: Page,
+    #[serde(default)]
+    pub(super) update: Update,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Update {
+    #[serde(default)]
+    pub(super) trust: Vec<Spanned<String>>,
+    pub(super) interval_ms: Option<Spanned<i64>>,
+    pub(super) settle_ms: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]

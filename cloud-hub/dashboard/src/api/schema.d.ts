@@ -164,6 +164,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/box-programs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What boxes run, and should run, by name.
+         * @description Takes the role viewer.
+         */
+        get: operations["boxes"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/drift": {
         parameters: {
             query?: never;
@@ -696,6 +716,95 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/programs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Programs for boxes, by the hash of their files.
+         * @description Takes the role viewer.
+         */
+        get: operations["programs"];
+        put?: never;
+        /**
+         * Brings a program, as it lies in its file. It must be signed; boxes run it once they are told to, and if they trust a key that signed it.
+         * @description Takes the role publisher.
+         */
+        post: operations["bring"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/programs/{file}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * A program.
+         * @description Takes the role viewer.
+         */
+        get: operations["program"];
+        put?: never;
+        post?: never;
+        /**
+         * A program goes. Boxes that run it keep it.
+         * @description Takes the role publisher.
+         */
+        delete: operations["remove"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/programs/{file}/offers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Boxes should run a program. Each fetches it when it asks next, keeps it if all is well with it, and goes back if not; the first that does
+         *     halts it for all others.
+         * @description Takes the role operator.
+         */
+        post: operations["offer"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/programs/{file}/resume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A program that was halted may be offered again.
+         * @description Takes the role operator.
+         */
+        post: operations["resume"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/retraining-runs": {
         parameters: {
             query?: never;
@@ -1178,6 +1287,35 @@ export interface components {
         };
         BTreeMap: {
             [key: string]: string;
+        };
+        /**
+         * @description What became of a program at a box.
+         * @enum {string}
+         */
+        BoxProgramOutcome: "on_trial" | "kept" | "refused" | "returned";
+        /** @description The program of a box. */
+        BoxProgramView: {
+            /** @description The box. */
+            agent: string;
+            /** @description The release that it runs. */
+            release?: string | null;
+            /**
+             * Format: int64
+             * @description The number of what it runs; 0 for one that was built by hand.
+             */
+            number?: number | null;
+            /** @description What it runs on. */
+            target?: string | null;
+            /** @description Whether it takes programs. */
+            accepts?: boolean | null;
+            said?: components["schemas"]["Timestamp"] | null;
+            /** @description The program that it should run. */
+            wanted?: string | null;
+            /** @description Who wants it. */
+            wanted_by?: string | null;
+            outcome?: components["schemas"]["BoxProgramOutcome"] | null;
+            /** @description Why, where it is not what was wanted. */
+            reason?: string | null;
         };
         /** @description A version that was brought. */
         Brought: {
@@ -1711,6 +1849,11 @@ export interface components {
             /** @description Whether what was before it is still to come. */
             ahead_of_backlog: boolean;
         };
+        /** @description Which boxes should run a program. */
+        OfferBody: {
+            /** @description The boxes. */
+            agents: string[];
+        };
         /** @description The fleet in figures. */
         Overview: {
             /** @description When this was so. */
@@ -1865,6 +2008,35 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description A page of a list. */
+        Page_BoxProgramView: {
+            /** @description The items. */
+            items: {
+                /** @description The box. */
+                agent: string;
+                /** @description The release that it runs. */
+                release?: string | null;
+                /**
+                 * Format: int64
+                 * @description The number of what it runs; 0 for one that was built by hand.
+                 */
+                number?: number | null;
+                /** @description What it runs on. */
+                target?: string | null;
+                /** @description Whether it takes programs. */
+                accepts?: boolean | null;
+                said?: components["schemas"]["Timestamp"] | null;
+                /** @description The program that it should run. */
+                wanted?: string | null;
+                /** @description Who wants it. */
+                wanted_by?: string | null;
+                outcome?: components["schemas"]["BoxProgramOutcome"] | null;
+                /** @description Why, where it is not what was wanted. */
+                reason?: string | null;
+            }[];
+            /** @description What to ask for as `cursor` to get the next page; null at the end. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
         Page_EnrolTokenView: {
             /** @description The items. */
             items: {
@@ -2006,6 +2178,44 @@ export interface components {
                 serving: components["schemas"]["ServedBy"][];
                 /** @description Its versions, oldest first. */
                 versions: components["schemas"]["VersionView"][];
+            }[];
+            /** @description What to ask for as `cursor` to get the next page; null at the end. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_ProgramView: {
+            /** @description The items. */
+            items: {
+                /** @description The BLAKE3 hash of its file, which is its name. */
+                file: string;
+                /** @description The release. */
+                release: string;
+                /**
+                 * Format: int64
+                 * @description Grows from release to release.
+                 */
+                number: number;
+                /** @description The boxes that it is for. */
+                target: string;
+                /**
+                 * Format: int64
+                 * @description Bytes of its file.
+                 */
+                bytes: number;
+                /** @description When it was packed. */
+                created: components["schemas"]["Timestamp"];
+                /** @description Until when boxes begin to use it. */
+                expires: components["schemas"]["Timestamp"];
+                /** @description The keys that signed it. */
+                signers: string[];
+                /** @description Since when it is here. */
+                added: components["schemas"]["Timestamp"];
+                /** @description Who brought it. */
+                added_by: string;
+                /** @description Why it is offered to nobody, if it is not. */
+                halted?: string | null;
+                /** @description What became of it at the boxes that should run it. */
+                boxes: components["schemas"]["ProgramCounts"];
             }[];
             /** @description What to ask for as `cursor` to get the next page; null at the end. */
             next_cursor?: string | null;
@@ -2222,6 +2432,67 @@ export interface components {
             code: string;
             /** @description What is wrong, and what would be right. */
             detail: string;
+        };
+        /** @description Boxes that should run a program, by what became of it. */
+        ProgramCounts: {
+            /**
+             * Format: int32
+             * @description They did not say anything yet.
+             */
+            waiting: number;
+            /**
+             * Format: int32
+             * @description They run it, and it has not proven itself yet.
+             */
+            on_trial: number;
+            /**
+             * Format: int32
+             * @description They run it.
+             */
+            kept: number;
+            /**
+             * Format: int32
+             * @description They did not begin with it.
+             */
+            refused: number;
+            /**
+             * Format: int32
+             * @description They went back from it.
+             */
+            returned: number;
+        };
+        /** @description A program for boxes of one kind. */
+        ProgramView: {
+            /** @description The BLAKE3 hash of its file, which is its name. */
+            file: string;
+            /** @description The release. */
+            release: string;
+            /**
+             * Format: int64
+             * @description Grows from release to release.
+             */
+            number: number;
+            /** @description The boxes that it is for. */
+            target: string;
+            /**
+             * Format: int64
+             * @description Bytes of its file.
+             */
+            bytes: number;
+            /** @description When it was packed. */
+            created: components["schemas"]["Timestamp"];
+            /** @description Until when boxes begin to use it. */
+            expires: components["schemas"]["Timestamp"];
+            /** @description The keys that signed it. */
+            signers: string[];
+            /** @description Since when it is here. */
+            added: components["schemas"]["Timestamp"];
+            /** @description Who brought it. */
+            added_by: string;
+            /** @description Why it is offered to nobody, if it is not. */
+            halted?: string | null;
+            /** @description What became of it at the boxes that should run it. */
+            boxes: components["schemas"]["ProgramCounts"];
         };
         /** @description How far a training is. */
         ProgressView: {
@@ -3082,6 +3353,48 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["AlarmView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    boxes: {
+        parameters: {
+            query?: {
+                /** @description Items of a page. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_BoxProgramView"];
                 };
             };
             /** @description What is wrong */
@@ -4263,6 +4576,251 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Overview"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    programs: {
+        parameters: {
+            query?: {
+                /** @description Items of a page. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ProgramView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    bring: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": number[];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProgramView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    program: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The hash of its file */
+                file: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProgramView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    remove: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The hash of its file */
+                file: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    offer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The hash of its file */
+                file: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OfferBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProgramView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    resume: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The hash of its file */
+                file: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProgramView"];
                 };
             };
             /** @description What is wrong */

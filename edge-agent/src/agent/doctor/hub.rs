@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::local::time;
 use super::{Check, Part};
-use crate::agent::credentials;
+use crate::agent::renewal::credentials;
 use crate::clock::WallClock;
 use crate::config::{Config, Hub, HubProof, Transport};
 use crate::identity::IdentityFolder;
