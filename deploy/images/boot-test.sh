@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a prepared image to the first prediction at the hub: a whole machine under qemu boots it, installs the agent from its boot
-# partition with no network but the hub and a broker, is let in, takes the hub's model and answers. Then the token must be gone.
+# partition with no network but the hub and a broker, is let in, takes the hub's model and answers. Then it takes another program from
+# the hub, and in the end the token must be gone.
 #
 #     deploy/images/boot-test.sh arm64|amd64
 #
@@ -12,6 +13,9 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/cross/targets.sh"
 arch=${1:?"say amd64 or arm64"}
+target=$([ "$arch" = arm64 ] && echo aarch64-unknown-linux-musl || echo x86_64-unknown-linux-musl)
+program=$root/target/cross/$target/edge-agent
+[ -x "$program" ] || die "find $program: build it with cross/build.sh $target edge-agent"
 . "$root/deploy/images/machine.sh"
 start_site "$HUB_AT"
 
@@ -32,6 +36,8 @@ kill "$teacher"
 wait "$teacher" || die "stop the teacher well"
 
 say "an image for a box"
+"$hub" key create --output release.key >release.pub
+printf '[update]\ntrust = ["%s"]\ninterval_ms = 5000\nsettle_ms = 10000\n' "$(cat release.pub)" >more.toml
 prepare_image
 # What lies on the card is a token like every other: some letters that stand nowhere else.
 token=$(grep -a -o 'tle1_[A-Za-z0-9_-]*' edge.img | sort -u)
@@ -50,6 +56,19 @@ answers() {
 }
 until_true "the box's first prediction is at the hub" on answers
 printf 'first prediction at the hub after %s s\n' $((SECONDS - begun))
+answered=$((SECONDS - begun))
+
+say "it takes another program"
+of_box() { [ "$(ctl programs boxes | jq -r ".[] | select(.agent == \"edge-1\") | $1" 2>/dev/null)" = "$2" ]; }
+until_true "the box takes programs" on of_box .accepts true
+number=$(ctl programs boxes | jq '.[] | select(.agent == "edge-1") | .number + 1')
+"$hub" package program "$program" --target "$target" --number "$number" --key release.key --output next.tidp
+file=$(ctl programs add next.tidp | jq -r .file)
+offered=$SECONDS
+ctl programs offer "$file" --agents edge-1 >/dev/null
+until_true "the box keeps the program" on of_box .outcome kept
+of_box .number "$number" || die "see that the box runs number $number"
+printf 'fetched, started in the place of the installed one, proven and kept after %s s\n' $((SECONDS - offered))
 stop_machine
 
 say "the token"
@@ -57,4 +76,4 @@ if grep -a -q -F "$token" edge.img; then
     die "find the token gone: it is still on the disk"
 fi
 echo "gone from the disk"
-printf '%s: from power on to the first prediction at the hub in %s s\n' "$arch" "$((SECONDS - begun))"
+printf '%s: from power on to the first prediction at the hub in %s s\n' "$arch" "$answered"

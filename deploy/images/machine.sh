@@ -33,9 +33,10 @@ while data := peer.recv(65536):
         data = data[os.write(1, data):]
 PY
 
-# prepare_image: edge.img, whose machine becomes the box edge-1.
+# prepare_image: edge.img, whose machine becomes the box edge-1. What is in more.toml is a part of its configuration.
 prepare_image() {
     agent_toml box.toml "$BROKER_AT" /var/lib/tideline
+    [ ! -f more.toml ] || cat more.toml >>box.toml
     "$hub" ctl --data "$work/hub" --hub "http://127.0.0.1:$api" image prepare --image "$stock" --package "$package" \
         --config box.toml --labels site=a --host-name edge-1 --output edge.img
 }

@@ -84,7 +84,8 @@ impl Upkeep {
         let mut told = false;
         loop {
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
-            wait_ms = self.interval_ms;
+            // Boxes that got their power back together do not ask together for ever.
+            wait_ms = (self.interval_ms as f64 * rand::random_range(0.75..1.25)) as u64;
             match self.ask_any(&mut book).await {
                 Ok(false) => told = false,
                 Ok(true) => {

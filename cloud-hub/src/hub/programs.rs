@@ -57,12 +57,12 @@ impl Hub {
     }
 
     async fn program_part(&mut self, file: Digest, offset: u64) -> UpkeepAnswer {
+        if self.programs.file(file).is_none_or(|known| known.halted.is_some()) {
+            return UpkeepAnswer::Refused { reason: "the program is offered no more".to_owned() };
+        }
         let bytes = match &self.last_program.0 {
             Some((known, bytes)) if *known == file => Arc::clone(bytes),
             Some(_) | None => {
-                if self.programs.file(file).is_none_or(|known| known.halted.is_some()) {
-                    return UpkeepAnswer::Refused { reason: "there is no such program any more".to_owned() };
-                }
                 let files = self.program_files.clone();
                 let loaded = tokio::task::spawn_blocking(move || files.load(file)).await;
                 match loaded.map_err(|error| error.to_string()).and_then(|bytes| bytes.map_err(|e| e.to_string())) {
