@@ -16,8 +16,8 @@ use super::{Command, Context};
 use crate::core::access::Principal;
 use crate::view::programs::{BoxProgramView, ProgramView};
 
-/// Boxes that are named in one request.
-const MAX_AGENTS: usize = 10_000;
+/// Boxes that are named in one request: their names fit into a body as others are.
+const MAX_AGENTS: usize = 200;
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -80,12 +80,18 @@ pub(super) async fn bring(
     Ok((StatusCode::CREATED, location, Json(program)).into_response())
 }
 
+/// A box's name.
+#[derive(ToSchema)]
+#[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
+#[expect(dead_code, reason = "it is there for the document")]
+pub(super) struct AgentName(String);
+
 /// Which boxes should run a program.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OfferBody {
     /// The boxes.
-    #[schema(max_items = 10_000)]
+    #[schema(max_items = 200, value_type = Vec<AgentName>)]
     agents: Vec<String>,
 }
 
@@ -99,14 +105,13 @@ pub(super) async fn offer(
     At(name): At<String>,
     Body(OfferBody { agents }): Body<OfferBody>,
 ) -> Result<Json<ProgramView>, Problem> {
-    let (file, _) = known(&context, &name).await?;
     if agents.len() > MAX_AGENTS {
         return Err(Problem::bad_body(format!("agents: at most {MAX_AGENTS} are allowed")));
     }
+    let agents: Result<Vec<AgentId>, _> = agents.iter().map(|agent| AgentId::new(agent)).collect();
+    let agents = agents.map_err(|error| Problem::bad_body(format!("agents: {error}")))?;
+    let (file, _) = known(&context, &name).await?;
     let useless = |reason: String| Problem::conflict("program", reason);
-    let agents: Result<Vec<AgentId>, String> =
-        agents.iter().map(|agent| AgentId::new(agent).map_err(|error| format!("agents: {error}"))).collect();
-    let agents = agents.map_err(useless)?;
     let now = context.now();
     let boxes = context.ask(|answer| Command::ReadBoxPrograms { answer }).await?;
     let is_known =

@@ -10,6 +10,9 @@ use super::table::{self, print};
 use super::{Ctl, exit, print_one};
 use crate::Failure;
 
+/// Boxes that are named in one request.
+const AGENTS_AT_ONCE: usize = 200;
+
 #[derive(Subcommand)]
 pub(super) enum Programs {
     /// Those that there are, and what became of them.
@@ -48,7 +51,11 @@ pub(super) fn programs(ctl: &Ctl, client: &Client, programs: &Programs) -> Resul
             let program = find(client, program)?;
             let agents = if *all { fitting(client, &program)? } else { agents.clone() };
             let path = format!("programs/{}/offers", name(&program));
-            print_one(ctl, &client.send("POST", &path, &json!({ "agents": agents }))?)
+            let mut offered = program;
+            for agents in agents.chunks(AGENTS_AT_ONCE) {
+                offered = client.send("POST", &path, &json!({ "agents": agents }))?;
+            }
+            print_one(ctl, &offered)
         }
         Programs::Resume { program } => {
             let program = find(client, program)?;

@@ -1146,6 +1146,8 @@ export interface components {
             /** @description Always `accepted`. */
             status: string;
         };
+        /** @description A box's name. */
+        AgentName: string;
         /**
          * @description An order of boxes.
          * @enum {string}
@@ -1852,7 +1854,7 @@ export interface components {
         /** @description Which boxes should run a program. */
         OfferBody: {
             /** @description The boxes. */
-            agents: string[];
+            agents: components["schemas"]["AgentName"][];
         };
         /** @description The fleet in figures. */
         Overview: {
