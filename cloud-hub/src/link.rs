@@ -17,10 +17,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use shared::event::{EntryError, SpoolEntry};
 use shared::ids::AgentId;
 use shared::wire::enrol::{EnrolAnswer, EnrolRequest};
-use shared::wire::frame::{self, FrameDecoder, FrameError};
+use shared::wire::frame::{self, FrameDecoder, FrameError, FrameHeader, HEADER_BYTES};
 use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry, UnpackError};
 use shared::wire::upkeep::{UpkeepAnswer, UpkeepRequest};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -225,6 +227,44 @@ impl Served {
         }
         drop(self.events.send(LinkEvent::Core(Box::new(Event::Disconnected { connection }))).await);
     }
+}
+
+/// Reads one request of a talk, of at most `max_bytes`; nothing where the talk is over.
+async fn read_request<M: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+    max_bytes: usize,
+) -> Result<Option<M>, LinkError> {
+    let lost = |error: io::Error| LinkError::Lost(error.to_string());
+    let mut header = [0; HEADER_BYTES];
+    match stream.read_exact(&mut header).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(lost(error)),
+    }
+    let header = FrameHeader::decode(header)?;
+    if header.length > max_bytes {
+        return Err(LinkError::Lost(format!("a request of {} bytes is too long for this talk", header.length)));
+    }
+    let mut body = vec![0; header.length];
+    stream.read_exact(&mut body).await.map_err(lost)?;
+    Ok(Some(header.open(&body)?))
+}
+
+/// Has the hub's loop answer a request, and writes the answer.
+async fn answer_request<A: Serialize>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    events: &mpsc::Sender<LinkEvent>,
+    event: impl FnOnce(oneshot::Sender<A>) -> LinkEvent,
+) -> Result<(), LinkError> {
+    let lost = |error: io::Error| LinkError::Lost(error.to_string());
+    let stops = || LinkError::Lost("the hub stops".to_owned());
+    let (answer, answered) = oneshot::channel();
+    events.send(event(answer)).await.map_err(|_| stops())?;
+    let answer = answered.await.map_err(|_| stops())?;
+    let mut bytes = Vec::new();
+    frame::encode(&answer, &mut bytes)?;
+    stream.write_all(&bytes).await.map_err(lost)?;
+    stream.flush().await.map_err(lost)
 }
 
 /// The agent that a certificate chain names.

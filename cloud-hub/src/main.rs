@@ -510,6 +510,8 @@ fn say(text: &str) -> Result<(), Failure> {
 fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A journal is no terminal, whatever it is read with.
+    let builder = if std::io::stderr().is_terminal() { builder } else { builder.with_ansi(false) };
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

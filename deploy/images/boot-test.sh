@@ -67,8 +67,15 @@ file=$(ctl programs add next.tidp | jq -r .file)
 offered=$SECONDS
 ctl programs offer "$file" --agents edge-1 >/dev/null
 until_true "the box keeps the program" on of_box .outcome kept
+kept=$((SECONDS - offered))
 of_box .number "$number" || die "see that the box runs number $number"
-printf 'fetched, started in the place of the installed one, proven and kept after %s s\n' $((SECONDS - offered))
+# A service manager that took the change for a stop would kill the box within its TimeoutStopSec, 30 s.
+connections() { grep 'an agent connected' hub.log | grep -c 'edge-1'; }
+before=$(connections)
+sleep 40
+on box .connected true || die "see that the box is still connected"
+[ "$(connections)" -eq "$before" ] || die "see that the new program runs on: the box connected anew"
+printf 'fetched, started in the place of the installed one, proven and kept after %s s, and it runs on\n' "$kept"
 stop_machine
 
 say "the token"

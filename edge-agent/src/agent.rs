@@ -129,7 +129,7 @@ pub struct Surroundings {
 pub async fn run(config: Config, surroundings: Surroundings, shutdown: CancellationToken) -> Result<Ended, AgentError> {
     let mut agent = Agent::start(config, surroundings).await?;
     let ended = agent.work(&shutdown).await;
-    agent.stop().await;
+    agent.stop(ended).await;
     Ok(ended)
 }
 
@@ -317,9 +317,13 @@ impl Agent {
     }
 
     /// Stops taking messages in, makes the rest durable and lets the shells end one after another.
-    async fn stop(mut self) {
-        info!(agent = %self.name, "stopping");
-        self.watchdog.stopping();
+    async fn stop(mut self, ended: Ended) {
+        info!(agent = %self.name, ?ended, "stopping");
+        match ended {
+            Ended::Told => self.watchdog.stopping(),
+            // The process goes on, and a service manager that heard of a stop would end it.
+            Ended::ForAnotherProgram => {}
+        }
         self.care.stopped();
         if self.publish.thin_edge {
             // Without room for it the broker is away, and hears nothing anyway.

@@ -115,6 +115,10 @@ impl Box {
         Process::start("edge-agent", &["run", "--config", &self.config()], &self.log()).expect("starts")
     }
 
+    pub(super) fn notify_socket(&self) -> PathBuf {
+        self.0.join("notify")
+    }
+
     pub(super) fn log(&self) -> PathBuf {
         self.0.with_extension("log")
     }

@@ -2,6 +2,7 @@
 //! signed, with the real programs.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -20,15 +21,24 @@ struct Watched<'a> {
     of: &'a Box,
     agent: Child,
     starts: u32,
+    socket: UnixDatagram,
+    /// What the box said to it.
+    heard: Vec<String>,
 }
 
 impl<'a> Watched<'a> {
     fn start(of: &'a Box) -> Self {
-        Self { of, agent: run(of), starts: 1 }
+        let socket = UnixDatagram::bind(of.notify_socket()).expect("binds");
+        socket.set_nonblocking(true).expect("sets");
+        Self { of, agent: run(of), starts: 1, socket, heard: Vec::new() }
     }
 
     /// Starts the box's program again if it ended.
     fn look(&mut self) {
+        let mut bytes = [0; 512];
+        while let Ok(count) = self.socket.recv(&mut bytes) {
+            self.heard.push(String::from_utf8_lossy(&bytes[..count]).trim().to_owned());
+        }
         if self.agent.try_wait().expect("is asked").is_some() {
             self.agent = run(self.of);
             self.starts += 1;
@@ -51,7 +61,12 @@ impl Drop for Watched<'_> {
 
 fn run(of: &Box) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(of.log()).expect("opens");
-    of.command(&["run"]).stdout(Stdio::null()).stderr(log).spawn().expect("starts")
+    of.command(&["run"])
+        .env("NOTIFY_SOCKET", of.notify_socket())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("starts")
 }
 
 /// Packs a program and brings it to the hub; gives its file.
@@ -136,6 +151,8 @@ fn a_box_takes_a_program_that_proves_itself_and_goes_back_from_every_other() {
     offered(&site, &good);
     until(&site, &mut watched, "kept", 10);
     assert_eq!((watched.agent.id(), watched.starts), (process, 1), "the process stays the same");
+    // A service manager that hears of a stop waits for it, and then kills.
+    assert_eq!(watched.heard, ["READY=1", "READY=1"]);
     assert!(wait_until(DEADLINE, || watched.number() == Some(10)));
     assert!(wait_until(DEADLINE, || site.is_connected("box-1")));
 
@@ -160,6 +177,7 @@ fn a_box_takes_a_program_that_proves_itself_and_goes_back_from_every_other() {
     let said = until(&site, &mut watched, "returned", 10);
     assert!(said["reason"].as_str().is_some_and(|why| why.ends_with("the broker is not connected")), "{said}");
     assert_eq!(watched.starts, 4, "it went back by itself");
+    assert!(watched.heard.iter().all(|said| said == "READY=1"), "{:?}", watched.heard);
     let kept = fs::read_dir(site.path("a/state/programs")).expect("a folder").count();
     assert_eq!(kept, 2, "the book, and one program");
 }

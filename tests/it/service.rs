@@ -1,6 +1,7 @@
 //! What a service manager is told, and that it is not told that all is well by a program that hangs.
 
 use std::fs;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -27,6 +28,31 @@ feature = [{ name = "x", path = "$" }]
 max_bytes = 16777216
 "#;
 
+/// A program that does not outlive a test that fails.
+struct Started(Child);
+
+impl Deref for Started {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Started {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // One that ended already is not there to be killed.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 /// A service manager that listens.
 struct Manager {
     directory: tempfile::TempDir,
@@ -41,12 +67,12 @@ impl Manager {
         Self { directory, socket }
     }
 
-    fn start(&self, name: &str, arguments: &[&str]) -> Child {
+    fn start(&self, name: &str, arguments: &[&str]) -> Started {
         let mut command = Command::new(program(name).expect("built"));
         command.args(arguments).current_dir(self.directory.path());
         command.env("NOTIFY_SOCKET", self.directory.path().join("notify"));
         command.env("WATCHDOG_USEC", WATCHDOG_US.to_string()).stderr(Stdio::null()).stdout(Stdio::null());
-        command.spawn().expect("starts")
+        Started(command.spawn().expect("starts"))
     }
 
     fn hears(&self) -> Option<String> {
@@ -61,7 +87,7 @@ fn signal(child: &Child, signal: &str) {
     assert!(done.success());
 }
 
-fn is_up_pings_hangs_and_stops(manager: &Manager, mut child: Child) {
+fn is_up_pings_hangs_and_stops(manager: &Manager, mut child: Started) {
     assert_eq!(manager.hears().as_deref(), Some("READY=1"));
     for _ in 0..4 {
         assert_eq!(manager.hears().as_deref(), Some("WATCHDOG=1"));

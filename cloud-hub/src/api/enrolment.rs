@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use shared::enrolment::MAX_TOKEN_HUBS;
 use shared::event::UnixMillis;
 use shared::ids::AgentId;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::extract::{At, Body, Params};
-use super::page::{Page, page};
+use super::page::{Page, PageQuery, page};
 use super::{Command, Context};
 use crate::config::check_address;
 use crate::core::access::Principal;
@@ -110,18 +110,6 @@ impl MadeEnrolToken {
             token: text,
         }
     }
-}
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct PageQuery {
-    /// Items of a page.
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    /// Where the page before ended.
-    #[param(pattern = "^([0-9a-f]{2})*$")]
-    cursor: Option<String>,
 }
 
 /// Enrolment tokens, without their secrets, by id.

@@ -9,7 +9,7 @@ use utoipa::IntoParams;
 use super::error::Problem;
 use super::extract::{At, Params};
 use super::models::known_model;
-use super::page::{Page, page};
+use super::page::{Page, PageQuery, page};
 use super::{Accepted, Command, Context};
 use crate::core::access::Principal;
 use crate::core::retrain::curve::Curve;
@@ -37,24 +37,12 @@ pub(super) async fn drift(
     Json(drift)
 }
 
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct RunsQuery {
-    /// Items of a page.
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    /// Where the page before ended.
-    #[param(pattern = "^([0-9a-f]{2})*$")]
-    cursor: Option<String>,
-}
-
 /// Trainings, newest first.
-#[utoipa::path(get, path = "/api/v1/retraining-runs", tag = "Learning", params(RunsQuery),
+#[utoipa::path(get, path = "/api/v1/retraining-runs", tag = "Learning", params(PageQuery),
     responses((status = 200, body = Page<RunView>)))]
 pub(super) async fn runs(
     State(context): State<Context>,
-    Params(RunsQuery { limit, cursor }): Params<RunsQuery>,
+    Params(PageQuery { limit, cursor }): Params<PageQuery>,
 ) -> Result<Json<Page<RunView>>, Problem> {
     let view = context.now();
     page(view.runs.iter(), |run| newest_first(run.run), limit, cursor.as_deref()).map(Json)

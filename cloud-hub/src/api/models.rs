@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::error::Problem;
 use super::extract::{At, Body, Params};
-use super::page::{Page, page};
+use super::page::{Page, PageQuery, page};
 use super::{Accepted, Command, Context};
 use crate::core::access::Principal;
 use crate::view::{ModelView, VersionView, View};
@@ -35,26 +35,14 @@ pub(super) fn known_model<'a>(view: &'a View, name: &str) -> Result<&'a ModelVie
     found.map(|(_, model)| model).ok_or_else(|| Problem::not_found("model", format!("there is no model {name:?}")))
 }
 
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct VersionsQuery {
-    /// Items of a page.
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    /// Where the page before ended.
-    #[param(pattern = "^([0-9a-f]{2})*$")]
-    cursor: Option<String>,
-}
-
 /// A model's versions, oldest first.
 #[utoipa::path(get, path = "/api/v1/models/{model}/versions", tag = "Models",
-    params(("model" = String, Path, description = "The model"), VersionsQuery),
+    params(("model" = String, Path, description = "The model"), PageQuery),
     responses((status = 200, body = Page<VersionView>)))]
 pub(super) async fn versions(
     State(context): State<Context>,
     At(name): At<String>,
-    Params(VersionsQuery { limit, cursor }): Params<VersionsQuery>,
+    Params(PageQuery { limit, cursor }): Params<PageQuery>,
 ) -> Result<Json<Page<VersionView>>, Problem> {
     let view = context.now();
     let versions = &known_model(&view, &name)?.versions;

@@ -1,7 +1,7 @@
 //! Lists in pages: a cursor names the last item that was shown, so that what comes and goes meanwhile shifts nothing.
 
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::error::Problem;
 
@@ -9,6 +9,19 @@ use super::error::Problem;
 const DEFAULT_LIMIT: u32 = 100;
 /// Items of a page at most.
 pub(super) const MAX_LIMIT: u32 = 1_000;
+
+/// Which page of a list.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageQuery {
+    /// Items of a page.
+    #[param(minimum = 1, maximum = 1000)]
+    pub(super) limit: Option<u32>,
+    /// Where the page before ended.
+    #[param(pattern = "^([0-9a-f]{2})*$")]
+    pub(super) cursor: Option<String>,
+}
 
 /// A page of a list.
 #[derive(Debug, Serialize, ToSchema)]

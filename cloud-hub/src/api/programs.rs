@@ -7,29 +7,17 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Deserialize;
 use shared::ids::{AgentId, Digest};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::extract::{At, Body, Params};
-use super::page::{Page, page};
+use super::page::{Page, PageQuery, page};
 use super::{Command, Context};
 use crate::core::access::Principal;
 use crate::view::programs::{BoxProgramView, ProgramView};
 
 /// Boxes that are named in one request: their names fit into a body as others are.
 const MAX_AGENTS: usize = 200;
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct PageQuery {
-    /// Items of a page.
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    /// Where the page before ended.
-    #[param(pattern = "^([0-9a-f]{2})*$")]
-    cursor: Option<String>,
-}
 
 /// Programs for boxes, by the hash of their files.
 #[utoipa::path(get, path = "/api/v1/programs", tag = "Programs", params(PageQuery),

@@ -173,8 +173,9 @@ impl Programs {
         if self.files.len() >= MAX_PROGRAMS && !self.files.contains_key(&known.file) {
             return Err(format!("there are {MAX_PROGRAMS} programs already; remove old ones"));
         }
-        // Whoever brings it again adds a signature or nothing.
-        Ok(ProgramChange::File(known))
+        // Whoever brings it again says nothing of what boxes made of it.
+        let halted = self.files.get(&known.file).and_then(|before| before.halted.clone());
+        Ok(ProgramChange::File(KnownProgram { halted, ..known }))
     }
 
     /// Boxes should run a program.
@@ -321,6 +322,7 @@ mod tests {
         assert_eq!(hear(&mut programs, "b", said(1, None)), None);
         let why = programs.file(program(2).file).and_then(|known| known.halted.clone());
         assert_eq!(why.as_deref(), Some("a went back from it: no hub"));
+        programs.apply(programs.add(program(2)).expect("it is there"));
         assert!(programs.offer(2, program(2).file, &[name("b")], "ada").is_err_and(|why| why.contains("halted")));
         programs.apply(programs.resume(program(2).file).expect("is halted"));
         assert!(hear(&mut programs, "b", said(1, None)).is_some());

@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use shared::ids::AgentId;
-use shared::wire::frame::{self, FrameHeader, HEADER_BYTES};
-use shared::wire::upkeep::{MAX_UPKEEP_REQUEST_BYTES, UpkeepRequest};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
+use shared::wire::upkeep::MAX_UPKEEP_REQUEST_BYTES;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::{LinkError, LinkEvent};
+use super::{LinkError, LinkEvent, answer_request, read_request};
 use crate::core::identities::BoxCertificate;
 
 /// Time for one request and its answer: a part of a program on a slow link.
@@ -42,28 +41,10 @@ async fn exchange(
     certificate: BoxCertificate,
     events: &mpsc::Sender<LinkEvent>,
 ) -> Result<bool, LinkError> {
-    let lost = |error: std::io::Error| LinkError::Lost(error.to_string());
-    let mut header = [0; HEADER_BYTES];
-    match stream.read_exact(&mut header).await {
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
-        Err(error) => return Err(lost(error)),
-    }
-    let header = FrameHeader::decode(header)?;
-    if header.length > MAX_UPKEEP_REQUEST_BYTES {
-        return Err(LinkError::Lost(format!("a request of {} bytes is no question for a program", header.length)));
-    }
-    let mut body = vec![0; header.length];
-    stream.read_exact(&mut body).await.map_err(lost)?;
-    let request: UpkeepRequest = header.open(&body)?;
-    let (answer, answered) = oneshot::channel();
-    let asked = LinkEvent::Upkeep { request, agent: agent.clone(), certificate, answer };
-    let stops = || LinkError::Lost("the hub stops".to_owned());
-    events.send(asked).await.map_err(|_| stops())?;
-    let answer = answered.await.map_err(|_| stops())?;
-    let mut bytes = Vec::new();
-    frame::encode(&answer, &mut bytes)?;
-    stream.write_all(&bytes).await.map_err(lost)?;
-    stream.flush().await.map_err(lost)?;
+    let Some(request) = read_request(stream, MAX_UPKEEP_REQUEST_BYTES).await? else {
+        return Ok(false);
+    };
+    let asked = |answer| LinkEvent::Upkeep { request, agent: agent.clone(), certificate, answer };
+    answer_request(stream, events, asked).await?;
     Ok(true)
 }

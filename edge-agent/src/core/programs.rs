@@ -77,10 +77,10 @@ pub enum Unfit {
         floor: u64,
     },
     /// It is too old to begin with.
-    #[error("it expired {hours} hours ago")]
+    #[error("it expired {minutes} minutes ago")]
     Expired {
         /// How long ago.
-        hours: i64,
+        minutes: i64,
     },
 }
 
@@ -118,7 +118,7 @@ impl ProgramBook {
             return Err(Unfit::NotNewer { found, running });
         }
         if header.expires_ms <= now {
-            return Err(Unfit::Expired { hours: (now - header.expires_ms) / 3_600_000 });
+            return Err(Unfit::Expired { minutes: (now - header.expires_ms) / 60_000 });
         }
         Ok(())
     }
@@ -333,7 +333,7 @@ mod tests {
             words(book.check(&other, TARGET, 1, 0)),
             "it is for aarch64-unknown-linux-musl, this box is x86_64-unknown-linux-musl"
         );
-        assert_eq!(words(book.check(&header(9), TARGET, 1, 1_007_200_000)), "it expired 2 hours ago");
+        assert_eq!(words(book.check(&header(9), TARGET, 1, 1_007_200_000)), "it expired 120 minutes ago");
         assert_eq!(
             words(book.check(&header(9), TARGET, 9, 0)),
             "its number is 9, the box runs 9: a new one must be higher"
