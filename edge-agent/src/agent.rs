@@ -134,7 +134,7 @@ pub async fn run(config: Config, surroundings: Surroundings, shutdown: Cancellat
 }
 
 /// How often the agent ended soon after its start counts for nothing any more: another program ran then.
-pub(crate) fn forget_crashes(state_directory: &std::path::Path) {
+pub fn forget_crashes(state_directory: &std::path::Path) {
     Crashes::begin(state_directory, false).stopped();
 }
 

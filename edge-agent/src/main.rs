@@ -210,12 +210,12 @@ fn load(path: &Path) -> Result<Config, Failure> {
 /// One thread is enough for the sockets; the disk, inference and the store have threads of their own.
 fn run(config: Config, log: Log, installed: Option<PathBuf>) -> Result<(), Failure> {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let running = program::take_place(&config.agent.state_directory, &arguments, installed);
+    let directory = &config.agent.state_directory;
+    let running = program::take_place(directory, &arguments, installed, || agent::forget_crashes(directory));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
-    let directory = &config.agent.state_directory;
     crash_reports::keep_in(directory, log.clone(), WallClock::start(Clock::start(), directory));
     let surroundings = Surroundings { log, running: Some(running.clone()) };
     let ended = runtime.block_on(async {

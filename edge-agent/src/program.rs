@@ -56,20 +56,34 @@ pub struct ProgramFolder {
 }
 
 /// Starts the program that the box should run in the place of this one, or says that this one is right. `arguments` are those of this
-/// program, without its name; `installed` is what [`INSTALLED_FLAG`] said.
+/// program, without its name; `installed` is what [`INSTALLED_FLAG`] said. Where a program on trial turned out to be none to run,
+/// `went_back` is called before another starts.
 #[must_use]
-pub fn take_place(state_directory: &Path, arguments: &[OsString], installed: Option<PathBuf>) -> Running {
+pub fn take_place(
+    state_directory: &Path,
+    arguments: &[OsString],
+    installed: Option<PathBuf>,
+    went_back: impl Fn(),
+) -> Running {
     let folder = ProgramFolder::of(state_directory);
     let mut book = folder.book();
     if installed.is_some() {
         return Running { number: book.current().map_or(NUMBER, |held| held.number), installed };
     }
-    let before = book.clone();
-    while let Some(held) = book.start(NUMBER).cloned() {
-        if let Err(failure) = folder.save(&book) {
+    loop {
+        let before = book.clone();
+        let held = book.start(NUMBER).cloned();
+        if book != before
+            && let Err(failure) = folder.save(&book)
+        {
             error!("failed to note the start of a program: {failure}; the installed one runs");
             break;
         }
+        if before.trial().is_some() && book.trial().is_none() {
+            folder.prune(&book);
+            went_back();
+        }
+        let Some(held) = held else { break };
         info!(release = held.release, number = held.number, "starting the program that the hub sent");
         let failure = match folder.sound(held.program) {
             Ok(path) => start(&path, arguments, true),
@@ -77,13 +91,11 @@ pub fn take_place(state_directory: &Path, arguments: &[OsString], installed: Opt
         };
         error!("failed to start program {}: {failure}", held.release);
         book.go_back(format!("it cannot be started: {failure}"));
-    }
-    if book != before {
         if let Err(failure) = folder.save(&book) {
             error!("failed to note what became of a program: {failure}");
+            break;
         }
         folder.prune(&book);
-        crate::agent::forget_crashes(state_directory);
     }
     Running { number: NUMBER, installed: None }
 }
@@ -175,18 +187,15 @@ impl ProgramFolder {
         part.write_all(bytes)
     }
 
-    /// A file that was fetched, if it is the one it should be; it is taken off the disk.
+    /// A file that was fetched, or nothing if it is not the one it should be; either way it is taken off the disk.
     ///
     /// # Errors
-    /// If the disk fails, or it is another one.
-    pub fn take_fetched(&self, file: Digest) -> io::Result<Vec<u8>> {
+    /// If the disk fails.
+    pub fn take_fetched(&self, file: Digest) -> io::Result<Option<Vec<u8>>> {
         let path = self.part(file);
         let bytes = read(&path, MAX_PROGRAM_FILE_BYTES)?;
         fs::remove_file(&path)?;
-        if Digest::of(&bytes) != file {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "what was fetched has another hash"));
-        }
-        Ok(bytes)
+        Ok(Some(bytes).filter(|bytes| Digest::of(bytes) == file))
     }
 
     /// Deletes everything that no book names.
@@ -255,10 +264,10 @@ mod tests {
         folder.add_part(file, 0, b"stale and long").expect("writes");
         folder.add_part(file, 0, b"abc").expect("writes");
         folder.add_part(file, folder.fetched(file), b"def").expect("writes");
-        assert_eq!(folder.take_fetched(file).expect("is whole"), b"abcdef");
+        assert_eq!(folder.take_fetched(file).expect("reads").as_deref(), Some(&b"abcdef"[..]));
         assert_eq!(folder.fetched(file), 0);
         folder.add_part(file, 0, b"abcxyz").expect("writes");
-        assert!(folder.take_fetched(file).is_err(), "another file");
+        assert_eq!(folder.take_fetched(file).expect("reads"), None, "another file");
         assert_eq!(folder.fetched(file), 0, "it is fetched anew");
         folder.install(program, b"program").expect("writes");
         assert!(folder.sound(program).is_ok());

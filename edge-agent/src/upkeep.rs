@@ -64,8 +64,6 @@ enum UpkeepError {
     Refused(String),
     #[error("understand the hub: it answered something else")]
     Odd,
-    #[error("fetch a program: the hub gave {0} bytes more than it said")]
-    TooMuch(u64),
     #[error("keep a program: {0}")]
     Disk(#[from] std::io::Error),
 }
@@ -165,8 +163,16 @@ impl Upkeep {
         if self.trusted.is_empty() || book.is_settled(offer.offer) {
             return Ok(false);
         }
-        let bytes = self.fetch(talk, offer).await?;
-        let begun = self.begin(book, offer, bytes).await;
+        let limit = MAX_PROGRAM_FILE_BYTES;
+        let begun = if offer.bytes > limit {
+            Err(format!("its file has {} bytes, at most {limit} are allowed", offer.bytes))
+        } else {
+            match self.fetch(talk, offer).await? {
+                Some(bytes) => self.begin(book, offer, bytes).await,
+                // It would be the same the next time, and a flash card bears only so much.
+                None => Err("the hub gave a file with another hash than it said".to_owned()),
+            }
+        };
         if let Err(reason) = &begun {
             warn!("a program was refused: {reason}");
             book.refuse(offer.offer, reason.clone());
@@ -177,8 +183,8 @@ impl Upkeep {
         Ok(begun.is_ok())
     }
 
-    /// Fetches a file, from where it broke off before.
-    async fn fetch(&self, talk: &mut Talk, offer: ProgramOffer) -> Result<Vec<u8>, UpkeepError> {
+    /// Fetches a file, from where it broke off before; nothing if it is not the one that was offered.
+    async fn fetch(&self, talk: &mut Talk, offer: ProgramOffer) -> Result<Option<Vec<u8>>, UpkeepError> {
         let ProgramOffer { file, bytes, .. } = offer;
         let mut there = self.folder.fetched(file).min(bytes);
         for _ in 0..MAX_PARTS {
@@ -196,9 +202,6 @@ impl Upkeep {
             let length = part.len() as u64;
             on_disk(move || folder.add_part(file, there, &part)).await?;
             there += length;
-            if there > bytes.min(MAX_PROGRAM_FILE_BYTES) {
-                return Err(UpkeepError::TooMuch(there - bytes.min(there)));
-            }
         }
         let folder = self.folder.clone();
         Ok(on_disk(move || folder.take_fetched(file)).await?)

@@ -46,9 +46,13 @@ impl<'a> Watched<'a> {
     }
 
     /// What the box says of itself.
-    fn number(&self) -> Option<u64> {
+    fn status(&self) -> Value {
         let said = self.of.command(&["status", "--output", "json"]).output().expect("runs");
-        serde_json::from_slice::<Value>(&said.stdout).ok()?["program_number"].as_u64()
+        serde_json::from_slice(&said.stdout).unwrap_or_default()
+    }
+
+    fn number(&self) -> Option<u64> {
+        self.status()["program_number"].as_u64()
     }
 }
 
@@ -162,11 +166,15 @@ fn a_box_takes_a_program_that_proves_itself_and_goes_back_from_every_other() {
     assert!(said["reason"].as_str().is_some_and(|why| why.contains("not signed by a trusted key")), "{said}");
     assert_eq!(watched.starts, 1);
 
-    let dying = bring(&site, &script(&site, "dying", "#!/bin/sh\nexit 3\n"), 30, &key);
+    // As an agent that ends within minutes of its start leaves it.
+    let starts = site.path("a/state/starts");
+    let dies = format!("#!/bin/sh\necho $(cat /proc/sys/kernel/random/boot_id) 3 >{}\nexit 3\n", starts.display());
+    let dying = bring(&site, &script(&site, "dying", &dies), 30, &key);
     offered(&site, &dying);
     let said = until(&site, &mut watched, "returned", 10);
     assert_eq!(said["reason"], "it was started 3 times and did not prove itself");
     assert_eq!(watched.starts, 4, "three that died, and the one before");
+    assert!(wait_until(DEADLINE, || watched.status()["safe_mode"].is_null() && watched.number() == Some(10)));
     let again = site.ctl(&["programs", "offer", &dying, "--agents", "box-1"]);
     let refused = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(!again.status.success() && refused.contains("is halted: box-1 went back from it"), "{refused}");
