@@ -4,6 +4,7 @@
 mod accounts;
 mod alarms;
 mod dashboard;
+mod diagnoses;
 mod enrolment;
 mod error;
 mod etag;
@@ -12,6 +13,7 @@ mod extract;
 mod fleet;
 mod guard;
 mod history;
+mod install;
 mod labels;
 mod learning;
 mod mlflow;
@@ -41,10 +43,12 @@ use utoipa::ToSchema;
 use crate::core::access::throttle::Throttle;
 use crate::core::access::{AccessBook, Change};
 use crate::core::alarms::Review;
+use crate::core::diagnoses::Diagnosis;
 use crate::core::labels::LabelKind;
 use crate::core::retrain::curve::Curve;
 use crate::core::rollout::Wish;
 use crate::core::tracking::{Act, Fault, Point, Tracking};
+use crate::install::InstallFolder;
 use crate::telemetry::Telemetry;
 use crate::view::programs::{BoxProgramView, ProgramView};
 use crate::view::{
@@ -115,6 +119,22 @@ pub enum Command {
         asked: NewEnrolTokens,
         /// The tokens, or why there are none.
         answer: oneshot::Sender<Result<Vec<MadeEnrolToken>, String>>,
+    },
+    /// Ask a box how it is.
+    Diagnose {
+        /// The box.
+        agent: AgentId,
+        /// Who asks.
+        by: String,
+        /// Why not, if it cannot be asked.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Read what it said.
+    ReadDiagnosis {
+        /// The box.
+        agent: AgentId,
+        /// What it said; nothing if nobody asked.
+        answer: oneshot::Sender<Option<Diagnosis>>,
     },
     /// Make such a token void.
     RemoveEnrolToken {
@@ -403,6 +423,8 @@ pub struct Shown {
     pub tracking: Arc<RwLock<Tracking>>,
     /// Figures for Prometheus.
     pub telemetry: Telemetry,
+    /// Packages of the agent.
+    pub install: Arc<InstallFolder>,
 }
 
 /// What the handlers share.

@@ -9,6 +9,7 @@
 pub mod access;
 mod admission;
 pub mod alarms;
+pub mod diagnoses;
 pub mod drift;
 pub mod identities;
 pub mod labels;
@@ -278,6 +279,7 @@ impl HubCore {
             Event::LabelRemoved { id } => self.labels.remove(&id),
             Event::RetrainRequested { model, by } => self.retraining.request(&model, &by),
             Event::Uploaded(release) => self.uploaded(now, *release, effects),
+            Event::Signed { model, version, bytes } => self.signed(&model, version, bytes, effects),
             Event::RolloutWished { id, wish, by } => self.wished(now, id, wish, &by, effects),
             Event::RolloutRequested { model, version, by } => self.roll_out(now, &model, version, &by, effects),
             Event::Tick => self.close_expired(now, effects),

@@ -1,6 +1,7 @@
 //! `cloud-hub ctl`: the hub from the shell, over the same HTTP interface as everybody.
 
 mod client;
+mod diagnose;
 pub(crate) mod enrol;
 mod image;
 mod programs;
@@ -101,6 +102,13 @@ impl Ctl {
 enum Command {
     /// Boxes, or one of them.
     Agents { agent: Option<String> },
+    /// Asks a box for everything it can say of itself, and waits for it.
+    Diagnose {
+        agent: String,
+        /// Seconds to wait at most.
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+    },
     /// Streams: what came in, and the newest.
     Streams,
     /// Models and their champions.
@@ -314,6 +322,7 @@ pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
     match &ctl.command {
         Command::Agents { agent: None } => show(table::AGENTS, "agents"),
         Command::Agents { agent: Some(agent) } => print_one(ctl, &client.get(&format!("agents/{agent}"))?),
+        Command::Diagnose { agent, timeout } => diagnose::diagnose(ctl, &client, agent, *timeout),
         Command::Streams => show(table::STREAMS, "streams"),
         Command::Models => show(table::MODELS, "models"),
         Command::Versions { model } => show(table::VERSIONS, &format!("models/{model}/versions")),

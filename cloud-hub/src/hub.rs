@@ -5,6 +5,7 @@
 //! compacts it, and then lets go of the shells.
 
 mod access;
+mod diagnoses;
 pub mod drift_files;
 mod enrolment;
 mod intake;
@@ -37,7 +38,7 @@ use tracing::{error, info, warn};
 
 use self::access::Doors;
 use self::enrolment::Vouching;
-use self::intake::Brought;
+use self::intake::{Brought, Taken};
 use self::parts::Parts;
 use self::programs::LastProgram;
 use self::watchdog::Watchdog;
@@ -47,11 +48,13 @@ use crate::audit::AuditHead;
 use crate::authority::AuthorityError;
 use crate::clock;
 use crate::config::{Config, ModelSection};
+use crate::core::diagnoses::Diagnoses;
 use crate::core::programs::Programs;
 use crate::core::retrain::curve::Curve;
 use crate::core::tracking::Tracking;
 use crate::core::{ConnectionId, Effect, Event, HubCore, SnapshotError};
 use crate::ingest_log::{self, Entry, IngestLogError, Report};
+use crate::install::InstallFolder;
 use crate::link::{Link, LinkError, LinkEvent};
 use crate::release_key::ReleaseKeyError;
 use crate::samples::{SampleStore, SamplesError};
@@ -135,6 +138,8 @@ pub struct Hub {
     /// Programs for boxes, and their files.
     programs: Programs,
     program_files: Artifacts,
+    diagnoses: Diagnoses,
+    install: Arc<InstallFolder>,
     last_program: LastProgram,
     log: mpsc::Sender<ingest_log::Request>,
     watchdog: Watchdog,
@@ -204,7 +209,8 @@ impl Hub {
         if let Some(listener) = self.api.take() {
             let telemetry = self.telemetry.clone();
             let (head, tracking) = (self.head.subscribe(), Arc::clone(&self.tracking));
-            let shown = Shown { view: self.picture.subscribe(), head, tracking, telemetry };
+            let install = Arc::clone(&self.install);
+            let shown = Shown { view: self.picture.subscribe(), head, tracking, telemetry, install };
             let access = self.doors.for_api(self.is_public_over_tls);
             services.spawn(api::serve(listener, shown, command_sender, access, stop.clone()));
         }
@@ -314,6 +320,9 @@ impl Hub {
             LinkEvent::Upkeep { request, agent, certificate, answer } => {
                 self.upkeep(request, agent, certificate, answer).await;
             }
+            LinkEvent::Examined { connection, request, document } => {
+                self.hear_diagnosis(connection, request, document);
+            }
             LinkEvent::Core(event) => {
                 if let Event::Disconnected { connection } = &*event {
                     self.agents.remove(connection);
@@ -332,9 +341,9 @@ impl Hub {
             }
             Command::Bring { model, bytes, by, skip_proof, answer } => {
                 let registry = self.core.registry();
-                let newest = registry.versions(&model).last().map(|release| release.version);
+                let known = registry.versions(&model).map(|release| (release.version, release.digest)).collect();
                 let champion = registry.champion(&model).map(|release| release.digest);
-                self.take_in(Brought { model, newest, champion, by, skip_proof }, bytes, answer);
+                self.take_in(Brought { model, known, champion, by, skip_proof }, bytes, answer);
             }
             // Whoever asked may have gone.
             Command::Change { change, answer } => drop(answer.send(self.change_access(change).await)),
@@ -346,6 +355,8 @@ impl Hub {
                 drop(answer.send(self.revoke_box(&agent, by, reason).await));
             }
             Command::ApproveBox { agent, by, answer } => drop(answer.send(self.approve_box(&agent, &by).await)),
+            Command::Diagnose { agent, by, answer } => drop(answer.send(self.diagnose(agent, by))),
+            Command::ReadDiagnosis { agent, answer } => drop(answer.send(self.diagnosis_of(&agent))),
             Command::ReadPrograms { answer } => {
                 let programs = self.programs.files().into_iter().map(|known| ProgramView::of(known, &self.programs));
                 drop(answer.send(programs.collect()));
@@ -416,13 +427,17 @@ impl Hub {
                 });
                 self.handle(Event::Trained { run, outcome: *outcome }).await;
             }
-            Ok(work::Done::Brought { release, answer }) => {
-                let answered = match release {
+            Ok(work::Done::Brought { taken, model, answer }) => {
+                let answered = match taken {
                     Err(reason) => Err(reason),
-                    Ok(release) => {
+                    Ok(Taken::New(release)) => {
                         let known = (release.version, release.digest);
                         self.order(Event::Uploaded(release)).await;
                         Ok(known)
+                    }
+                    Ok(Taken::Signed { version, digest, bytes }) => {
+                        self.order(Event::Signed { model, version, bytes }).await;
+                        Ok((version, digest))
                     }
                 };
                 // Whoever asked may have gone.

@@ -16,7 +16,7 @@ use prost::Message;
 use shared::config::ConfigError;
 use shared::device::DeviceKind;
 use shared::drift::DriftReference;
-use shared::event::StreamSchema;
+use shared::event::{StreamSchema, UnixMillis};
 use shared::ids::{ChannelName, Digest, IdError, ModelName, ModelVersion, StreamId};
 use shared::package::signature::ReleaseKey;
 use shared::package::{Golden, Lineage, Manifest, Package, PackageError, Sealed};
@@ -47,6 +47,8 @@ pub struct Import<'a> {
     pub version: ModelVersion,
     /// Who vouches for the package.
     pub key: Option<&'a ReleaseKey>,
+    /// Until when.
+    pub signed_until_ms: UnixMillis,
 }
 
 /// Where a network comes from.
@@ -148,7 +150,7 @@ pub fn import(order: &Import<'_>) -> Result<Sealed, ImportError> {
         Vec::new(),
     );
     let package = Package { manifest, weights: weights.to_safetensors(format)?, golden };
-    Ok(package.seal(&order.key.into_iter().collect::<Vec<_>>())?)
+    Ok(package.seal(&order.key.into_iter().collect::<Vec<_>>(), order.signed_until_ms)?)
 }
 
 /// Reads an ONNX file as a network that is given `input`. A softmax at the end of a classifier is left out: the decision takes

@@ -5,12 +5,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use shared::device::DeviceKind;
+use shared::event::UnixMillis;
 use shared::ids::Digest;
 use shared::limits::MAX_PACKAGE_BYTES;
-use shared::package::signature::{PublicKey, ReleaseKey};
+use shared::package::signature::{NEVER, PublicKey, ReleaseKey};
 use shared::package::{Package, signature};
 use shared::pipeline::weights::Weights;
 
+use crate::clock;
 use crate::view::{Timestamp, show_range};
 
 /// Numbers of a list that people are shown; longer ones are for programs.
@@ -57,7 +59,8 @@ pub fn verify(path: &Path, trusted: &[PublicKey], device: DeviceKind) -> Result<
     let wrong = |problem: String| InspectError::new(path, problem);
     let Opened { package, digest, bytes } = open(path)?;
     if !trusted.is_empty() {
-        signature::verify(&bytes, trusted).map_err(|error| wrong(error.to_string()))?;
+        let vouched = signature::verify(&bytes, trusted).map_err(|error| wrong(error.to_string()))?;
+        vouched.at(clock::unix_ms()).map_err(|error| wrong(error.to_string()))?;
     }
     let opened = device.open().map_err(|error| wrong(error.to_string()))?;
     package.load(&opened).map_err(|error| wrong(error.to_string()))?;
@@ -65,7 +68,7 @@ pub fn verify(path: &Path, trusted: &[PublicKey], device: DeviceKind) -> Result<
     Ok(json!({
         "package": path.display().to_string(),
         "digest": digest.to_string(),
-        "signed_by": signers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "signed_by": signers.iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>(),
         "trusted": !trusted.is_empty(),
         "golden_readings": package.golden.readings.len(),
         "device": device.to_string(),
@@ -116,13 +119,13 @@ pub fn weights(path: &Path) -> Result<Vec<u8>, InspectError> {
     Ok(open(path)?.package.weights)
 }
 
-/// Adds a signature to a package's file and writes it in place.
+/// Adds a signature to a package's file that holds until `expires_ms`, and writes it in place.
 ///
 /// # Errors
 /// If it is no sound package or cannot be written.
-pub fn sign(path: &Path, key: &ReleaseKey) -> Result<Digest, InspectError> {
+pub fn sign(path: &Path, key: &ReleaseKey, expires_ms: UnixMillis) -> Result<Digest, InspectError> {
     let Opened { digest, bytes, .. } = open(path)?;
-    let signed = signature::add(&bytes, key).map_err(|error| InspectError::new(path, error))?;
+    let signed = signature::add(&bytes, key, expires_ms).map_err(|error| InspectError::new(path, error))?;
     std::fs::write(path, signed).map_err(|error| InspectError::new(path, error))?;
     Ok(digest)
 }
@@ -143,7 +146,8 @@ pub fn inspect(path: &Path) -> Result<Value, InspectError> {
         "version": manifest.version.0,
         "created": Timestamp(manifest.created_ms),
         "floor": manifest.floor.0,
-        "signed_by": signers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "signed_by": signers.iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>(),
+        "signed_until": signers.iter().map(|(_, until)| (*until != NEVER).then_some(Timestamp(*until))).collect::<Vec<_>>(),
         "channels": manifest.pipeline.input.names().collect::<Vec<_>>(),
         "input": manifest.pipeline.input,
         "calibration": manifest.pipeline.calibration,
@@ -180,7 +184,7 @@ pub fn to_text(report: &Value) -> String {
         format!("preprocess  {}", shortened(&report["preprocess"])),
         format!("network     {}", shortened(&report["network"])),
         format!("decision    {}", shortened(&report["decision"])),
-        format!("signed by   {}", list(&report["signed_by"])),
+        format!("signed by   {}", signatures(report)),
         format!("trigger     {}", text(&report["trigger"])),
         format!("seed        {}; parent {}", report["seed"], text(&report["parent"])),
     ];
@@ -197,6 +201,16 @@ pub fn to_text(report: &Value) -> String {
         lines.push(format!("metric      {name} {value}"));
     }
     lines.join("\n")
+}
+
+/// Whose signatures there are, and until when those hold that end.
+fn signatures(report: &Value) -> String {
+    let [keys, ends] = ["signed_by", "signed_until"].map(|name| report[name].as_array().into_iter().flatten());
+    let shown = keys.zip(ends).filter_map(|(key, end)| {
+        let key = key.as_str()?;
+        Some(end.as_str().map_or_else(|| key.to_owned(), |end| format!("{key} until {end}")))
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// A value with long lists of numbers counted instead of written out.

@@ -19,6 +19,7 @@ pub mod image;
 pub mod import;
 pub mod ingest_log;
 pub mod inspect;
+pub mod install;
 pub mod link;
 pub mod recipe;
 pub mod release_key;

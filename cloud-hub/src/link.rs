@@ -18,9 +18,10 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use shared::event::{EntryError, SpoolEntry};
 use shared::ids::AgentId;
+use shared::wire::diagnosis::PackedDiagnosis;
 use shared::wire::enrol::{EnrolAnswer, EnrolRequest};
 use shared::wire::frame::{self, FrameDecoder, FrameError, FrameHeader, HEADER_BYTES};
 use shared::wire::message::{EdgeToHub, HubToEdge, PackedEntry, UnpackError};
@@ -65,6 +66,15 @@ pub enum LinkEvent {
     },
     /// Something for the core.
     Core(Box<Event>),
+    /// A box says how it is, as it was asked.
+    Examined {
+        /// The connection.
+        connection: ConnectionId,
+        /// Numbers the question.
+        request: u64,
+        /// What it says: JSON.
+        document: PackedDiagnosis,
+    },
     /// A box wants a certificate.
     Enrol {
         /// What it asks for.
@@ -126,6 +136,9 @@ pub enum LinkError {
     /// The peer sent a picture that contradicts itself.
     #[error("understand what the agent shows: {0}")]
     Picture(&'static str),
+    /// The peer sent a diagnosis that is no JSON.
+    #[error("understand what the agent says of itself: {0}")]
+    Diagnosis(String),
     /// The peer sent something on the live lane that belongs elsewhere.
     #[error("understand the agent: only pictures travel on the live lane")]
     WrongLane,
@@ -315,7 +328,7 @@ async fn read_messages(
         is_little = count < LITTLE_BYTES;
         decoder.extend(&bytes);
         while let Some(message) = decoder.take()? {
-            if events.send(LinkEvent::Core(Box::new(event(connection, message)?))).await.is_err() {
+            if events.send(said(connection, message)?).await.is_err() {
                 return Ok(());
             }
         }
@@ -337,7 +350,7 @@ async fn read_pictures(
             let EdgeToHub::Live(_) = message else {
                 return Err(LinkError::WrongLane);
             };
-            if events.send(LinkEvent::Core(Box::new(event(connection, message)?))).await.is_err() {
+            if events.send(said(connection, message)?).await.is_err() {
                 return Ok(());
             }
         }
@@ -345,8 +358,8 @@ async fn read_pictures(
     Ok(())
 }
 
-fn event(connection: ConnectionId, message: EdgeToHub) -> Result<Event, LinkError> {
-    Ok(match message {
+fn said(connection: ConnectionId, message: EdgeToHub) -> Result<LinkEvent, LinkError> {
+    let event = match message {
         EdgeToHub::Hello(hello) => Event::Hello { connection, hello },
         EdgeToHub::Entry(packed) => Event::Entry { connection, entry: unpack(&packed)? },
         EdgeToHub::Fetch { digest, offset, base } => Event::Fetch { connection, digest, offset, base },
@@ -356,7 +369,14 @@ fn event(connection: ConnectionId, message: EdgeToHub) -> Result<Event, LinkErro
             None => Event::Live { connection, picture },
             Some(problem) => return Err(LinkError::Picture(problem)),
         },
-    })
+        EdgeToHub::Examined { request, document } => {
+            return match serde_json::from_slice::<IgnoredAny>(&document.unpack()?) {
+                Ok(_) => Ok(LinkEvent::Examined { connection, request, document }),
+                Err(error) => Err(LinkError::Diagnosis(error.to_string())),
+            };
+        }
+    };
+    Ok(LinkEvent::Core(Box::new(event)))
 }
 
 fn unpack(packed: &PackedEntry) -> Result<SpoolEntry, LinkError> {

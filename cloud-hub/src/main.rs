@@ -32,7 +32,7 @@ use tracing_subscriber::EnvFilter;
 
 use ctl::{Ctl, control};
 use look::{AuditCommand, Drift, find_drift, look_back};
-use packages::{PackageCommand, look_into};
+use packages::{PackageCommand, Signing, look_into};
 
 /// Exit code for a configuration that cannot be used (EX_CONFIG), so that a service manager does not try again.
 const EXIT_CONFIG: u8 = 78;
@@ -139,9 +139,8 @@ struct Train {
     /// The seed, instead of the recipe's.
     #[arg(long)]
     seed: Option<u64>,
-    /// The release key that signs the package: an Ed25519 private key in PEM.
-    #[arg(long)]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    signing: Signing,
     /// How to report what came of it, on standard output.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     report: Output,
@@ -169,9 +168,8 @@ struct Import {
     /// The model's version.
     #[arg(long = "model-version", default_value_t = 1)]
     version: u32,
-    /// The release key that signs the package.
-    #[arg(long)]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    signing: Signing,
 }
 
 #[derive(Subcommand)]
@@ -322,7 +320,7 @@ async fn wait_for_signal() {
 }
 
 fn train(options: Train) -> Result<(), Failure> {
-    let key = options.key.as_deref().map(release_key::load).transpose().map_err(Failure::new)?;
+    let (key, signed_until_ms) = options.signing.read()?;
     let training = OfflineTraining {
         recipe: options.recipe,
         data: options.data,
@@ -332,6 +330,7 @@ fn train(options: Train) -> Result<(), Failure> {
         device: options.device,
         seed: options.seed,
         key,
+        signed_until_ms,
     };
     let cancelled = stop_on_signal()?;
     let mut reporter = Reporter::new();
@@ -368,7 +367,7 @@ fn train(options: Train) -> Result<(), Failure> {
 }
 
 fn import(options: Import) -> Result<(), Failure> {
-    let key = options.key.as_deref().map(release_key::load).transpose().map_err(Failure::new)?;
+    let (key, signed_until_ms) = options.signing.read()?;
     let network = match (&options.onnx, &options.safetensors) {
         (Some(file), _) => Source::Onnx(file),
         (None, Some(file)) => Source::Safetensors(file),
@@ -382,6 +381,7 @@ fn import(options: Import) -> Result<(), Failure> {
         model: options.model,
         version: ModelVersion(options.version),
         key: key.as_ref(),
+        signed_until_ms,
     };
     let sealed = import::import(&order).map_err(|error| match error {
         ImportError::Recipe(error) => Failure { code: EXIT_CONFIG, message: error.to_string() },

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use cloud_hub::{clock, inspect, release_key};
 use shared::device::DeviceKind;
+use shared::event::UnixMillis;
 use shared::ids::Digest;
 use shared::package::signature::{PublicKey, ReleaseKey};
 use shared::program::{self, ProgramFacts, ProgramFile};
@@ -46,10 +47,15 @@ pub(crate) enum PackageCommand {
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
-    /// Signs a package, in place. Signatures that it has stay.
+    /// Signs a package, in place. Signatures that it has stay, but for one by the same key.
+    #[command(after_help = "Example, on a machine that has the key and is not the hub:\n  \
+                      cloud-hub package sign pump-7.tide --key fleet.key --expires-in 180d")]
     Sign {
         /// The package.
         file: PathBuf,
+        /// How long boxes may begin with it; one that serves it goes on. A program says so itself.
+        #[arg(long, default_value = "365d", value_parser = duration_s)]
+        expires_in: i64,
         /// The release key.
         #[arg(long)]
         key: PathBuf,
@@ -87,6 +93,25 @@ pub(crate) enum PackageCommand {
     },
 }
 
+/// Who signs a package that is made here, and for how long.
+#[derive(clap::Args)]
+pub(crate) struct Signing {
+    /// The release key that signs the package: an Ed25519 private key in PEM.
+    #[arg(long)]
+    key: Option<PathBuf>,
+    /// How long boxes may begin with the signed package; one that serves it goes on.
+    #[arg(long, default_value = "365d", value_parser = duration_s)]
+    expires_in: i64,
+}
+
+impl Signing {
+    /// The key, and until when it signs.
+    pub(crate) fn read(&self) -> Result<(Option<ReleaseKey>, UnixMillis), Failure> {
+        let key = self.key.as_deref().map(release_key::load).transpose().map_err(Failure::new)?;
+        Ok((key, from_now_ms(self.expires_in)))
+    }
+}
+
 pub(crate) fn look_into(command: PackageCommand) -> Result<(), Failure> {
     let (report, output, to_text): (_, _, fn(&serde_json::Value) -> String) = match command {
         PackageCommand::Inspect { file, output } => (inspect::inspect(&file), output, inspect::to_text),
@@ -96,16 +121,15 @@ pub(crate) fn look_into(command: PackageCommand) -> Result<(), Failure> {
         PackageCommand::Diff { before, after, output } => {
             (inspect::diff(&before, &after), output, inspect::diff_to_text)
         }
-        PackageCommand::Sign { file, key } => {
+        PackageCommand::Sign { file, expires_in, key } => {
             let key = release_key::load(&key).map_err(Failure::new)?;
-            let name = sign(&file, &key)?;
+            let name = sign(&file, &key, from_now_ms(expires_in))?;
             return say(&format!("{name} is signed by {}", key.public()));
         }
         PackageCommand::Program { program, target, release, number, expires_in, key, output } => {
             let key = release_key::load(&key).map_err(Failure::new)?;
             let bytes = read(&program)?;
-            let created_ms = clock::unix_ms();
-            let expires_ms = created_ms.saturating_add(expires_in.saturating_mul(1_000));
+            let (created_ms, expires_ms) = (clock::unix_ms(), from_now_ms(expires_in));
             let facts = ProgramFacts { release, number, target, created_ms, expires_ms };
             let file = program::seal(&bytes, facts, &[&key]).map_err(Failure::new)?;
             write(&output, &file)?;
@@ -126,14 +150,18 @@ pub(crate) fn look_into(command: PackageCommand) -> Result<(), Failure> {
 }
 
 /// Signs a package or a program, in place; gives what it is called.
-fn sign(path: &Path, key: &ReleaseKey) -> Result<String, Failure> {
+fn sign(path: &Path, key: &ReleaseKey, expires_ms: UnixMillis) -> Result<String, Failure> {
     let bytes = read(path)?;
     if !ProgramFile::is_one(&bytes) {
-        return Ok(inspect::sign(path, key).map_err(Failure::new)?.to_string());
+        return Ok(inspect::sign(path, key, expires_ms).map_err(Failure::new)?.to_string());
     }
     let signed = program::add_signature(&bytes, key).map_err(Failure::new)?;
     write(path, &signed)?;
     Ok(Digest::of(&signed).to_string())
+}
+
+fn from_now_ms(seconds: i64) -> UnixMillis {
+    clock::unix_ms().saturating_add(seconds.saturating_mul(1_000))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

@@ -47,6 +47,8 @@ pub struct Order<'a> {
     pub now_ms: UnixMillis,
     /// Who vouches for it.
     pub keys: Vec<&'a ReleaseKey>,
+    /// Until when.
+    pub signed_until_ms: UnixMillis,
 }
 
 /// Readings to train on.
@@ -240,7 +242,7 @@ fn candidate(
         }
     }
     let package = pack::package(order, dataset, fitted, &report.metrics)?;
-    let sealed = package.seal(&order.keys)?;
+    let sealed = package.seal(&order.keys, order.signed_until_ms)?;
     report.blessed = true;
     Ok((report, Verdict::Blessed(Box::new(package), sealed)))
 }

@@ -273,7 +273,7 @@ fn start_agent(file: &Path, agent: &AgentId) -> anyhow::Result<Member> {
     let stopped = stop.clone();
     let thread = std::thread::Builder::new().name(agent.to_string()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let surroundings = Surroundings { log: Log::default(), running: None };
+        let surroundings = Surroundings { log: Log::default(), running: None, config: None };
         runtime.block_on(edge_agent::agent::run(config, surroundings, stopped))?;
         Ok(())
     })?;

@@ -6,6 +6,7 @@
 
 mod answer;
 mod crashes;
+pub mod diagnosis;
 pub mod doctor;
 mod presence;
 mod programs;
@@ -16,6 +17,7 @@ mod watchdog;
 mod wear;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -50,6 +52,7 @@ use crate::telemetry::Telemetry;
 use crate::tls::TlsError;
 use crate::{infer, ingest, spool};
 use crashes::Crashes;
+use diagnosis::{Diagnosing, Subject};
 use presence::{MAX_SHOWN_STREAMS, Says};
 use programs::Programs;
 use self_care::SelfCare;
@@ -120,6 +123,8 @@ pub struct Surroundings {
     pub log: Log,
     /// The program that it is; nothing: one that is part of another, and stays what it is.
     pub running: Option<Running>,
+    /// The file of its configuration, if it has one.
+    pub config: Option<PathBuf>,
 }
 
 /// Runs an agent until `shutdown` is cancelled, or another program is to take its place.
@@ -171,17 +176,24 @@ struct Agent {
     /// What is said of predictions beside their content: of normal ones, and of anomalies.
     said_of: Option<(ModelRef, [Properties; 2])>,
     care: SelfCare,
+    diagnosing: Diagnosing,
 }
 
 impl Agent {
     async fn start(config: Config, surroundings: Surroundings) -> Result<Self, AgentError> {
-        let Surroundings { log, running } = surroundings;
+        let Surroundings { log, running, config: config_file } = surroundings;
         let clock = Clock::start();
         let telemetry = Telemetry::default();
         let name = config.agent.name.clone();
         let directory = config.agent.state_directory.clone();
         let wall = WallClock::start(clock, &directory);
         let (event_sender, events) = mpsc::channel(EVENTS);
+        let diagnosing = Diagnosing::new(Subject {
+            config: config_file,
+            agent: Some(name.clone()),
+            directory: Some(directory.clone()),
+            log: Some(log.clone()),
+        });
 
         let (state, aside) = StateStore::open(&directory.join("state"))?;
         if let Some(aside) = aside {
@@ -204,7 +216,7 @@ impl Agent {
             .start(event_sender.clone(), working(&parts.spool))
             .map_err(|source| AgentError::Io { what: "start the spool thread".to_owned(), source })?;
         let (infer, infer_thread) =
-            infer::start(settings, working(&parts.infer), telemetry.clone(), event_sender.clone())?;
+            infer::start(settings, working(&parts.infer), wall.clone(), telemetry.clone(), event_sender.clone())?;
         let memory_file = MemoryFile::in_directory(&directory);
         let (store, store_thread) =
             start::store_thread(state, memory_file, event_sender.clone(), working(&parts.store))?;
@@ -274,6 +286,7 @@ impl Agent {
             is_announced: false,
             said_of: None,
             care,
+            diagnosing,
         };
         agent.perform(effects).await;
         agent.perform(startup).await;
@@ -325,6 +338,7 @@ impl Agent {
             Ended::ForAnotherProgram => {}
         }
         self.care.stopped();
+        self.diagnosing.stop();
         if self.publish.thin_edge {
             // Without room for it the broker is away, and hears nothing anyway.
             drop(self.ingest.outbox.try_send(presence::thin_edge_health("down", self.wall.unix_ms())));
@@ -421,10 +435,10 @@ impl Agent {
                         error!("failed to {error}");
                     }
                 }
-                Effect::Load(model) => match self.artifacts.complete(model.digest) {
+                Effect::Load { model, is_new } => match self.artifacts.complete(model.digest) {
                     Ok(bytes) => {
                         let memory = self.memory.take().filter(|memory| memory.digest == model.digest);
-                        self.to_infer(infer::Request::Load { model, bytes, memory }).await;
+                        self.to_infer(infer::Request::Load { model, bytes, memory, is_new }).await;
                     }
                     Err(error) => self.cannot_load(&error, Event::ModelRefused { model, reason: error.to_string() }),
                 },
@@ -438,6 +452,11 @@ impl Agent {
                 Effect::EndShadow => self.to_infer(infer::Request::EndShadow).await,
                 Effect::NoteShadow(starts) => self.to_store(start::StoreRequest::Shadow(starts)).await,
                 Effect::Discard(digest) => self.artifacts.discard(digest),
+                Effect::Examine { request } => {
+                    if let Some(link) = &self.link {
+                        self.diagnosing.begin(request, &mut self.tasks, link.commands.clone());
+                    }
+                }
             }
         }
     }

@@ -1,10 +1,11 @@
-//! The commands that look around: `try`, `learn-input` and `doctor`.
+//! The commands that look around: `try`, `learn-input`, `doctor` and `diag`.
 
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use edge_agent::agent::diagnosis::Subject;
 use edge_agent::agent::doctor::{self, State};
 use edge_agent::clock::Clock;
 use edge_agent::config::Mqtt;
@@ -167,6 +168,11 @@ pub(crate) fn doctor(options: &Doctor) -> Result<(), Failure> {
         return Err(Failure { code: 1, message: format!("something does not work: {}", failed.join(", ")) });
     }
     Ok(())
+}
+
+/// Everything about the box.
+pub(crate) fn diagnose(config: &Path) -> Result<(), Failure> {
+    say(&format!("{:#}", runtime()?.block_on(Subject::at(config).describe())))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

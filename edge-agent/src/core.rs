@@ -370,6 +370,7 @@ impl EdgeCore {
                 self.shadow.chunk(digest, (offset, base), part, self.serving_digest(), effects);
             }
             HubToEdge::Chunk { digest, offset, base, part } => self.slot.chunk(digest, offset, base, part, effects),
+            HubToEdge::Examine { request } => effects.push(Effect::Examine { request }),
             HubToEdge::Refused { reason, retry_after_ms } => self.sync.refused(now, &reason, retry_after_ms, effects),
         }
     }

@@ -18,7 +18,7 @@ use tracing::{error, info};
 
 use self::shadow::Shadow;
 
-use crate::clock::{Clock, Working};
+use crate::clock::{Clock, WallClock, Working};
 use crate::core::limits::{MEMORY_READINGS, WARM_UP_READINGS};
 use crate::core::memory::PipelineMemory;
 use crate::core::trial::MODEL_BROKE;
@@ -40,6 +40,8 @@ pub enum Request {
         bytes: Vec<u8>,
         /// What it remembered of its streams when the agent ended.
         memory: Option<PipelineMemory>,
+        /// Whether it came just now: then its signature must not have expired.
+        is_new: bool,
     },
     /// Run this package beside the one in service; answered by `ShadowLoaded` or `Shadowed`.
     LoadShadow {
@@ -76,6 +78,7 @@ pub struct Settings {
 pub fn start(
     settings: Settings,
     working: Working,
+    wall: WallClock,
     telemetry: Telemetry,
     events: mpsc::Sender<Event>,
 ) -> Result<(mpsc::Sender<Request>, std::thread::JoinHandle<()>), StartError> {
@@ -83,7 +86,7 @@ pub fn start(
         device.open()?;
     }
     let (sender, requests) = mpsc::channel(REQUESTS);
-    let worker = Worker::new(settings, working.clock, telemetry);
+    let worker = Worker::new(settings, working.clock, wall, telemetry);
     let thread =
         std::thread::Builder::new().name("infer".into()).spawn(move || worker.run(requests, &events, &working))?;
     Ok((sender, thread))
@@ -109,12 +112,13 @@ struct Worker {
     /// The newest readings, from which a new model's streaming state is brought up to date before it answers.
     recent: VecDeque<Question>,
     clock: Clock,
+    wall: WallClock,
     telemetry: Telemetry,
 }
 
 impl Worker {
-    fn new(settings: Settings, clock: Clock, telemetry: Telemetry) -> Self {
-        Self { settings, serving: None, shadow: None, unwritten: 0, recent: VecDeque::new(), clock, telemetry }
+    fn new(settings: Settings, clock: Clock, wall: WallClock, telemetry: Telemetry) -> Self {
+        Self { settings, serving: None, shadow: None, unwritten: 0, recent: VecDeque::new(), clock, wall, telemetry }
     }
 
     fn run(mut self, mut requests: mpsc::Receiver<Request>, events: &mpsc::Sender<Event>, working: &Working) {
@@ -122,8 +126,8 @@ impl Worker {
             working.begins();
             let is_sent = match request {
                 Request::Ask(questions) => self.ask(questions, events),
-                Request::Load { model, bytes, memory } => {
-                    let event = self.load(model, &bytes, memory);
+                Request::Load { model, bytes, memory, is_new } => {
+                    let event = self.load(model, &bytes, memory, is_new);
                     events.blocking_send(event).is_ok()
                 }
                 Request::LoadShadow { model, bytes, percent } => {
@@ -205,8 +209,8 @@ impl Worker {
         Some(Event::PipelineMemory(memory))
     }
 
-    fn load(&mut self, model: ServedModel, bytes: &[u8], memory: Option<PipelineMemory>) -> Event {
-        match self.build(&model, bytes) {
+    fn load(&mut self, model: ServedModel, bytes: &[u8], memory: Option<PipelineMemory>, is_new: bool) -> Event {
+        match self.build(&model, bytes, is_new) {
             Ok((Chosen { mut runner, device, .. }, floor)) => {
                 self.telemetry.runs_on(device);
                 let streams = memory.and_then(|memory| postcard::from_bytes(&memory.bytes).ok());
@@ -223,7 +227,7 @@ impl Worker {
 
     fn load_shadow(&mut self, model: &ServedModel, bytes: &[u8], percent: u8) -> Event {
         let digest = model.digest;
-        match self.build(model, bytes) {
+        match self.build(model, bytes, true) {
             Ok((Chosen { mut runner, .. }, _)) => {
                 // It begins as a version does that takes service: after what came in before.
                 if catch_unwind(AssertUnwindSafe(|| drop(runner.run(&inputs(self.recent.iter()))))).is_err() {
@@ -237,8 +241,8 @@ impl Worker {
     }
 
     /// Proves a package, and puts it into operation.
-    fn build(&self, model: &ServedModel, bytes: &[u8]) -> Result<(Chosen, ModelVersion), String> {
-        self.verify(bytes)?;
+    fn build(&self, model: &ServedModel, bytes: &[u8], is_new: bool) -> Result<(Chosen, ModelVersion), String> {
+        self.verify(bytes, is_new)?;
         let (package, _) = Package::open(bytes, Some(model.digest)).map_err(|error| error.to_string())?;
         let manifest = &package.manifest;
         if (&manifest.model, manifest.version) != (&model.model.name, model.model.version) {
@@ -260,11 +264,13 @@ impl Worker {
 
 impl Worker {
     /// Proves, before anything of it is parsed, that a package comes from whom it must.
-    fn verify(&self, bytes: &[u8]) -> Result<(), String> {
+    fn verify(&self, bytes: &[u8], is_new: bool) -> Result<(), String> {
         if self.settings.trusted.is_empty() {
             return Ok(());
         }
-        signature::verify(bytes, &self.settings.trusted).map(drop).map_err(|error| error.to_string())
+        let vouched = signature::verify(bytes, &self.settings.trusted).map_err(|error| error.to_string())?;
+        // A box that serves a version goes on with it: no answers at all would be worse than old ones.
+        if is_new { vouched.at(self.wall.unix_ms()).map(drop).map_err(|error| error.to_string()) } else { Ok(()) }
     }
 }
 
@@ -295,16 +301,18 @@ mod tests {
             epoch: Epoch(1),
             max_answer_us: 1_000_000,
         };
-        Worker::new(settings, Clock::start(), Telemetry::default())
+        let clock = Clock::start();
+        Worker::new(settings, clock, WallClock::unremembered(clock), Telemetry::default())
     }
 
     #[test]
     fn a_package_is_refused_before_it_is_parsed_unless_a_trusted_key_signed_it() {
         let key = |seed| ReleaseKey::from_seed(&[seed; 32]).expect("a key");
         // Signed as a package is, and nothing a package holds: it fails to parse, but only once it is trusted.
-        let hollow = [b"TIDE".as_slice(), &[2, 0, 0, 0, 0, 0, 0, 0]].concat();
-        let signed = signature::add(&hollow, &key(1)).expect("signs");
-        let digest = signature::verify(&signed, &[key(1).public()]).expect("sound");
+        let hollow = [b"TIDE".as_slice(), &[3, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let signed = signature::add(&hollow, &key(1), signature::NEVER).expect("signs");
+        let old = signature::add(&hollow, &key(1), 1_000).expect("signs");
+        let digest = signature::verify(&signed, &[key(1).public()]).and_then(|vouched| vouched.at(0)).expect("sound");
         let model = ServedModel {
             model: shared::event::ModelRef {
                 name: shared::ids::ModelName::new("pump").expect("valid"),
@@ -312,13 +320,16 @@ mod tests {
             },
             digest,
         };
-        let reason = |trusted: Vec<PublicKey>, bytes: &[u8]| {
-            let event = worker(trusted).load(model.clone(), bytes, None);
+        let loaded = |trusted: Vec<PublicKey>, bytes: &[u8], is_new: bool| {
+            let event = worker(trusted).load(model.clone(), bytes, None, is_new);
             let Event::ModelRefused { reason, .. } = event else { panic!("not refused: {event:?}") };
             reason
         };
+        let reason = |trusted, bytes: &[u8]| loaded(trusted, bytes, true);
         assert!(reason(vec![key(2).public()], &signed).contains("is not signed by a trusted key"));
         assert!(reason(vec![key(1).public()], &hollow).contains("is not signed by a trusted key; it has none"));
         assert!(reason(vec![key(1).public()], &signed).contains("is malformed"));
+        assert!(reason(vec![key(1).public()], &old).contains("was signed until"));
+        assert!(loaded(vec![key(1).public()], &old, false).contains("is malformed"), "it served before");
     }
 }

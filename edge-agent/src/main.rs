@@ -82,6 +82,12 @@ enum Command {
     LearnInput(commands::LearnInput),
     /// Examines the box: what works, what does not, why it matters and what to do.
     Doctor(commands::Doctor),
+    /// Writes down everything about the box in one JSON document without secrets, for whoever helps. The hub can ask for it, too.
+    Diag {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/tideline/agent.toml")]
+        config: PathBuf,
+    },
     /// Scores a CSV file with a model, by the code that serves live.
     Score(Score),
     /// Prints what the agent publishes over MQTT as an AsyncAPI 3 document.
@@ -170,7 +176,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let log = Log::start(matches!(arguments.log_format, LogFormat::Json));
     let result = match arguments.command {
-        Command::Run { config, installed } => load(&config).and_then(|config| run(config, log, installed)),
+        Command::Run { config, installed } => run(config, log, installed),
         Command::Enroll(options) => enroll(&options),
         Command::CheckConfig { config } => {
             load(&config).and_then(|_| say(&format!("{} is a good configuration", config.display())))
@@ -178,6 +184,7 @@ fn main() -> ExitCode {
         Command::Try(options) => commands::preview(&options),
         Command::LearnInput(options) => commands::learn(&options),
         Command::Doctor(options) => commands::doctor(&options),
+        Command::Diag { config } => commands::diagnose(&config),
         Command::Score(options) => score_file(options),
         Command::Asyncapi => say(&format!("{:#}", edge_agent::asyncapi::document())),
         Command::Status { config, output } => load(&config).and_then(|config| show_status(&config, output)),
@@ -208,7 +215,8 @@ fn load(path: &Path) -> Result<Config, Failure> {
 }
 
 /// One thread is enough for the sockets; the disk, inference and the store have threads of their own.
-fn run(config: Config, log: Log, installed: Option<PathBuf>) -> Result<(), Failure> {
+fn run(config_file: PathBuf, log: Log, installed: Option<PathBuf>) -> Result<(), Failure> {
+    let config = load(&config_file)?;
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let directory = &config.agent.state_directory;
     let running = program::take_place(directory, &arguments, installed, || agent::forget_crashes(directory));
@@ -217,7 +225,7 @@ fn run(config: Config, log: Log, installed: Option<PathBuf>) -> Result<(), Failu
         .build()
         .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
     crash_reports::keep_in(directory, log.clone(), WallClock::start(Clock::start(), directory));
-    let surroundings = Surroundings { log, running: Some(running.clone()) };
+    let surroundings = Surroundings { log, running: Some(running.clone()), config: Some(config_file) };
     let ended = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let signalled = shutdown.clone();

@@ -147,7 +147,8 @@ fn load(options: &ScoreOptions) -> Result<Runner, ScoreError> {
     let wrong = |source| ScoreError::Package { path: path.clone(), source };
     let bytes = fs::read(path).map_err(|source| ScoreError::Io { path: path.clone(), source })?;
     if !options.trusted.is_empty() {
-        signature::verify(&bytes, &options.trusted).map_err(wrong)?;
+        let now = Clock::start().unix_ms();
+        signature::verify(&bytes, &options.trusted).and_then(|vouched| vouched.at(now)).map_err(wrong)?;
     }
     let (mut package, _) = Package::open(&bytes, None).map_err(wrong)?;
     let clock = Clock::start();

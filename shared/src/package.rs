@@ -1,13 +1,13 @@
 //! The package: one content-addressed file that holds a model.
 //!
 //! ```text
-//! "TIDE" | u16 format = 2 | u16 signatures | u32 manifest length | signatures | manifest | section 0 | section 1 | ...
+//! "TIDE" | u16 format = 3 | u16 signatures | u32 manifest length | signatures | manifest | section 0 | section 1 | ...
 //! ```
 //!
 //! Little-endian. The manifest is postcard; it holds the pipeline, the lineage and, for each section, its name, length
 //! and BLAKE3 hash. The package's [`Digest`] is the hash of the magic, the format, the manifest's length and the manifest,
 //! so one digest vouches for every byte but the signatures, and a signature vouches for the digest: see [`signature`].
-//! Sections of format 2 are `weights` (safetensors) and `golden` (postcard [`Golden`]).
+//! Sections of format 3 are `weights` (safetensors) and `golden` (postcard [`Golden`]).
 
 pub mod signature;
 
@@ -32,7 +32,7 @@ pub use choose::{Chosen, NoDevice};
 pub use load::LoadError;
 
 const MAGIC: [u8; 4] = *b"TIDE";
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 const PREFIX_BYTES: usize = 12;
 /// Signatures of one package: a hub's, a person's, and those of a change of keys.
 const MAX_SIGNATURES: usize = 8;
@@ -186,6 +186,16 @@ pub enum PackageError {
         /// Whose signatures would do.
         trusted: String,
     },
+    /// The signature is too old to begin with it.
+    #[error(
+        "package {digest} was signed until {hours} hours ago; sign it again with 'cloud-hub package sign', or another"
+    )]
+    Expired {
+        /// The package.
+        digest: Digest,
+        /// How long ago.
+        hours: i64,
+    },
     /// The pipeline does not fit together.
     #[error("pipeline of the package does not fit: {0}")]
     Pipeline(#[from] PipelineError),
@@ -222,11 +232,11 @@ impl Manifest {
 pub type ModelRefParts = (ModelName, ModelVersion);
 
 impl Package {
-    /// Writes the package as a file, signed with `keys`.
+    /// Writes the package as a file, signed with `keys` until `until_ms`.
     ///
     /// # Errors
     /// If a part is too large.
-    pub fn seal(&self, keys: &[&ReleaseKey]) -> Result<Sealed, PackageError> {
+    pub fn seal(&self, keys: &[&ReleaseKey], until_ms: UnixMillis) -> Result<Sealed, PackageError> {
         let malformed = |place| move |source| PackageError::Malformed { place, source };
         let golden = postcard::to_allocvec(&self.golden).map_err(malformed("the golden section"))?;
         let section = |name: &str, bytes: &[u8]| Section {
@@ -238,7 +248,7 @@ impl Package {
         manifest.sections = vec![section("weights", &self.weights), section("golden", &golden)];
         let manifest = postcard::to_allocvec(&manifest).map_err(malformed("the manifest"))?;
         let digest = root(&manifest);
-        let signatures: Vec<Signature> = keys.iter().map(|key| key.sign(digest)).collect();
+        let signatures: Vec<Signature> = keys.iter().map(|key| key.sign(digest, until_ms)).collect();
         let bytes = assemble(&manifest, &signatures, &[&self.weights, &golden]);
         if bytes.len() as u64 > MAX_PACKAGE_BYTES || manifest.len() > MAX_MANIFEST_BYTES {
             return Err(PackageError::TooLarge { bytes: bytes.len() as u64 });
@@ -359,6 +369,7 @@ fn assemble(manifest: &[u8], signatures: &[Signature], sections: &[&[u8]]) -> Ve
 
 #[cfg(test)]
 mod tests {
+    use super::signature::{NEVER, Vouched};
     use super::*;
     use crate::pipeline::tests::{names, sample};
 
@@ -397,8 +408,8 @@ mod tests {
 
     #[test]
     fn a_package_survives_its_file_and_has_one_digest() {
-        let sealed = package().seal(&[&key(1)]).expect("seals");
-        assert_eq!(sealed, package().seal(&[&key(1)]).expect("seals"));
+        let sealed = package().seal(&[&key(1)], NEVER).expect("seals");
+        assert_eq!(sealed, package().seal(&[&key(1)], NEVER).expect("seals"));
         let (opened, digest) = Package::open(&sealed.bytes, Some(sealed.digest)).expect("opens");
         assert_eq!(digest, sealed.digest);
         assert_eq!((opened.weights, opened.golden), (package().weights, package().golden));
@@ -407,12 +418,13 @@ mod tests {
 
     #[test]
     fn every_changed_byte_and_every_cut_is_found() {
-        let sealed = package().seal(&[&key(1)]).expect("seals");
+        let sealed = package().seal(&[&key(1)], NEVER).expect("seals");
         for position in 0..sealed.bytes.len() {
             let mut changed = sealed.bytes.clone();
             changed[position] ^= 1;
             let trusted = [key(1).public()];
-            let opened = signature::verify(&changed, &trusted).and_then(|digest| Package::open(&changed, Some(digest)));
+            let vouched = signature::verify(&changed, &trusted).and_then(|vouched| vouched.at(0));
+            let opened = vouched.and_then(|digest| Package::open(&changed, Some(digest)));
             assert!(opened.is_err(), "byte {position}");
             assert!(Package::open(&sealed.bytes[..position], None).is_err(), "cut at {position}");
         }
@@ -420,19 +432,36 @@ mod tests {
 
     #[test]
     fn only_a_trusted_key_signs_and_a_signature_can_be_added_later() {
-        let sealed = package().seal(&[&key(1)]).expect("seals");
-        assert_eq!(
-            signature::verify(&sealed.bytes, &[key(2).public(), key(1).public()]).expect("trusted"),
-            sealed.digest
-        );
+        let sealed = package().seal(&[&key(1)], NEVER).expect("seals");
+        let vouched = signature::verify(&sealed.bytes, &[key(2).public(), key(1).public()]).expect("trusted");
+        assert_eq!(vouched, Vouched { digest: sealed.digest, expires_ms: NEVER });
         let refusal = signature::verify(&sealed.bytes, &[key(2).public()]).expect_err("another").to_string();
         assert!(refusal.contains("is not signed by a trusted key; it has ed25519:"), "{refusal}");
-        let unsigned = package().seal(&[]).expect("seals");
+        let unsigned = package().seal(&[], NEVER).expect("seals");
         assert!(signature::verify(&unsigned.bytes, &[key(1).public()]).is_err());
         assert_eq!(unsigned.digest, sealed.digest);
-        let signed = signature::add(&sealed.bytes, &key(2)).expect("signs");
-        assert_eq!(signature::verify(&signed, &[key(2).public()]).expect("trusted"), sealed.digest);
+        let signed = signature::add(&sealed.bytes, &key(2), 1_000).expect("signs");
+        let vouched = signature::verify(&signed, &[key(2).public()]).expect("trusted");
+        assert_eq!(vouched.digest, sealed.digest);
         assert_eq!(Package::open(&signed, Some(sealed.digest)).expect("opens").1, sealed.digest);
+    }
+
+    #[test]
+    fn a_signature_holds_until_it_says_and_is_renewed_by_signing_again() {
+        let sealed = package().seal(&[], NEVER).expect("seals");
+        let signed = signature::add(&sealed.bytes, &key(1), 7_200_000).expect("signs");
+        let vouched = signature::verify(&signed, &[key(1).public()]).expect("trusted");
+        assert_eq!(vouched.at(7_199_999).expect("in time"), sealed.digest);
+        let refusal = vouched.at(14_400_000).expect_err("expired").to_string();
+        assert!(refusal.contains("was signed until 2 hours ago"), "{refusal}");
+        let other = signature::add(&sealed.bytes, &key(2), NEVER).expect("signs");
+        let both = signature::merge(&signed, &other).expect("one package");
+        assert_eq!(signature::verify(&both, &[key(1).public()]).expect("trusted"), vouched);
+        assert_eq!(signature::signers(&both).expect("a package").len(), 2);
+        let again = signature::add(&signed, &key(1), 20_000_000).expect("signs");
+        assert_eq!(again.len(), signed.len(), "in the place of the one before");
+        let vouched = signature::verify(&again, &[key(1).public()]).expect("trusted");
+        assert_eq!(vouched.at(14_400_000).expect("in time"), sealed.digest);
     }
 }
 

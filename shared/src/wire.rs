@@ -22,10 +22,15 @@
 //!   |-------------------------------------->|
 //!   |       Shadow {model, digest, percent} |
 //!   |<--------------------------------------|   fetched and reported on as an offer is, and never served
+//!   |            Examine {request}          |
+//!   |<--------------------------------------|   when somebody wants to know how the box is
+//!   | Examined {request, zstd bytes}        |
+//!   |-------------------------------------->|
 //! ```
 //!
 //! A second stream, the live lane, carries [pictures](live) of what comes in while a backlog is under way.
 
+pub mod diagnosis;
 pub mod enrol;
 pub mod frame;
 pub mod live;
@@ -36,4 +41,4 @@ pub mod upkeep;
 /// The ALPN protocol name both sides insist on.
 pub const ALPN: &[u8] = b"tideline/1";
 /// The version of the messages, checked in `Hello`.
-pub const PROTOCOL_VERSION: u16 = 7;
+pub const PROTOCOL_VERSION: u16 = 8;

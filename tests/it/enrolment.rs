@@ -111,7 +111,7 @@ impl Box {
         self.command(&[&["enroll"], arguments].concat()).output().expect("runs")
     }
 
-    fn run(&self) -> Process {
+    pub(super) fn run(&self) -> Process {
         Process::start("edge-agent", &["run", "--config", &self.config()], &self.log()).expect("starts")
     }
 

@@ -12,9 +12,10 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Bytes of a package before its signatures, and where the count of these stands.
 const PREFIX_BYTES: usize = 12;
 const COUNT: std::ops::Range<usize> = 6..8;
-/// Bytes of a signature: the public key, and what it signed with (Ed25519).
-const SIGNATURE_BYTES: usize = PUBLIC_BYTES + 64;
+/// Bytes of a signature: the public key, until when it holds, and what it signed with (Ed25519).
+const SIGNATURE_BYTES: usize = PUBLIC_BYTES + EXPIRY_BYTES + 64;
 const PUBLIC_BYTES: usize = 32;
+const EXPIRY_BYTES: usize = 8;
 
 fn run(name: &str, arguments: &[&str]) -> Output {
     Command::new(program(name).expect("built")).args(arguments).output().expect("runs")
@@ -103,4 +104,74 @@ fn whoever_has_all_of_a_hubs_files_makes_no_package_that_a_box_takes_which_trust
         assert!(refused.stdout.is_empty(), "{name} answered");
         println!("{name}: {}", String::from_utf8_lossy(&refused.stderr).trim());
     }
+}
+
+#[test]
+fn a_person_signs_what_the_hub_has_and_the_hub_hands_out_both_signatures() {
+    let (site, elsewhere) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
+    let at = |directory: &tempfile::TempDir, name: &str| directory.path().join(name).display().to_string();
+    let key = at(&elsewhere, "fleet.key");
+    let trusted = said("cloud-hub", &["key", "create", "--output", &key]);
+    let [link, api] = [free_port().expect("port"), free_port().expect("port")];
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/recipes/autoencoder.toml");
+    let config = format!(
+        "[hub]\ndata_directory = \"hub\"\ntrust = [\"{trusted}\"]\n[link]\nlisten = \"{link}\"\n[api]\nlisten = \"{api}\"\n\
+         [[model]]\nname = \"sides\"\nrecipe = \"{recipe}\"\nstreams = [\"*\"]\n"
+    );
+    fs::write(site.path().join("hub.toml"), config).expect("writes");
+    let arguments = ["serve", "--config", &at(&site, "hub.toml")];
+    let process = Process::start("cloud-hub", &arguments, &site.path().join("hub.log")).expect("starts");
+    let (address, data) = (format!("http://{api}"), at(&site, "hub"));
+    let ctl = |more: &[&str]| run("cloud-hub", &[&["ctl", "--hub", &address, "--data", &data], more].concat());
+    let log = || fs::read_to_string(site.path().join("hub.log")).unwrap_or_default();
+    assert!(wait_until(DEADLINE, || ctl(&["models"]).status.success()), "{}", log());
+
+    // As the hub would have trained it: signed with its own key.
+    let graph = concat!(env!("CARGO_MANIFEST_DIR"), "/onnx/sklearn_two_labels.onnx");
+    let pipeline = at(&elsewhere, "p.toml");
+    let labels = "[decision.classify]\nlabels = ['left', 'right']\n";
+    fs::write(&pipeline, format!("[input]\nchannels = ['a', 'b', 'c', 'd', 'e']\n{labels}")).expect("writes");
+    let (made, hub_key) = (at(&elsewhere, "made.tide"), at(&site, "hub/release.key"));
+    let import = ["import", "--onnx", graph, "--pipeline", &pipeline, "--model", "sides", "--output", &made];
+    said("cloud-hub", &[&import[..], &["--key", &hub_key]].concat());
+    let upload = |file: &str| ctl(&["upload", "sides", file, "--skip-proof", "--output", "json"]);
+    let brought = upload(&made);
+    assert!(brought.status.success(), "{}", String::from_utf8_lossy(&brought.stderr));
+
+    let rows = at(&elsewhere, "rows.csv");
+    fs::write(&rows, "a,b,c,d,e\n1,2,3,4,5\n").expect("writes");
+    let download = |name: &str| {
+        let file = at(&elsewhere, name);
+        let fetched = ctl(&["download", "sides", "1", "--to", &file]);
+        assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
+        file
+    };
+    let takes = |file: &str| {
+        run("edge-agent", &["score", "--model", file, "--trust", &trusted, "--input", &rows, "--output", "-"])
+    };
+    let unsigned = download("unsigned.tide");
+    assert!(!takes(&unsigned).status.success(), "a box that trusts no hub takes it");
+
+    said("cloud-hub", &["package", "sign", &unsigned, "--key", &key, "--expires-in", "90d"]);
+    let again = upload(&unsigned);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    let signed = download("signed.tide");
+    let taken = takes(&signed);
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    let report: serde_json::Value =
+        serde_json::from_str(&said("cloud-hub", &["package", "inspect", &signed, "--output", "json"])).expect("JSON");
+    assert_eq!(report["signed_by"].as_array().map(Vec::len), Some(2), "{report:#}");
+    assert!(report["signed_until"][1].is_string(), "the person's ends: {report:#}");
+
+    // One second later than it said.
+    said("cloud-hub", &["package", "sign", &unsigned, "--key", &key, "--expires-in", "1s"]);
+    let is_over = || {
+        let refused = takes(&unsigned);
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("was signed until")
+    };
+    assert!(wait_until(DEADLINE, is_over));
+    let stale = upload(&unsigned);
+    assert_eq!(stale.status.code(), Some(0), "the hub's own signature on it holds");
+    assert!(takes(&download("still.tide")).status.success(), "what held longer stays");
+    process.stop().expect("stops");
 }

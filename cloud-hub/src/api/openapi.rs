@@ -14,7 +14,8 @@ use utoipa::{OpenApi, openapi::path::HttpMethod};
 use super::error::{PROBLEM_JSON, ProblemView};
 use super::guard::SESSION_COOKIE;
 use super::{
-    accounts, alarms, enrolment, events, fleet, history, labels, learning, models, programs, rollouts, routes, streams,
+    accounts, alarms, diagnoses, enrolment, events, fleet, history, labels, learning, models, programs, rollouts,
+    routes, streams,
 };
 use crate::core::access::Role;
 
@@ -30,6 +31,7 @@ use crate::core::access::Role;
         accounts::login, accounts::setup, accounts::logout, accounts::me, accounts::change_password, accounts::users,
         accounts::add_user, accounts::user, accounts::change_user, accounts::remove_user, accounts::tokens,
         accounts::add_token, accounts::remove_token, fleet::overview, fleet::map, fleet::agents, fleet::agent, fleet::ledger,
+        diagnoses::ask, diagnoses::diagnosis,
         streams::streams, streams::stream, streams::readings, streams::histograms, models::models, models::model,
         models::versions, models::version, models::package, models::upload, models::roll_out, learning::retrain,
         learning::drift, learning::runs, learning::run, learning::curve, rollouts::list, rollouts::one, rollouts::approve, rollouts::pause,

@@ -5,8 +5,8 @@ use shared::limits::{MAX_PACKAGE_BYTES, MAX_PROGRAM_FILE_BYTES};
 
 use super::guard::Route;
 use super::{
-    accounts, alarms, dashboard, enrolment, events, fleet, history, labels, learning, mlflow, models, openapi,
-    programs, rollouts, streams,
+    accounts, alarms, dashboard, diagnoses, enrolment, events, fleet, history, install, labels, learning, mlflow,
+    models, openapi, programs, rollouts, streams,
 };
 use crate::core::access::Role::{Admin, Operator, Publisher, Viewer};
 
@@ -20,6 +20,8 @@ pub(super) fn all() -> Vec<Route> {
     let own = vec![
         Route::open(read(), "/", dashboard::index),
         Route::open(read(), "/assets/{file}", dashboard::asset),
+        Route::open(read(), "/install.sh", install::script),
+        Route::open(read(), "/install/{file}", install::package),
         Route::open(read(), "/livez", super::live),
         Route::open(read(), "/readyz", super::ready),
         Route::open(read(), "/metrics", super::metrics),
@@ -42,6 +44,8 @@ pub(super) fn all() -> Vec<Route> {
         Route::new(read(), "/api/v1/fleet-map", Viewer, fleet::map),
         Route::new(read(), "/api/v1/agents", Viewer, fleet::agents),
         Route::new(read(), "/api/v1/agents/{agent}", Viewer, fleet::agent),
+        Route::new(make(), "/api/v1/agents/{agent}/diagnosis", Operator, diagnoses::ask),
+        Route::new(read(), "/api/v1/agents/{agent}/diagnosis", Operator, diagnoses::diagnosis),
         Route::new(read(), "/api/v1/agents/{agent}/streams/{stream}", Viewer, streams::stream),
         Route::new(read(), "/api/v1/agents/{agent}/streams/{stream}/readings", Viewer, streams::readings),
         Route::new(read(), "/api/v1/agents/{agent}/streams/{stream}/histograms", Viewer, streams::histograms),

@@ -95,6 +95,15 @@ pub enum Event {
     },
     /// A package was brought by hand, and is in the artifact store.
     Uploaded(Box<Release>),
+    /// The package of a version has other signatures than before.
+    Signed {
+        /// The model.
+        model: ModelName,
+        /// The version.
+        version: ModelVersion,
+        /// The size of the package's file now.
+        bytes: u64,
+    },
     /// A person wants something of a rollout.
     RolloutWished {
         /// The rollout.

@@ -126,6 +126,12 @@ impl HubCore {
         }
     }
 
+    /// A box that refused the version for want of a signature is offered it again.
+    pub(super) fn signed(&mut self, model: &ModelName, version: ModelVersion, bytes: u64, effects: &mut Vec<Effect>) {
+        self.registry.resize(model, version, bytes);
+        self.offer_to_all(effects);
+    }
+
     fn add_release(&mut self, release: Release, run: Run, effects: &mut Vec<Effect>) {
         effects.push(Effect::RecordRelease(Box::new(release.clone()), run));
         let is_first = self.registry.champion(&release.model).is_none();

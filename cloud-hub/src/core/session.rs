@@ -159,6 +159,13 @@ impl Sessions {
         self.live.iter().filter(|(_, session)| session.delivery.is_some()).map(|(id, _)| *id).collect()
     }
 
+    /// The connection over which an agent was greeted, if it is there.
+    #[must_use]
+    pub fn greeted_by(&self, agent: &AgentId) -> Option<ConnectionId> {
+        let mut live = self.live.iter().rev();
+        live.find(|(_, session)| session.agent == *agent && session.delivery.is_some()).map(|(id, _)| *id)
+    }
+
     pub(super) fn connections(&self) -> Vec<ConnectionId> {
         self.live.keys().copied().collect()
     }

@@ -23,6 +23,8 @@ pub(super) struct Target<'a> {
 
 /// The interface.
 pub(super) struct Client {
+    /// Where the hub is.
+    hub: String,
     base: String,
     token: String,
     agent: Agent,
@@ -50,8 +52,9 @@ impl Client {
             tls = tls.root_certs(RootCerts::new_with_certs(&certificates.collect::<Vec<Certificate<'_>>>()));
         }
         let config = Agent::config_builder().http_status_as_error(false).tls_config(tls.build()).build();
-        let base = format!("{}/api/v1", target.hub.trim_end_matches('/'));
-        Ok(Self { base, token: token.trim().to_owned(), agent: config.into() })
+        let hub = target.hub.trim_end_matches('/').to_owned();
+        let base = format!("{hub}/api/v1");
+        Ok(Self { hub, base, token: token.trim().to_owned(), agent: config.into() })
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -90,6 +93,22 @@ impl Client {
         }
         let read = answer.body_mut().with_config().limit(MAX_PACKAGE_BYTES).read_to_vec();
         read.map_err(|error| Failure::new(format!("read {}/{path}: {error}", self.base)))
+    }
+
+    /// Where the hub is, without a path.
+    pub(super) fn hub(&self) -> &str {
+        &self.hub
+    }
+
+    /// The script that installs the agent from the hub.
+    pub(super) fn install_script(&self) -> Result<Vec<u8>, Failure> {
+        let url = format!("{}/install.sh", self.hub);
+        let failed = |error: ureq::Error| Failure::new(format!("ask {url}: {error}"));
+        let mut answer = self.agent.get(&url).call().map_err(failed)?;
+        if !answer.status().is_success() {
+            return read(answer).map_err(failed)?.map(|_| Vec::new());
+        }
+        answer.body_mut().read_to_vec().map_err(failed)
     }
 
     fn run(&self, method: &str, path: &str, body: &[u8], kind: &str) -> Result<Value, Failure> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 
 use clap::Subcommand;
+use cloud_hub::install::sha256;
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -30,6 +31,10 @@ pub(super) enum Enroll {
         /// Where boxes reach the hub, host:port; without it, where the hub's configuration says.
         #[arg(long, value_delimiter = ',')]
         address: Vec<String>,
+        /// Prints the command that installs the agent on a machine and lets it in, from this hub, or from where the machine reaches it:
+        /// --install=https://hub.example. The command knows the hash of the script that it fetches, and that the hash of every package.
+        #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true)]
+        install: Option<Option<String>>,
     },
     /// Those that there are, without their secrets.
     List,
@@ -39,22 +44,54 @@ pub(super) enum Enroll {
 
 pub(super) fn enroll(ctl: &Ctl, client: &Client, enroll: &Enroll) -> Result<(), Failure> {
     match enroll {
-        Enroll::Create { ttl, labels, agent, qty, address } => {
-            let made = create(client, *ttl, labels, agent.as_deref(), *qty, address)?;
-            // A script wants the token and nothing else.
-            if ctl.format() == Format::Table && !std::io::stdout().is_terminal() {
-                return made.iter().try_for_each(|one| crate::say(one["token"].as_str().unwrap_or_default()));
+        Enroll::Create { ttl, labels, agent, qty, address, install } => {
+            let installs = install.as_ref().map(|url| Installs::of(client, url.as_deref())).transpose()?;
+            let mut made = create(client, *ttl, labels, agent.as_deref(), *qty, address)?;
+            let (mut wanted, mut columns) = ("token", table::MADE_TOKENS);
+            if let Some(installs) = installs {
+                (wanted, columns) = ("install_command", table::INSTALL_COMMANDS);
+                made.iter_mut()
+                    .for_each(|one| one[wanted] = installs.with(one["token"].as_str().unwrap_or_default()).into());
+            }
+            // A script wants the token, or the command, and nothing else. So does whoever copies a command.
+            let is_bare = !std::io::stdout().is_terminal() || install.is_some();
+            if ctl.format() == Format::Table && is_bare {
+                return made.iter().try_for_each(|one| crate::say(one[wanted].as_str().unwrap_or_default()));
             }
             if let (Format::Json, [one]) = (ctl.format(), made.as_slice()) {
                 return super::print_one(ctl, one);
             }
-            print(ctl.format(), table::MADE_TOKENS, &made)
+            print(ctl.format(), columns, &made)
         }
         Enroll::List => print(ctl.format(), table::ENROLMENT_TOKENS, &client.items("enrolment-tokens")?),
         Enroll::Remove { id } => {
             client.send("DELETE", &format!("enrolment-tokens/{id}"), &json!({}))?;
             crate::say(&format!("{id} is void"))
         }
+    }
+}
+
+/// How a machine installs the agent.
+struct Installs {
+    hub: String,
+    sha256: String,
+}
+
+impl Installs {
+    fn of(client: &Client, hub: Option<&str>) -> Result<Self, Failure> {
+        let script = client.install_script()?;
+        let sha256 = sha256(&script);
+        let hub = hub.unwrap_or_else(|| client.hub()).trim_end_matches('/').to_owned();
+        Ok(Self { hub, sha256 })
+    }
+
+    /// The command. The token reaches neither the list of processes nor the log of sudo.
+    fn with(&self, token: &str) -> String {
+        let Self { hub, sha256 } = self;
+        format!(
+            "curl -fsSL {hub}/install.sh -o install.sh && echo '{sha256}  install.sh' | sha256sum -c && \
+             echo {token} | sudo sh install.sh --from {hub} --token-file -"
+        )
     }
 }
 

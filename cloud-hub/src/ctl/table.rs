@@ -139,6 +139,8 @@ pub(super) const ENROLMENT_TOKENS: &[Column<'_>] = &[
 ];
 pub(super) const MADE_TOKENS: &[Column<'_>] =
     &[("ID", "/id"), ("AGENT", "/agent"), ("EXPIRES", "/expires"), ("TOKEN", "/token")];
+pub(super) const INSTALL_COMMANDS: &[Column<'_>] =
+    &[("ID", "/id"), ("AGENT", "/agent"), ("EXPIRES", "/expires"), ("COMMAND", "/install_command")];
 pub(super) const USERS: &[Column<'_>] = &[("NAME", "/name"), ("ROLE", "/role"), ("CREATED", "/created")];
 pub(super) const TOKENS: &[Column<'_>] =
     &[("ID", "/id"), ("NAME", "/name"), ("ROLE", "/role"), ("MADE BY", "/made_by"), ("EXPIRES", "/expires")];

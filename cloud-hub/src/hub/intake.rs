@@ -10,6 +10,7 @@ use shared::package::signature::{self, PublicKey};
 use super::records::release;
 use super::work::known_normal;
 use crate::artifacts::Artifacts;
+use crate::clock;
 use crate::core::labels::Vouched;
 use crate::core::registry::Release;
 use crate::recipe::Recipe;
@@ -40,8 +41,8 @@ pub(super) struct Intake {
 pub(super) struct Brought {
     /// The model it is for.
     pub(super) model: ModelName,
-    /// The newest version there is.
-    pub(super) newest: Option<ModelVersion>,
+    /// The versions there are and their packages, oldest first.
+    pub(super) known: Vec<(ModelVersion, Digest)>,
     /// The package of the version in service.
     pub(super) champion: Option<Digest>,
     /// Who brings it.
@@ -50,13 +51,29 @@ pub(super) struct Brought {
     pub(super) skip_proof: bool,
 }
 
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// A new version.
+    New(Box<Release>),
+    /// A version that is here, with signatures that it did not have: of people whose key is elsewhere, or for longer.
+    Signed {
+        /// The version.
+        version: ModelVersion,
+        /// Its package.
+        digest: Digest,
+        /// The size of its file now.
+        bytes: u64,
+    },
+}
+
 impl Intake {
     /// Checks a package and keeps it: signature, hashes, shapes, its own golden answers on this machine's CPU, the model's name,
     /// that it is newer than the newest, and what it does on the readings that the version in service was trained on.
     ///
     /// # Errors
     /// Says in words what does not hold.
-    pub(super) async fn take(self, brought: Brought, bytes: Vec<u8>) -> Result<Release, String> {
+    pub(super) async fn take(self, brought: Brought, bytes: Vec<u8>) -> Result<Taken, String> {
         let dataset = match brought.champion.filter(|_| !brought.skip_proof) {
             Some(champion) => self.proving_ground(champion).await?,
             None => None,
@@ -68,14 +85,19 @@ impl Intake {
         checked.await.map_err(|error| error.to_string())?
     }
 
-    fn check(&self, brought: &Brought, dataset: Option<&Dataset>, bytes: &[u8]) -> Result<Release, String> {
-        signature::verify(bytes, &self.trusted).map_err(|error| error.to_string())?;
+    fn check(&self, brought: &Brought, dataset: Option<&Dataset>, bytes: &[u8]) -> Result<Taken, String> {
+        let vouched = signature::verify(bytes, &self.trusted).map_err(|error| error.to_string())?;
+        vouched.at(clock::unix_ms()).map_err(|error| error.to_string())?;
         let (package, digest) = Package::open(bytes, None).map_err(|error| error.to_string())?;
         let (name, version) = (&package.manifest.model, package.manifest.version);
         if *name != brought.model {
             return Err(format!("it is a package of {name}, not of {}", brought.model));
         }
-        if let Some(newest) = brought.newest.filter(|newest| version <= *newest) {
+        if brought.known.contains(&(version, digest)) {
+            return self.add_signatures(version, digest, bytes);
+        }
+        let newest = brought.known.last().map(|(newest, _)| *newest);
+        if let Some(newest) = newest.filter(|newest| version <= *newest) {
             return Err(format!("it is version {version}, and there is a version {newest}: a new one must be newer"));
         }
         let device = DeviceKind::Flex.open().map_err(|error| error.to_string())?;
@@ -93,7 +115,14 @@ impl Intake {
         self.artifacts.store(digest, bytes).map_err(|error| error.to_string())?;
         let mut release = release(&package, digest, bytes.len() as u64);
         release.trigger = format!("brought by {}: {proof}", brought.by);
-        Ok(release)
+        Ok(Taken::New(Box::new(release)))
+    }
+
+    fn add_signatures(&self, version: ModelVersion, digest: Digest, bytes: &[u8]) -> Result<Taken, String> {
+        let kept = self.artifacts.load(digest).map_err(|error| error.to_string())?;
+        let merged = signature::merge(&kept, bytes).map_err(|error| error.to_string())?;
+        self.artifacts.store(digest, &merged).map_err(|error| error.to_string())?;
+        Ok(Taken::Signed { version, digest, bytes: merged.len() as u64 })
     }
 
     /// What the version in service was trained on, as far as the hub has it.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use shared::config::ConfigError;
 use shared::device::DeviceKind;
+use shared::event::UnixMillis;
 use shared::ids::{Digest, ModelName, ModelVersion};
 use shared::package::signature::ReleaseKey;
 
@@ -39,6 +40,8 @@ pub struct OfflineTraining {
     pub seed: Option<u64>,
     /// Who vouches for the package.
     pub key: Option<ReleaseKey>,
+    /// Until when.
+    pub signed_until_ms: UnixMillis,
 }
 
 /// What came of it.
@@ -138,6 +141,7 @@ pub fn train(options: &OfflineTraining, watch: &mut Watch<'_>) -> Result<Offline
         device: options.device,
         now_ms: clock::unix_ms(),
         keys: options.key.iter().collect(),
+        signed_until_ms: options.signed_until_ms,
     };
     let located = |error: TrainError| {
         if let TrainError::Pipeline(error) = error { recipe.locate(&error).into() } else { OfflineError::Train(error) }
@@ -163,7 +167,7 @@ pub fn train(options: &OfflineTraining, watch: &mut Watch<'_>) -> Result<Offline
     }
     let trained_on = dataset.until(bounds.train_end_ms);
     let package = pack::package(&order, &trained_on, fitted, &metrics)?;
-    let sealed = package.seal(&order.keys).map_err(TrainError::from)?;
+    let sealed = package.seal(&order.keys, order.signed_until_ms).map_err(TrainError::from)?;
     write_whole(&options.output, &sealed.bytes)
         .map_err(|source| OfflineError::Write { path: options.output.clone(), source })?;
     Ok(OfflineSummary {

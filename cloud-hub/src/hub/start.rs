@@ -20,8 +20,10 @@ use crate::artifacts::Artifacts;
 use crate::audit::AuditHead;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
+use crate::core::diagnoses::Diagnoses;
 use crate::core::{CompactionRules, HubCore, Start};
 use crate::ingest_log::IngestLog;
+use crate::install::InstallFolder;
 use crate::link::{Link, Security};
 use crate::release_key;
 use crate::samples::SampleStore;
@@ -107,6 +109,8 @@ pub(super) async fn start(config: Config) -> Result<Hub, HubError> {
         parts: Parts::default(),
         programs,
         program_files: Artifacts::open(&directory.join("programs"))?,
+        diagnoses: Diagnoses::default(),
+        install: Arc::new(InstallFolder::of(directory)),
         last_program: LastProgram::default(),
         log,
         watchdog,

@@ -5,22 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use shared::package::signature::ReleaseKey;
+use shared::package::signature::{NEVER, ReleaseKey};
 use shared::package::{DataRange, Package};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use shared::event::SpoolEntry;
-use shared::ids::{Digest, ModelVersion};
+use shared::ids::{Digest, ModelName, ModelVersion};
 
 use super::Hub;
-use super::intake::{Brought, Intake};
+use super::intake::{Brought, Intake, Taken};
 use super::records;
 use crate::artifacts::Artifacts;
 use crate::clock;
 use crate::config::ModelSection;
 use crate::core::labels::{Label, LabelKind, Vouched};
-use crate::core::registry::Release;
 use crate::core::retrain::curve::Curve;
 use crate::core::retrain::{INTERRUPTED, RunOutcome, TrainingJob};
 use crate::ingest_log::{Entry, Placed, Request};
@@ -51,7 +50,8 @@ pub(super) enum Done {
     },
     /// A package that was brought by hand was checked.
     Brought {
-        release: Result<Box<Release>, String>,
+        taken: Result<Taken, String>,
+        model: ModelName,
         answer: oneshot::Sender<Result<(ModelVersion, Digest), String>>,
     },
     /// The hub stops; what was begun is done again at the next start.
@@ -103,8 +103,9 @@ impl Hub {
             vouched: self.core.labels().vouched(),
         };
         self.work.spawn(async move {
-            let release = intake.take(brought, bytes).await.map(Box::new);
-            Done::Brought { release, answer }
+            let model = brought.model.clone();
+            let taken = intake.take(brought, bytes).await;
+            Done::Brought { taken, model, answer }
         });
     }
 
@@ -243,6 +244,8 @@ impl TrainingTask {
             device: self.model.device,
             now_ms: clock::unix_ms(),
             keys: vec![&self.release_key],
+            // It can sign anew at any time whatever boxes take from it.
+            signed_until_ms: NEVER,
         };
         let mut report = |progress: Progress| {
             self.progress.send_modify(|running| running.entry(job.run).or_default().add(progress));

@@ -113,6 +113,7 @@ mod tests {
             device: DeviceKind::Flex,
             now_ms: 0,
             keys: Vec::new(),
+            signed_until_ms: 0,
         };
         let materials = [Material { name: "all".to_owned(), since_position: 0, dataset }];
         let cancelled = AtomicBool::new(false);

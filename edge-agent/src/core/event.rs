@@ -210,7 +210,17 @@ pub enum Effect {
         part: PackedPart,
     },
     /// Load a package that is completely on the disk; answered by `ModelLoaded` or `ModelRefused`.
-    Load(ServedModel),
+    Load {
+        /// What it is.
+        model: ServedModel,
+        /// Whether it came just now: then its signature must not have expired.
+        is_new: bool,
+    },
+    /// Look at the box and tell the hub, which asked for it.
+    Examine {
+        /// Numbers such questions.
+        request: u64,
+    },
     /// Delete a package that proved to be of no use.
     Discard(Digest),
     /// Remember this of models durably; answered by `Remembered`.

@@ -107,7 +107,7 @@ impl ModelSlot {
         match self.state.trial_starts {
             None => {
                 self.resuming = Some(model.digest);
-                effects.push(Effect::Load(model));
+                effects.push(Effect::Load { model, is_new: false });
             }
             Some(starts) if starts >= TRIAL_STARTS => {
                 let reason = format!("the agent ended {starts} times before its trial was over");
@@ -150,7 +150,9 @@ impl ModelSlot {
         self.unremembered = self.unremembered.saturating_sub(1);
         if self.unremembered == 0 {
             effects.push(Effect::Prune(self.state.clone()));
-            effects.extend(self.to_load.drain(..).map(Effect::Load));
+            let new = self.incoming.as_ref().map(|incoming| incoming.offer.digest);
+            let load = |model: ServedModel| Effect::Load { is_new: Some(model.digest) == new, model };
+            effects.extend(self.to_load.drain(..).map(load));
         }
     }
 
@@ -250,7 +252,7 @@ impl ModelSlot {
             incoming.loading = true;
             // If the file does not hold, the package is fetched.
             incoming.is_built_on = true;
-            effects.push(Effect::Load(incoming.offer.served()));
+            effects.push(Effect::Load { model: incoming.offer.served(), is_new: false });
         }
     }
 

@@ -240,7 +240,7 @@ fn a_package_that_was_built_on_what_was_here_is_fetched_plain_before_it_is_refus
     let chunk = HubToEdge::Chunk { digest: offer.digest, offset: 60, base, part: part(40) };
     handle(&mut core, 604, Event::FromHub(chunk));
     let effects = handle(&mut core, 604, Event::Remembered);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load { .. })), "{effects:?}");
     let refuse = || Event::ModelRefused { model: offer.served(), reason: "a hash does not hold".to_owned() };
     let effects = handle(&mut core, 605, refuse());
     let expected = EdgeToHub::Fetch { digest: offer.digest, offset: 0, base: None };
@@ -269,10 +269,10 @@ fn an_offered_model_is_fetched_loaded_remembered_and_reported_once_it_answered()
     let resumed = sent(handle(&mut core, 9_002, Event::FromHub(HubToEdge::Offer(offer.clone()))));
     assert!(resumed.iter().any(|message| matches!(message, EdgeToHub::Fetch { offset: 60, .. })), "{resumed:?}");
     let effects = handle(&mut core, 9_003, chunk(60, 40));
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "not before it is remembered");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Load { .. })), "not before it is remembered");
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Remember(_))), "{effects:?}");
     let effects = handle(&mut core, 9_004, Event::Remembered);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load { .. })), "{effects:?}");
     let effects = handle(&mut core, 9_010, Event::ModelLoaded { model: offer.served(), floor: ModelVersion(1) });
     assert!(sent(effects).is_empty(), "loaded is not serving");
     let mut effects = handle(&mut core, 9_011, Event::Received(vec![message(9, 9, false)]));
@@ -292,7 +292,7 @@ fn in_safe_mode_no_model_runs_and_readings_are_taken_in_all_the_same() {
     let safe = Settings { safe_mode: Some("the agent ended 3 times".to_owned()), ..settings() };
     let remembered = serves(&offer(1, 100).served());
     let (mut core, effects) = EdgeCore::new(safe, Start { slot: remembered, ..start(0, 0) }, 7);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Load { .. })), "{effects:?}");
     handle(&mut core, 0, Event::Received(vec![message(1, 1, false)]));
     assert_eq!(core.status().unanswered, [("no_model".to_owned(), 1)]);
     assert_eq!(core.status().ledger.len(), 1);
@@ -473,10 +473,11 @@ fn answer(core: &mut EdgeCore, now: u64, model: &ServedModel, count: u64, score:
             | Effect::Prune(_)
             | Effect::Hangup
             | Effect::StorePart { .. }
-            | Effect::Load(_)
+            | Effect::Load { .. }
             | Effect::NoteShadow(_)
             | Effect::LoadShadow { .. }
             | Effect::EndShadow
+            | Effect::Examine { .. }
             | Effect::SaveMemory(_) => None,
         }));
         effects.retain(|effect| matches!(effect, Effect::Infer(_)));
@@ -513,7 +514,7 @@ fn a_trial_that_goes_wrong_ends_with_the_model_before_without_any_network() {
     let effects = handle(&mut core, 1_001, Event::Remembered);
     let is_pruned = |effect: &Effect| matches!(effect, Effect::Prune(slot) if slot.serving.as_ref() == Some(&old));
     assert!(effects.iter().any(is_pruned), "the package that failed goes when that is durable: {effects:?}");
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(model) if *model == old)), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load { model, .. } if *model == old)), "{effects:?}");
     handle(&mut core, 1_002, Event::ModelLoaded { model: old.clone(), floor: ModelVersion(2) });
     answer(&mut core, 2_000, &old, 1, 0.5);
     assert!(core.serving() == Some(&old) && !core.is_on_trial());
@@ -536,15 +537,15 @@ fn a_model_that_ends_the_agent_is_found_out_by_its_starts() {
         let (mut core, effects) = EdgeCore::new(settings(), Start { slot: slot.clone(), ..start(0, 0) }, 7);
         slot = remembered(&effects).expect("counted before it is loaded");
         assert_eq!(slot.trial_starts, Some(starts));
-        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Load(_))), "{effects:?}");
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Load { .. })), "{effects:?}");
         let effects = handle(&mut core, 1, Event::Remembered);
-        assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(model) if *model == new)));
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Load { model, .. } if *model == new)));
     }
     let (mut core, effects) = EdgeCore::new(settings(), Start { slot, ..start(0, 0) }, 7);
     let slot = remembered(&effects).expect("it goes back");
     assert_eq!((slot.serving, slot.trial_starts, slot.ruled_out), (Some(old.clone()), None, vec![new.digest]));
     let effects = handle(&mut core, 1, Event::Remembered);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(model) if *model == old)));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load { model, .. } if *model == old)));
 }
 
 #[test]
@@ -573,7 +574,7 @@ fn a_hub_that_takes_a_version_back_costs_no_transfer() {
     let (mut core, old, new) = on_trial();
     answer(&mut core, 1_000, &new, 10, 0.5);
     let effects = handle(&mut core, 1_500, Event::FromHub(HubToEdge::Offer(offer(2, 10))));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load(model) if *model == old)), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Load { model, .. } if *model == old)), "{effects:?}");
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Send(EdgeToHub::Fetch { .. }))), "{effects:?}");
     let effects = handle(&mut core, 1_501, Event::ModelLoaded { model: old.clone(), floor: ModelVersion(2) });
     let slot = remembered(&effects).expect("durable");
@@ -628,7 +629,8 @@ fn a_trial_that_fails_while_a_newer_version_is_on_its_way_leaves_that_one_its_ow
     assert_eq!((slot.trial_starts, slot.ruled_out), (Some(1), vec![new.digest]));
     handle(&mut core, 801, Event::Remembered);
     let effects = handle(&mut core, 802, Event::Remembered);
-    let loads = effects.iter().filter_map(|effect| if let Effect::Load(model) = effect { Some(model) } else { None });
+    let loads =
+        effects.iter().filter_map(|effect| if let Effect::Load { model, .. } = effect { Some(model) } else { None });
     assert_eq!(loads.collect::<Vec<_>>(), [&old, &newer], "the one before serves meanwhile");
     handle(&mut core, 803, Event::ModelLoaded { model: old, floor: ModelVersion(2) });
     assert!(!core.is_on_trial());

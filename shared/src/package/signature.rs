@@ -1,7 +1,8 @@
 //! Release signatures: who vouches for a package.
 //!
-//! A signature is Ed25519 (RFC 8032) over `"tideline package\n"` and the package's digest. It is checked before anything
-//! of the package is parsed.
+//! A signature is Ed25519 (RFC 8032) over `"tideline package\n"`, the package's digest and until when it holds. It is checked before
+//! anything of the package is parsed. A box begins with no package whose signature has expired, so that whoever holds back newer ones
+//! cannot hand out an old one for ever; what serves already goes on.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,10 +10,13 @@ use std::str::FromStr;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
 use super::{MAX_SIGNATURES, PackageError, Parts, assemble};
+use crate::event::UnixMillis;
 use crate::ids::Digest;
 
-/// Bytes of a signature in a package: the public key and what it signed.
-pub(super) const SIGNATURE_BYTES: usize = 32 + 64;
+/// Bytes of a signature in a package: the public key, until when it holds, and what it signed.
+pub(super) const SIGNATURE_BYTES: usize = 32 + 8 + 64;
+/// A signature that does not expire.
+pub const NEVER: UnixMillis = UnixMillis::MAX;
 /// What is signed begins with this, so that a signature is of a package and of nothing else.
 const DOMAIN: &[u8] = b"tideline package\n";
 /// The same for statements.
@@ -42,23 +46,50 @@ pub enum KeyError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Signature {
     key: PublicKey,
+    expires_ms: UnixMillis,
     signed: [u8; 64],
 }
 
+/// What a trusted key vouches for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a signature may have expired"]
+pub struct Vouched {
+    /// The package.
+    pub digest: Digest,
+    /// Until when; [`NEVER`] is for ever.
+    pub expires_ms: UnixMillis,
+}
+
+impl Vouched {
+    /// The package, which may be begun with at `now`.
+    ///
+    /// # Errors
+    /// If the signature has expired.
+    pub fn at(self, now: UnixMillis) -> Result<Digest, PackageError> {
+        let Self { digest, expires_ms } = self;
+        if expires_ms > now {
+            return Ok(digest);
+        }
+        Err(PackageError::Expired { digest, hours: (now - expires_ms) / 3_600_000 })
+    }
+}
+
 /// Proves that `bytes` is a package signed by one of the `trusted` keys; nothing of it is parsed. Returns its digest, with
-/// which [`super::Package::open`] checks everything else.
+/// which [`super::Package::open`] checks everything else, and until when the signature holds that holds longest.
 ///
 /// # Errors
 /// If it is not, or is no package.
-pub fn verify(bytes: &[u8], trusted: &[PublicKey]) -> Result<Digest, PackageError> {
+pub fn verify(bytes: &[u8], trusted: &[PublicKey]) -> Result<Vouched, PackageError> {
     let parts = Parts::of(bytes)?;
-    let message = message(parts.digest);
+    let digest = parts.digest;
     let is_sound = |signature: &&Signature| {
+        let message = message(digest, signature.expires_ms);
         trusted.contains(&signature.key)
             && UnparsedPublicKey::new(&ED25519, &signature.key.0).verify(&message, &signature.signed).is_ok()
     };
-    if parts.signatures.iter().any(|signature| is_sound(&signature)) {
-        return Ok(parts.digest);
+    let sound = parts.signatures.iter().filter(is_sound).map(|signature| signature.expires_ms);
+    if let Some(expires_ms) = sound.max() {
+        return Ok(Vouched { digest, expires_ms });
     }
     let list = |keys: Vec<String>| if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
     Err(PackageError::Untrusted {
@@ -68,32 +99,57 @@ pub fn verify(bytes: &[u8], trusted: &[PublicKey]) -> Result<Digest, PackageErro
     })
 }
 
-/// Whose signatures a package has that are sound, whether they are trusted or not.
+/// Whose signatures a package has that are sound, whether they are trusted or not, and until when they hold.
 ///
 /// # Errors
 /// If it is no package.
-pub fn signers(bytes: &[u8]) -> Result<Vec<PublicKey>, PackageError> {
+pub fn signers(bytes: &[u8]) -> Result<Vec<(PublicKey, UnixMillis)>, PackageError> {
     let keys: Vec<PublicKey> = Parts::of(bytes)?.signatures.iter().map(|signature| signature.key).collect();
-    Ok(keys.into_iter().filter(|key| verify(bytes, &[*key]).is_ok()).collect())
+    let sound = |key: PublicKey| verify(bytes, &[key]).ok().map(|vouched| (key, vouched.expires_ms));
+    Ok(keys.into_iter().filter_map(sound).collect())
 }
 
-/// The package with one more signature.
+/// The package with one more signature, which holds until `expires_ms`; it takes the place of another by the same key.
 ///
 /// # Errors
 /// If it is no package, or has as many as it may.
-pub fn add(bytes: &[u8], key: &ReleaseKey) -> Result<Vec<u8>, PackageError> {
+pub fn add(bytes: &[u8], key: &ReleaseKey, expires_ms: UnixMillis) -> Result<Vec<u8>, PackageError> {
     let parts = Parts::of(bytes)?;
     let mut signatures: Vec<Signature> =
         parts.signatures.iter().filter(|signature| signature.key != key.public()).copied().collect();
-    signatures.push(key.sign(parts.digest));
+    signatures.push(key.sign(parts.digest, expires_ms));
     if signatures.len() > MAX_SIGNATURES {
         return Err(PackageError::Signatures { found: signatures.len() });
     }
     Ok(assemble(parts.manifest, &signatures, &[parts.sections]))
 }
 
-fn message(digest: Digest) -> Vec<u8> {
-    [DOMAIN, &digest.0].concat()
+/// The package with the signatures of both files, which differ in nothing else. Of two by the same key the one stays
+/// that holds longer.
+///
+/// # Errors
+/// If one is no package, they are two packages, or there are too many signatures.
+pub fn merge(package: &[u8], other: &[u8]) -> Result<Vec<u8>, PackageError> {
+    let (old, new) = (Parts::of(package)?, Parts::of(other)?);
+    if old.digest != new.digest {
+        return Err(PackageError::Digest { found: new.digest, expected: old.digest });
+    }
+    let mut signatures = old.signatures;
+    for signature in new.signatures {
+        match signatures.iter_mut().find(|known| known.key == signature.key) {
+            Some(known) if known.expires_ms < signature.expires_ms => *known = signature,
+            Some(_) => {}
+            None => signatures.push(signature),
+        }
+    }
+    if signatures.len() > MAX_SIGNATURES {
+        return Err(PackageError::Signatures { found: signatures.len() });
+    }
+    Ok(assemble(old.manifest, &signatures, &[old.sections]))
+}
+
+fn message(digest: Digest, expires_ms: UnixMillis) -> Vec<u8> {
+    [DOMAIN, &digest.0, &expires_ms.to_le_bytes()].concat()
 }
 
 impl ReleaseKey {
@@ -130,10 +186,10 @@ impl ReleaseKey {
         signed
     }
 
-    pub(super) fn sign(&self, digest: Digest) -> Signature {
+    pub(super) fn sign(&self, digest: Digest, expires_ms: UnixMillis) -> Signature {
         let mut signed = [0; 64];
-        signed.copy_from_slice(self.0.sign(&message(digest)).as_ref());
-        Signature { key: self.public(), signed }
+        signed.copy_from_slice(self.0.sign(&message(digest, expires_ms)).as_ref());
+        Signature { key: self.public(), expires_ms, signed }
     }
 }
 
@@ -147,14 +203,20 @@ impl PublicKey {
 
 impl Signature {
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (key, signed) = (bytes.first_chunk()?, bytes.get(32..)?.first_chunk()?);
-        Some(Self { key: PublicKey(*key), signed: *signed })
+        let (key, rest) = bytes.split_first_chunk()?;
+        let (expires_ms, rest) = rest.split_first_chunk()?;
+        Some(Self {
+            key: PublicKey(*key),
+            expires_ms: UnixMillis::from_le_bytes(*expires_ms),
+            signed: *rest.first_chunk()?,
+        })
     }
 
     pub(super) fn to_bytes(self) -> [u8; SIGNATURE_BYTES] {
         let mut bytes = [0; SIGNATURE_BYTES];
         bytes[..32].copy_from_slice(&self.key.0);
-        bytes[32..].copy_from_slice(&self.signed);
+        bytes[32..40].copy_from_slice(&self.expires_ms.to_le_bytes());
+        bytes[40..].copy_from_slice(&self.signed);
         bytes
     }
 }

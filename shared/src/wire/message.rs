@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{ModelRef, UnixMillis};
 use crate::ids::{Digest, Epoch, ModelName, ModelVersion, Sequence};
 use crate::limits::MAX_BATCH_BYTES;
+use crate::wire::diagnosis::PackedDiagnosis;
 use crate::wire::live::LivePicture;
 use crate::wire::part::PackedPart;
 
@@ -30,6 +31,13 @@ pub enum EdgeToHub {
     Status(AgentStatus),
     /// What comes in, ahead of the backlog. Over QUIC it has a stream of its own.
     Live(LivePicture),
+    /// What the box says of itself, as it was asked.
+    Examined {
+        /// What asked for it.
+        request: u64,
+        /// What it says.
+        document: PackedDiagnosis,
+    },
 }
 
 /// From hub to agent.
@@ -76,6 +84,11 @@ pub enum HubToEdge {
     },
     /// A version the agent should run beside the one it serves; nothing: none any more.
     Shadow(Option<ShadowOffer>),
+    /// Somebody wants to know everything about the box.
+    Examine {
+        /// Numbers such questions.
+        request: u64,
+    },
 }
 
 /// What an agent says of itself when it connects. Its name is not in here: that comes from its certificate.

@@ -57,6 +57,7 @@ impl Model {
             device: DeviceKind::Flex,
             now_ms: 0,
             keys: Vec::new(),
+            signed_until_ms: 0,
         };
         let dataset = Dataset { segments: vec![segment.clone()] };
         let material = Material { name: "normal operation".to_owned(), since_position: 0, dataset };

@@ -467,8 +467,8 @@ impl EdgeBox {
                     self.unshown_since = None;
                 }
             }
-            Effect::Load(model) if self.shelf.complete(model.digest) => self.worker.load(model),
-            Effect::Load(model) => seen.push(Seen::PackageMissing(model.digest)),
+            Effect::Load { model, .. } if self.shelf.complete(model.digest) => self.worker.load(model),
+            Effect::Load { model, .. } => seen.push(Seen::PackageMissing(model.digest)),
             Effect::StorePart { digest, offset, part, .. } => self.shelf.store(digest, offset, part.raw_bytes()),
             Effect::Discard(digest) => self.shelf.discard(digest),
             Effect::Remember(slot) => self.state.requests.push_back(StateRequest::Slot(slot)),
@@ -477,7 +477,8 @@ impl EdgeBox {
                 self.shelf.prune(&slot, self.core.shadow().digest());
             }
             Effect::RememberFloor(floor) => self.state.requests.push_back(StateRequest::Floor(floor)),
-            Effect::SaveMemory(_) => {}
+            // Whoever asks how a box is changes nothing of what is simulated.
+            Effect::SaveMemory(_) | Effect::Examine { .. } => {}
             Effect::NoteShadow(starts) => self.state.requests.push_back(StateRequest::Shadow(starts)),
             Effect::LoadShadow { model, .. } if self.shelf.complete(model.digest) => {
                 self.worker.load_shadow(model.digest);

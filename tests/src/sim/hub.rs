@@ -151,6 +151,8 @@ impl Hub {
             EdgeToHub::ModelReport(report) => Event::ModelReport { connection, report },
             EdgeToHub::Status(status) => Event::Status { connection, status },
             EdgeToHub::Live(picture) => Event::Live { connection, picture },
+            // Nobody asks in a simulation, and what a box says is none of the core's business.
+            EdgeToHub::Examined { .. } => return,
         };
         self.handle(now, event, said);
     }
@@ -371,6 +373,7 @@ impl Hub {
             other @ (HubToEdge::Offer(_)
             | HubToEdge::Shadow(_)
             | HubToEdge::Chunk { .. }
+            | HubToEdge::Examine { .. }
             | HubToEdge::Refused { .. }) => other,
         }
     }

@@ -44,6 +44,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/agents/{agent}/diagnosis": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What a box said when it was asked last.
+         * @description Takes the role operator.
+         */
+        get: operations["diagnosis"];
+        put?: never;
+        /**
+         * Asks a box for everything it can say of itself. It takes some seconds until it is there.
+         * @description Takes the role operator.
+         */
+        post: operations["ask"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/agents/{agent}/streams/{stream}": {
         parameters: {
             query?: never;
@@ -1430,6 +1454,25 @@ export interface components {
         Curve: {
             /** @description Stage by stage, in order. */
             stages: components["schemas"]["StageCurve"][];
+        };
+        /** @description What a box said of itself. */
+        DiagnosisView: {
+            /** @description The box. */
+            agent: string;
+            /**
+             * Format: date-time
+             * @description When it was asked.
+             */
+            asked: string;
+            /** @description Who asked. */
+            asked_by: string;
+            /**
+             * Format: date-time
+             * @description When it answered; nothing: not yet.
+             */
+            said?: string | null;
+            /** @description What it said: `doctor`, `status`, `configuration`, `log`, `crashes`, `programs`, `system`. Secrets are left out on the box. */
+            document?: Record<string, never> | null;
         };
         /** @description A stream that left what its model was trained on. */
         DriftAlarmView: {
@@ -3085,6 +3128,86 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["AgentView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    diagnosis: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The box */
+                agent: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DiagnosisView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    ask: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The box */
+                agent: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accepted"];
                 };
             };
             /** @description What is wrong */

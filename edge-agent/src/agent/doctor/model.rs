@@ -65,7 +65,8 @@ fn newest(config: &Config, clock: &Clock) -> Result<Option<String>, String> {
     };
     let at = |problem: String| format!("{}: {problem}", path.display());
     if !config.model.trust.is_empty() {
-        signature::verify(&bytes, &config.model.trust).map_err(|error| at(error.to_string()))?;
+        // What serves already goes on when its signature has expired.
+        let _vouched = signature::verify(&bytes, &config.model.trust).map_err(|error| at(error.to_string()))?;
     }
     let begun_us = clock.monotonic_us();
     let (package, _) = Package::open(&bytes, None).map_err(|error| at(error.to_string()))?;

@@ -105,7 +105,7 @@ impl FakeAgent {
                     ];
                 }
             }
-            Outgoing::Message(HubToEdge::Chunk { .. }) => {}
+            Outgoing::Message(HubToEdge::Chunk { .. } | HubToEdge::Examine { .. }) => {}
         }
         Vec::new()
     }
