@@ -71,11 +71,11 @@ impl Registry {
         self.models.entry(release.model.clone()).or_default().insert(release.version, release);
     }
 
-    /// The package of a version has another size: it was signed by more.
-    pub(super) fn resize(&mut self, model: &ModelName, version: ModelVersion, bytes: u64) {
-        if let Some(release) = self.models.get_mut(model).and_then(|versions| versions.get_mut(&version)) {
-            release.bytes = bytes;
-        }
+    /// The package of a version has another size: it was signed by more. Gives the package.
+    pub(super) fn resize(&mut self, model: &ModelName, version: ModelVersion, bytes: u64) -> Option<Digest> {
+        let release = self.models.get_mut(model)?.get_mut(&version)?;
+        release.bytes = bytes;
+        Some(release.digest)
     }
 
     /// The version that boxes serve which are in no rollout.

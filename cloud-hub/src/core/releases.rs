@@ -128,8 +128,10 @@ impl HubCore {
 
     /// A box that refused the version for want of a signature is offered it again.
     pub(super) fn signed(&mut self, model: &ModelName, version: ModelVersion, bytes: u64, effects: &mut Vec<Effect>) {
-        self.registry.resize(model, version, bytes);
-        self.offer_to_all(effects);
+        if let Some(digest) = self.registry.resize(model, version, bytes) {
+            self.sessions.forget_offers(digest);
+            self.offer_to_all(effects);
+        }
     }
 
     fn add_release(&mut self, release: Release, run: Run, effects: &mut Vec<Effect>) {

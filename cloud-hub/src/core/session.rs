@@ -138,6 +138,13 @@ impl Sessions {
         is_news
     }
 
+    /// A package has another file than before: boxes that were offered it and do not serve it have to hear of it again.
+    pub(super) fn forget_offers(&mut self, digest: Digest) {
+        for session in self.live.values_mut() {
+            session.offered = session.offered.filter(|offered| *offered != digest);
+        }
+    }
+
     /// Whether a box has to be told what to run in shadow.
     pub(super) fn is_shadow_news(&mut self, connection: ConnectionId, shadow: Option<&ShadowOffer>) -> bool {
         let wanted = shadow.map(|shadow| (shadow.offer.digest, shadow.percent));

@@ -68,6 +68,11 @@ impl Incoming {
     fn new(offer: ModelOffer) -> Self {
         Self { offer, received: 0, is_offered: true, loading: false, is_built_on: false, is_plain: false }
     }
+
+    /// Whether this is what is offered. One that is on the disk already is loaded as it is.
+    fn is_of(&self, offer: &ModelOffer) -> bool {
+        self.offer.digest == offer.digest && (self.loading || self.offer.bytes == offer.bytes)
+    }
 }
 
 impl ModelSlot {
@@ -230,7 +235,8 @@ impl ModelSlot {
             return;
         }
         match &mut self.incoming {
-            Some(incoming) if incoming.offer.digest == offer.digest => incoming.is_offered = true,
+            // A file of another size has other signatures: what was fetched of the one before is no beginning of it.
+            Some(incoming) if incoming.is_of(&offer) => incoming.is_offered = true,
             Some(_) | None => self.begin(offer, effects),
         }
         self.load_if_here(effects);

@@ -252,6 +252,24 @@ fn a_package_that_was_built_on_what_was_here_is_fetched_plain_before_it_is_refus
 }
 
 #[test]
+fn a_package_that_was_signed_by_more_while_it_was_fetched_is_fetched_from_its_beginning() {
+    let (mut core, _) = connected(1);
+    let (before, signed) = (offer(2, 100), ModelOffer { bytes: 204, ..offer(2, 100) });
+    assert_eq!(before.digest, signed.digest);
+    handle(&mut core, 700, Event::FromHub(HubToEdge::Offer(before.clone())));
+    let chunk = HubToEdge::Chunk { digest: before.digest, offset: 0, base: None, part: part(60) };
+    handle(&mut core, 701, Event::FromHub(chunk));
+    let effects = handle(&mut core, 702, Event::FromHub(HubToEdge::Offer(before.clone())));
+    assert!(sent(effects).is_empty(), "the same again changes nothing");
+    let fetched = sent(handle(&mut core, 703, Event::FromHub(HubToEdge::Offer(signed.clone()))));
+    assert!(matches!(fetched[..], [EdgeToHub::Fetch { offset: 0, .. }]), "{fetched:?}");
+    let chunk = HubToEdge::Chunk { digest: signed.digest, offset: 0, base: None, part: part(204) };
+    handle(&mut core, 704, Event::FromHub(chunk));
+    let effects = handle(&mut core, 705, Event::Remembered);
+    assert!(matches!(effects[..], [.., Effect::Load { is_new: true, .. }]), "{effects:?}");
+}
+
+#[test]
 fn an_offered_model_is_fetched_loaded_remembered_and_reported_once_it_answered() {
     let (mut core, _) = connected(1);
     let offer = offer(2, 100);

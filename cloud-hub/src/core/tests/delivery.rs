@@ -3,7 +3,7 @@
 use shared::event::ModelRef;
 use shared::ids::{Digest, Epoch, ModelVersion, Sequence};
 use shared::wire::PROTOCOL_VERSION;
-use shared::wire::message::{Hello, HubToEdge, ModelOutcome, ModelReport, ServedModel};
+use shared::wire::message::{Hello, HubToEdge, ModelOffer, ModelOutcome, ModelReport, ServedModel};
 
 use super::hub::Hub;
 use super::shells::Outgoing;
@@ -210,6 +210,24 @@ fn an_agent_is_not_offered_what_it_serves() {
     let report = ModelReport { model: served.model.clone(), digest: served.digest, outcome: ModelOutcome::Serving };
     hub.tell(Event::ModelReport { connection: starting, report });
     assert_eq!(hub.facts("box-2").hello.serving, Some(served));
+}
+
+#[test]
+fn what_was_signed_by_more_is_offered_again_to_whoever_does_not_serve_it() {
+    let one = release("pump", 1, NORMAL, vec![]);
+    let served = ServedModel { model: ModelRef { name: one.model.clone(), version: one.version }, digest: one.digest };
+    let mut hub = Hub::new(vec![one.clone()]);
+    let serving = hub.greet("box-1", Hello { serving: Some(served.clone()), ..plain() });
+    let refusing = hub.connect("box-2", 0);
+    assert_eq!(hub.offers(refusing), [one.offer()]);
+    let outcome = ModelOutcome::Refused { reason: "it is not signed by a trusted key".to_owned() };
+    let report = ModelReport { model: served.model, digest: served.digest, outcome };
+    hub.tell(Event::ModelReport { connection: refusing, report });
+    assert!(hub.offers(refusing).is_empty());
+    let (model, version, bytes) = (one.model.clone(), one.version, one.bytes + 104);
+    hub.tell(Event::Signed { model, version, bytes });
+    assert_eq!(hub.offers(refusing), [ModelOffer { bytes, ..one.offer() }]);
+    assert!(hub.offers(serving).is_empty());
 }
 
 #[test]
