@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -100,8 +101,13 @@ impl Subject {
         Self { config: Some(path.to_owned()), agent, directory, log: None }
     }
 
-    /// Everything that the box can say of itself, without secrets.
-    pub async fn describe(&self) -> Value {
+    /// Everything that the box can say of itself, without secrets. On the heap, as the doctor is.
+    #[must_use]
+    pub fn describe(&self) -> Pin<Box<dyn Future<Output = Value> + '_>> {
+        Box::pin(self.look())
+    }
+
+    async fn look(&self) -> Value {
         let mut document = json!({
             "made_ms": Clock::start().unix_ms(),
             "agent": self.agent,

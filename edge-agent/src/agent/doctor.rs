@@ -9,6 +9,7 @@ mod local;
 mod model;
 
 use std::path::Path;
+use std::pin::Pin;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -115,8 +116,14 @@ impl Report {
     }
 }
 
-/// Looks at the box whose configuration lies at `path`, listening to its broker for so long.
-pub async fn examine(path: &Path, listen: Duration) -> Report {
+/// Looks at the box whose configuration lies at `path`, listening to its broker for so long. On the heap, so that the program holds it once
+/// whoever asks: 200 KB.
+#[must_use]
+pub fn examine(path: &Path, listen: Duration) -> Pin<Box<dyn Future<Output = Report> + '_>> {
+    Box::pin(look(path, listen))
+}
+
+async fn look(path: &Path, listen: Duration) -> Report {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {
