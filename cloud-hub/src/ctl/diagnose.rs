@@ -23,14 +23,14 @@ pub(super) fn diagnose(ctl: &Ctl, client: &Client, agent: &str, timeout_s: u64) 
 /// What the doctor saw, a line for each part, and what the box is.
 fn to_text(document: &Value) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let system = &document["system"];
+    // A virtual machine has no model, and a container hardly a system.
+    let machine: Vec<&str> = ["model", "system"].iter().filter_map(|name| document["system"][name].as_str()).collect();
     let mut lines = vec![format!(
-        "{}: release {} for {}, on {}, {}",
+        "{}: release {} for {}, on {}",
         text(&document["agent"]),
         text(&document["release"]),
         text(&document["target"]),
-        text(&system["model"]),
-        text(&system["system"]),
+        if machine.is_empty() { "a machine that does not say what it is".to_owned() } else { machine.join(", ") },
     )];
     for check in document["doctor"]["checks"].as_array().into_iter().flatten() {
         let saw = text(&check["saw"]).replace('\n', "\n                        ");
@@ -67,5 +67,8 @@ mod tests {
                         failed   broker         it is away\n                        do:  start it\n\
                         and 2 lines of its log, 0 crash reports, its status and configuration: --output json";
         assert_eq!(to_text(&document), expected);
+        let nameless =
+            to_text(&json!({ "agent": "box-1", "release": "0.1.0", "target": "t", "system": { "model": null } }));
+        assert!(nameless.starts_with("box-1: release 0.1.0 for t, on a machine that does not say"), "{nameless}");
     }
 }
