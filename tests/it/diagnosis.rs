@@ -48,6 +48,12 @@ fn a_box_says_everything_but_its_secrets_to_an_operator_who_asks() {
     let history = String::from_utf8_lossy(&site.ctl(&["history"]).stdout).into_owned();
     assert!(history.contains("agents/pump-7/diagnosis"), "{history}");
 
+    // Two who ask at once are both answered.
+    let asked = || site.ctl(&["diagnose", "pump-7"]).status.success();
+    let answered =
+        std::thread::scope(|scope| [(); 2].map(|()| scope.spawn(asked)).map(|one| one.join().unwrap_or(false)));
+    assert_eq!(answered, [true; 2], "{}", site.said("pump"));
+
     let said = site.ctl(&["diagnose", "pump-7", "--output", "table"]);
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("failed   broker"), "{said}");

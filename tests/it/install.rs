@@ -34,8 +34,13 @@ impl Machine {
             ),
         );
         // The script names the place where packages put the configuration.
-        let enroll = format!("shift 3\nexec '{}' enroll --config '{config}' --name box \"$@\"", agent.display());
-        machine.tool("edge-agent", &enroll);
+        let agent = agent.display();
+        let run = format!(
+            "name=; [ \"$1\" != enroll ] || name='--name box'\nwhat=$1\nshift 3\n\
+             exec '{agent}' \"$what\" --config '{config}' $name \"$@\""
+        );
+        machine.tool("edge-agent", &run);
+        machine.tool("install", &format!("shift 2\ncp \"$1\" '{config}'"));
         machine
     }
 
@@ -62,6 +67,21 @@ fn said(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
 }
 
+/// The line that the hub's operator sends to whoever stands at the machine.
+fn site_line(site: &Site, more: &[&str]) -> String {
+    let made = site.ctl(&[&["enroll", "create", "--install", "--output", "table"], more].concat());
+    assert!(made.status.success(), "{}", said(&made));
+    said(&made)
+}
+
+fn has_curl() -> bool {
+    let found = Path::new("/usr/bin/curl").exists();
+    if !found {
+        eprintln!("skipped: there is no curl");
+    }
+    found
+}
+
 fn put(site: &Site, content: &str) {
     let folder = site.path("hub").join("install");
     fs::create_dir_all(&folder).expect("makes");
@@ -70,8 +90,7 @@ fn put(site: &Site, content: &str) {
 
 #[test]
 fn one_pasted_line_installs_what_the_operator_vouched_for_and_lets_the_box_in() {
-    if !Path::new("/usr/bin/curl").exists() {
-        eprintln!("skipped: there is no curl");
+    if !has_curl() {
         return;
     }
     let site = Site::start();
@@ -80,21 +99,25 @@ fn one_pasted_line_installs_what_the_operator_vouched_for_and_lets_the_box_in() 
     let none = site.ctl(&ask);
     assert!(said(&none).contains("the hub has no packages"), "{}", said(&none));
     assert_eq!(site.json(&["enroll", "list"]).as_array().map(Vec::len), Some(0), "no token was made for nothing");
-    let command = || {
-        let made = site.ctl(&ask);
-        assert!(made.status.success(), "{}", said(&made));
-        said(&made)
-    };
-
     put(&site, "a package");
-    let line = command();
+    let line = site_line(&site, &[]);
     let done = machine.paste(&line);
     assert!(done.status.success(), "{line}\n{}", said(&done));
     assert_eq!(fs::read_to_string(machine.installed()).expect("installed"), "a package");
     assert!(said(&done).contains("this box is box at the hub"), "{}", said(&done));
 
+    // A configuration that leaves it to the enrolment who the box is, as all do that are for many boxes; and one that is wrong.
+    let config = fs::read_to_string(site.path("box").join("agent.toml")).expect("reads");
+    fs::write(machine.directory.join("mine.toml"), &config).expect("writes");
+    let with_config = |line: &str| line.replace("--token-file -", "--token-file - --config mine.toml");
+    let again = machine.paste(&with_config(&site_line(&site, &["--agent", "box"])));
+    assert!(again.status.success(), "{}", said(&again));
+    fs::write(machine.directory.join("mine.toml"), config.replace("plant/{pump}", "plant/{pump")).expect("writes");
+    let wrong = machine.paste(&with_config(&site_line(&site, &["--agent", "box"])));
+    assert!(!wrong.status.success() && said(&wrong).contains("mend /etc/tideline/agent.toml"), "{}", said(&wrong));
+
     // Packages that are not those that the operator saw, though the hub itself gives them out.
-    let line = command();
+    let line = site_line(&site, &[]);
     put(&site, "another package");
     fs::remove_file(machine.installed()).expect("removes");
     let refused = machine.paste(&line);
@@ -115,14 +138,13 @@ fn one_pasted_line_installs_what_the_operator_vouched_for_and_lets_the_box_in() 
 
 #[test]
 fn a_machine_that_there_is_no_package_for_is_told_what_there_is() {
-    if !Path::new("/usr/bin/curl").exists() {
-        eprintln!("skipped: there is no curl");
+    if !has_curl() {
         return;
     }
     let site = Site::start();
     let machine = Machine::new(&site);
     put(&site, "a package");
-    let made = said(&site.ctl(&["enroll", "create", "--install", "--output", "table"]));
+    let made = site_line(&site, &[]);
     machine.tool("dpkg", "echo riscv64");
     let refused = said(&machine.paste(&made));
     let says = "failed to find tideline-edge for (deb riscv64): the hub has tideline-edge for (deb amd64)";

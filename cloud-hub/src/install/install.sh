@@ -95,10 +95,7 @@ main() {
     deb*) DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold -i "$work/$file" ;;
     rpm*) rpm -U --replacepkgs --oldpackage "$work/$file" ;;
     esac
-    if [ -n "$config" ]; then
-        edge-agent check-config --config "$config"
-        install -m 0644 "$config" /etc/tideline/agent.toml
-    fi
+    [ -z "$config" ] || install -m 0644 "$config" /etc/tideline/agent.toml
     if [ -n "$token" ]; then
         if [ "$token" = - ]; then
             (umask 077 && cat >"$work/token")
@@ -106,6 +103,9 @@ main() {
         fi
         edge-agent enroll --config /etc/tideline/agent.toml --token-file "$token" --shred
     fi
+    # A configuration need not name the box: enrolment did.
+    [ -z "$config" ] || edge-agent check-config --config /etc/tideline/agent.toml ||
+        die "use $config: mend /etc/tideline/agent.toml and restart the agent; it is installed"
     if [ -d /run/systemd/system ]; then
         systemctl restart tideline-edge.service
         echo "the agent runs; 'edge-agent doctor --config /etc/tideline/agent.toml' says how it is"

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -47,16 +49,19 @@ pub struct Subject {
 /// What the hub asks for, one at a time.
 pub(super) struct Diagnosing {
     subject: Subject,
+    /// The newest question: what is under way when it comes answers it, too.
+    request: Arc<AtomicU64>,
     under_way: Option<AbortHandle>,
 }
 
 impl Diagnosing {
     pub(super) fn new(subject: Subject) -> Self {
-        Self { subject, under_way: None }
+        Self { subject, request: Arc::default(), under_way: None }
     }
 
     /// Describes the box, and tells the hub. The agent goes on meanwhile.
     pub(super) fn begin(&mut self, request: u64, tasks: &mut JoinSet<()>, commands: mpsc::Sender<link::Command>) {
+        self.request.store(request, Ordering::Relaxed);
         if self.under_way.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
@@ -73,12 +78,13 @@ impl Diagnosing {
         if let Err(failure) = thread {
             return error!("failed to start a thread that looks at this box: {failure}");
         }
+        let newest = Arc::clone(&self.request);
         self.under_way = Some(tasks.spawn(async move {
             let Ok(document) = described.await else { return };
             match packed(document) {
                 // A hub that is gone asks again.
                 Ok(document) => {
-                    let examined = EdgeToHub::Examined { request, document };
+                    let examined = EdgeToHub::Examined { request: newest.load(Ordering::Relaxed), document };
                     commands.send(link::Command::Send(Box::new(examined))).await.ok();
                 }
                 Err(failure) => error!("failed to {failure}"),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::message::UnpackError;
+use super::message::{UnpackError, unpack};
 
 /// Bytes of a document.
 pub const MAX_DIAGNOSIS_BYTES: usize = 2 * 1024 * 1024;
@@ -58,14 +58,7 @@ impl PackedDiagnosis {
     /// # Errors
     /// If it is too large or corrupt.
     pub fn unpack(&self) -> Result<Vec<u8>, UnpackError> {
-        let declared = self.raw_bytes;
-        if declared as usize > MAX_DIAGNOSIS_BYTES {
-            return Err(UnpackError::TooLarge { bytes: declared, limit: MAX_DIAGNOSIS_BYTES });
-        }
-        match zstd::bulk::decompress(&self.zstd, declared as usize) {
-            Ok(text) if text.len() == declared as usize => Ok(text),
-            Ok(_) | Err(_) => Err(UnpackError::Corrupt { declared }),
-        }
+        unpack(self.raw_bytes, MAX_DIAGNOSIS_BYTES, |bytes| zstd::bulk::decompress(&self.zstd, bytes))
     }
 }
 

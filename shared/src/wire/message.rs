@@ -307,14 +307,22 @@ impl PackedEntry {
     /// # Errors
     /// If it is larger than an entry may be, or corrupt. The declared size bounds what is allocated.
     pub fn unpack(&self) -> Result<Vec<u8>, UnpackError> {
-        let declared = self.raw_bytes;
-        if declared as usize > MAX_BATCH_BYTES {
-            return Err(UnpackError::TooLarge { bytes: declared, limit: MAX_BATCH_BYTES });
-        }
-        match zstd::bulk::decompress(&self.zstd, declared as usize) {
-            Ok(bytes) if bytes.len() == declared as usize => Ok(bytes),
-            Ok(_) | Err(_) => Err(UnpackError::Corrupt { declared }),
-        }
+        unpack(self.raw_bytes, MAX_BATCH_BYTES, |bytes| zstd::bulk::decompress(&self.zstd, bytes))
+    }
+}
+
+/// What `decompress` makes of packed bytes, which declare their size before memory is taken for them.
+pub(super) fn unpack(
+    declared: u32,
+    limit: usize,
+    decompress: impl FnOnce(usize) -> std::io::Result<Vec<u8>>,
+) -> Result<Vec<u8>, UnpackError> {
+    if declared as usize > limit {
+        return Err(UnpackError::TooLarge { bytes: declared, limit });
+    }
+    match decompress(declared as usize) {
+        Ok(bytes) if bytes.len() == declared as usize => Ok(bytes),
+        Ok(_) | Err(_) => Err(UnpackError::Corrupt { declared }),
     }
 }
 

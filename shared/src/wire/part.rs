@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::message::UnpackError;
+use super::message::{UnpackError, unpack};
 use crate::limits::CHUNK_BYTES;
 
 /// How far equal bytes may have moved: manifests grow and shrink by less.
@@ -70,16 +70,9 @@ impl PackedPart {
     /// If it is larger than a part may be, or corrupt, or was packed with another dictionary. The declared size bounds
     /// what is allocated.
     pub fn unpack(&self, dictionary: &[u8]) -> Result<Vec<u8>, UnpackError> {
-        let declared = self.raw_bytes;
-        if declared as usize > CHUNK_BYTES {
-            return Err(UnpackError::TooLarge { bytes: declared, limit: CHUNK_BYTES });
-        }
-        let unpack =
-            || zstd::bulk::Decompressor::with_dictionary(dictionary)?.decompress(&self.zstd, declared as usize);
-        match unpack() {
-            Ok(bytes) if bytes.len() == declared as usize => Ok(bytes),
-            Ok(_) | Err(_) => Err(UnpackError::Corrupt { declared }),
-        }
+        unpack(self.raw_bytes, CHUNK_BYTES, |bytes| {
+            zstd::bulk::Decompressor::with_dictionary(dictionary)?.decompress(&self.zstd, bytes)
+        })
     }
 }
 
