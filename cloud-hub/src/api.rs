@@ -3,6 +3,7 @@
 
 mod accounts;
 mod alarms;
+mod asks;
 mod dashboard;
 mod diagnoses;
 mod enrolment;
@@ -44,6 +45,7 @@ use crate::core::access::throttle::Throttle;
 use crate::core::access::{AccessBook, Change};
 use crate::core::alarms::Review;
 use crate::core::diagnoses::Diagnosis;
+use crate::core::identities::BoxLabels;
 use crate::core::labels::LabelKind;
 use crate::core::retrain::curve::Curve;
 use crate::core::rollout::Wish;
@@ -52,7 +54,7 @@ use crate::install::InstallFolder;
 use crate::telemetry::Telemetry;
 use crate::view::programs::{BoxProgramView, ProgramView};
 use crate::view::{
-    AlarmView, EnrolTokenView, HistogramsView, HistoryView, IdentityView, LabelView, ReadingsView, View,
+    AlarmView, AskView, EnrolTokenView, HistogramsView, HistoryView, IdentityView, LabelView, ReadingsView, View,
 };
 pub use enrolment::{MadeEnrolToken, NewEnrolTokens};
 use error::Problem;
@@ -147,6 +149,31 @@ pub enum Command {
     ReadEnrolTokens {
         /// The tokens, the newest first.
         answer: oneshot::Sender<Vec<EnrolTokenView>>,
+    },
+    /// Read which boxes ask to be let in.
+    ReadAsks {
+        /// The boxes, the newest first.
+        answer: oneshot::Sender<Vec<AskView>>,
+    },
+    /// Let one of them in.
+    ApproveAsk {
+        /// The ask.
+        id: String,
+        /// The name that the box gets; nothing: the one it wished for.
+        agent: Option<AgentId>,
+        /// What it is labelled with beside what the claim says.
+        labels: BoxLabels,
+        /// Who says so.
+        by: String,
+        /// Why not, if it makes no sense or cannot be kept.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Do not let one of them in.
+    RemoveAsk {
+        /// The ask.
+        id: String,
+        /// Why not, if it cannot be kept.
+        answer: oneshot::Sender<Result<(), String>>,
     },
     /// Read which boxes were let in.
     ReadIdentities {

@@ -187,9 +187,13 @@ fn hub_params(names: &[String]) -> Result<CertificateParams, AuthorityError> {
 }
 
 fn agent_params(agent: &AgentId) -> Result<CertificateParams, AuthorityError> {
+    client_params(AGENT_URI_PREFIX, agent.as_str())
+}
+
+fn client_params(uri_prefix: &str, name: &str) -> Result<CertificateParams, AuthorityError> {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, agent.to_string());
-    params.subject_alt_names.push(SanType::URI(Ia5String::try_from(format!("{AGENT_URI_PREFIX}{agent}"))?));
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.subject_alt_names.push(SanType::URI(Ia5String::try_from(format!("{uri_prefix}{name}"))?));
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params.serial_number = Some(serial());

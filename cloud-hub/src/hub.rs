@@ -5,6 +5,7 @@
 //! compacts it, and then lets go of the shells.
 
 mod access;
+mod asks;
 mod diagnoses;
 pub mod drift_files;
 mod enrolment;
@@ -349,6 +350,11 @@ impl Hub {
             Command::Change { change, answer } => drop(answer.send(self.change_access(change).await)),
             Command::MakeEnrolTokens { asked, answer } => drop(answer.send(self.make_enrol_tokens(asked).await)),
             Command::RemoveEnrolToken { id, answer } => drop(answer.send(self.remove_enrol_token(id).await)),
+            Command::ReadAsks { answer } => drop(answer.send(view::identities::asks(&self.core))),
+            Command::ApproveAsk { id, agent, labels, by, answer } => {
+                drop(answer.send(self.approve_ask(&id, agent.as_ref(), &labels, &by).await));
+            }
+            Command::RemoveAsk { id, answer } => drop(answer.send(self.remove_ask(id).await)),
             Command::ReadEnrolTokens { answer } => drop(answer.send(view::identities::tokens(&self.core))),
             Command::ReadIdentities { answer } => drop(answer.send(view::identities::all(&self.core))),
             Command::RevokeBox { agent, by, reason, answer } => {

@@ -1,4 +1,5 @@
-//! Who an agent is: the name in the certificate that its key signed for, and nothing it says.
+//! Who an agent is: the name in the certificate that its key signed for, and nothing it says. The certificate of a claim names no
+//! agent, so whoever shows one is none.
 
 use rustls_pki_types::CertificateDer;
 use shared::event::UnixMillis;
@@ -9,6 +10,18 @@ use crate::core::identities::BoxCertificate;
 
 /// The URI scheme and path of an agent's name in a certificate, after SPIFFE.
 pub const AGENT_URI_PREFIX: &str = "spiffe://tideline/agent/";
+
+/// The same of a claim.
+pub const CLAIM_URI_PREFIX: &str = "spiffe://tideline/claim/";
+
+/// Who wants a certificate, of those who show one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// An agent.
+    Agent(AgentId, BoxCertificate),
+    /// Whoever has a claim, by the hash of its certificate.
+    Claim(Digest),
+}
 
 /// Why a certificate names no agent.
 #[derive(Debug, thiserror::Error)]
@@ -30,22 +43,31 @@ pub enum IdentityError {
 /// If it was issued to no agent.
 pub fn shown(certificate: &CertificateDer<'_>) -> Result<(AgentId, BoxCertificate), IdentityError> {
     let parsed = parse(certificate)?;
-    let names = parsed
-        .subject_alternative_name()
-        .map_err(|error| IdentityError::Malformed(error.to_string()))?
-        .ok_or(IdentityError::NoName)?;
-    let name = names
-        .value
-        .general_names
-        .iter()
-        .find_map(|name| if let GeneralName::URI(uri) = name { uri.strip_prefix(AGENT_URI_PREFIX) } else { None })
-        .ok_or(IdentityError::NoName)?;
+    let name = name(&parsed, AGENT_URI_PREFIX)?.ok_or(IdentityError::NoName)?;
     let facts = BoxCertificate {
         digest: Digest::of(certificate),
         key: Digest::of(&parsed.public_key().subject_public_key.data),
         not_after_ms: not_after_ms(&parsed),
     };
     Ok((AgentId::new(name)?, facts))
+}
+
+/// Who wants a certificate and shows this one.
+///
+/// # Errors
+/// If it was issued neither to an agent nor for a claim.
+pub fn who_asks(certificate: &CertificateDer<'_>) -> Result<Shown, IdentityError> {
+    if name(&parse(certificate)?, CLAIM_URI_PREFIX)?.is_some() {
+        return Ok(Shown::Claim(Digest::of(certificate)));
+    }
+    shown(certificate).map(|(agent, facts)| Shown::Agent(agent, facts))
+}
+
+/// What follows the prefix in one of the certificate's URIs.
+fn name<'a>(certificate: &X509Certificate<'a>, prefix: &str) -> Result<Option<&'a str>, IdentityError> {
+    let names = certificate.subject_alternative_name().map_err(|error| IdentityError::Malformed(error.to_string()))?;
+    let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+    Ok(names.iter().find_map(|name| if let GeneralName::URI(uri) = name { uri.strip_prefix(prefix) } else { None }))
 }
 
 /// Until when a certificate holds.

@@ -34,7 +34,7 @@ use tracing::info;
 use crate::config::LinkSection;
 use crate::core::identities::BoxCertificate;
 use crate::core::{ConnectionId, Event};
-use crate::identity::{self, IdentityError};
+use crate::identity::{self, IdentityError, Shown};
 pub use trust::{LinkKeys, Trust};
 
 /// Messages that may wait for one agent: acks are cumulative, chunks are asked for one at a time.
@@ -80,7 +80,7 @@ pub enum LinkEvent {
         /// What it asks for.
         request: EnrolRequest,
         /// Who it is, if it showed a certificate; that may have expired.
-        shown: Option<(AgentId, BoxCertificate)>,
+        shown: Option<Shown>,
         /// Where it is.
         peer: SocketAddr,
         /// What it is told.

@@ -248,7 +248,7 @@ fn main() -> ExitCode {
         Command::Ctl(ctl) => control(&ctl),
         Command::Completions { shell } => look::complete(shell),
         Command::Man { directory } => look::write_man(&directory),
-        Command::Openapi => serde_json::to_string_pretty(&cloud_hub::api::openapi::document())
+        Command::Openapi => cloud_hub::api::openapi::text()
             .map_err(|error| Failure::new(format!("write the document: {error}")))
             .and_then(|document| say(&document)),
     };

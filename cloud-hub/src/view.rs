@@ -32,7 +32,7 @@ pub use attention::{Attention, Severity};
 pub use drift::{ChannelNow, DriftAlarmView, DriftNow, DriftView};
 pub use histograms::{ChannelHistograms, HistogramsView};
 pub use history::HistoryView;
-pub use identities::{EnrolTokenView, IdentityState, IdentityView};
+pub use identities::{AskView, EnrolTokenView, IdentityState, IdentityView};
 pub use ledger::{IngestLogView, LedgerView, StreamLedgerView};
 pub use models::{ModelView, RangeView, VersionView, show_range};
 pub use notes::{AlarmView, LabelView, ReviewView};

@@ -12,8 +12,8 @@ use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use shared::enrolment::Fingerprint;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use shared::enrolment::{EnrolmentClaim, Fingerprint};
 use shared::event::UnixMillis;
 
 use crate::clock::WallClock;
@@ -92,6 +92,17 @@ impl Credentials {
     #[must_use]
     pub fn pinned(authority: Fingerprint, wall: WallClock) -> Self {
         Self { now: RwLock::new(Shown { own: None, hub: Known::Pinned(authority) }), wall }
+    }
+
+    /// Of a box that has a claim and no certificate of its own.
+    ///
+    /// # Errors
+    /// If the claim's certificate or key are none.
+    pub fn claiming(claim: &EnrolmentClaim, wall: WallClock) -> Result<Self, CredentialsError> {
+        let chain = claim.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(claim.key.clone()));
+        let own = certified(chain, key)?;
+        Ok(Self { now: RwLock::new(Shown { own: Some(own), hub: Known::Pinned(claim.authority) }), wall })
     }
 
     /// Uses others for connections from now on.

@@ -1,8 +1,9 @@
 //! The talk in which a box gets its certificate: one request and one answer, over TLS on the hub's TCP port.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use shared::enrolment::EnrolmentToken;
+use shared::enrolment::{EnrolmentClaim, EnrolmentToken, Invitation};
 use shared::ids::AgentId;
 use shared::wire::enrol::{ENROL_ALPN, EnrolAnswer, EnrolRequest, IssuedIdentity, MAX_ENROL_BYTES, Refusal};
 use tracing::warn;
@@ -11,6 +12,18 @@ use crate::clock::WallClock;
 use crate::credentials::{Credentials, CredentialsError};
 use crate::identity::{BoxKey, Enrolment, Held, IdentityError, IdentityFolder};
 use crate::talk::{Talk, TalkError};
+
+/// How often a box that has a claim asks whether somebody has said that it is let in.
+const ASK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How a box calls itself when it comes in.
+#[derive(Debug, Clone, Default)]
+pub struct Introduction {
+    /// Its name, if it is not settled otherwise.
+    pub name: Option<AgentId>,
+    /// What it is, as [`hardware`](crate::machine::hardware) says it.
+    pub hardware: String,
+}
 
 /// Why a box did not get what it asked for.
 #[derive(Debug, thiserror::Error)]
@@ -37,35 +50,87 @@ pub enum EnrolError {
     Credentials(#[from] CredentialsError),
 }
 
-/// Enrols a box: makes its key, shows the token, and keeps what it is given. `name` is how the box calls itself, if the token
-/// does not settle it.
+/// Enrols a box: makes its key, shows the token or the claim, and keeps what it is given. A box with a claim asks until somebody has
+/// said that it is let in, and `waits` is told once what the hub says meanwhile.
 ///
 /// # Errors
-/// If no hub is reached, it is another one, or it refuses. Then nothing has changed, and the same token works again unless the
+/// If no hub is reached, it is another one, or it refuses. Then nothing has changed, and the same invitation works again unless the
 /// hub says otherwise.
 pub async fn enrol(
-    token: &EnrolmentToken,
-    name: Option<&AgentId>,
+    invitation: &Invitation,
+    introduction: Introduction,
     folder: &IdentityFolder,
     wall: &WallClock,
+    waits: impl FnOnce(&str),
 ) -> Result<(Enrolment, Held), EnrolError> {
-    let name = token.agent.as_ref().or(name);
     let key = folder.enrolling_key()?;
-    let csr = key.request(name)?;
-    let request = EnrolRequest::Enrol { secret: token.secret.clone(), name: name.cloned(), csr };
-    let credentials = Arc::new(Credentials::pinned(token.authority, wall.clone()));
-    let (issued, address) = match ask_any(&token.hubs, &token.server_name, &credentials, &request).await? {
-        (EnrolAnswer::Issued(issued), address) => (issued, address),
-        (EnrolAnswer::Confirmed { .. } | EnrolAnswer::Refused { .. }, _) => return Err(EnrolError::Odd),
+    let ((issued, address), hubs, server_name) = match invitation {
+        Invitation::Token(token) => {
+            (show(token, introduction.name, &key, wall).await?, &token.hubs, &token.server_name)
+        }
+        Invitation::Claim(claim) => {
+            (ask_to_be_let_in(claim, introduction, &key, wall, waits).await?, &claim.hubs, &claim.server_name)
+        }
     };
     wall.hear(issued.time_ms);
     let held = key.hold(&issued);
     // The one that answered is the best.
-    let others = token.hubs.iter().filter(|hub| **hub != address).cloned();
+    let others = hubs.iter().filter(|hub| **hub != address).cloned();
     let hubs = [address.clone()].into_iter().chain(others).collect();
-    let enrolment = Enrolment { agent: issued.agent, hubs, server_name: token.server_name.clone() };
+    let enrolment = Enrolment { agent: issued.agent, hubs, server_name: server_name.clone() };
     folder.enrolled(&enrolment, &held, &issued.authorities)?;
     Ok((enrolment, held))
+}
+
+/// What was issued, and by the hub at which address.
+type IssuedAt = (IssuedIdentity, String);
+
+async fn show(
+    token: &EnrolmentToken,
+    name: Option<AgentId>,
+    key: &BoxKey,
+    wall: &WallClock,
+) -> Result<IssuedAt, EnrolError> {
+    let name = token.agent.clone().or(name);
+    let csr = key.request(name.as_ref())?;
+    let request = EnrolRequest::Enrol { secret: token.secret.clone(), name, csr };
+    let credentials = Arc::new(Credentials::pinned(token.authority, wall.clone()));
+    issued(ask_any(&token.hubs, &token.server_name, &credentials, &request).await?)
+}
+
+async fn ask_to_be_let_in(
+    claim: &EnrolmentClaim,
+    introduction: Introduction,
+    key: &BoxKey,
+    wall: &WallClock,
+    waits: impl FnOnce(&str),
+) -> Result<IssuedAt, EnrolError> {
+    let Introduction { name, hardware } = introduction;
+    // Whoever approves may settle another name.
+    let request = EnrolRequest::Claim { name, hardware, csr: key.request(None)? };
+    let credentials = Arc::new(Credentials::claiming(claim, wall.clone())?);
+    let mut waits = Some(waits);
+    loop {
+        match ask_any(&claim.hubs, &claim.server_name, &credentials, &request).await {
+            Ok(answer) => return issued(answer),
+            Err(EnrolError::Refused { code: Refusal::Approval, reason }) => {
+                if let Some(waits) = waits.take() {
+                    waits(&reason);
+                }
+            }
+            // The hub has heard of it, and may be away until somebody approves.
+            Err(EnrolError::Talk(_) | EnrolError::Refused { code: Refusal::Unavailable, .. }) if waits.is_none() => {}
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(ASK_INTERVAL).await;
+    }
+}
+
+fn issued((answer, address): (EnrolAnswer, String)) -> Result<IssuedAt, EnrolError> {
+    match answer {
+        EnrolAnswer::Issued(issued) => Ok((issued, address)),
+        EnrolAnswer::Confirmed { .. } | EnrolAnswer::Refused { .. } => Err(EnrolError::Odd),
+    }
 }
 
 /// Gets another certificate for a new key, has it confirmed, and uses it from then on. What was in use before stays so if anything
@@ -81,10 +146,7 @@ pub async fn renew(
 ) -> Result<Held, EnrolError> {
     let key = BoxKey::new()?;
     let request = EnrolRequest::Renew { csr: key.request(Some(&enrolment.agent))? };
-    let issued: IssuedIdentity = match ask_any(&enrolment.hubs, &enrolment.server_name, credentials, &request).await? {
-        (EnrolAnswer::Issued(issued), _) => issued,
-        (EnrolAnswer::Confirmed { .. } | EnrolAnswer::Refused { .. }, _) => return Err(EnrolError::Odd),
-    };
+    let (issued, _) = issued(ask_any(&enrolment.hubs, &enrolment.server_name, credentials, &request).await?)?;
     wall.hear(issued.time_ms);
     folder.keep_next(&key.hold(&issued), &issued.authorities)?;
     settle(enrolment, folder, credentials, wall).await?.ok_or(EnrolError::Odd)

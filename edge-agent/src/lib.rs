@@ -19,6 +19,7 @@ pub mod ingest;
 pub mod learn;
 pub mod link;
 pub mod logging;
+pub mod machine;
 pub mod page;
 pub mod preview;
 pub mod program;

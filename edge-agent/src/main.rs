@@ -9,13 +9,13 @@ use clap::{Parser, Subcommand, ValueEnum};
 use edge_agent::agent::{Ended, Surroundings};
 use edge_agent::clock::{Clock, WallClock};
 use edge_agent::config::Config;
-use edge_agent::enrol::EnrolError;
+use edge_agent::enrol::{EnrolError, Introduction};
 use edge_agent::identity::IdentityFolder;
 use edge_agent::logging::Log;
 use edge_agent::score::{self, ScoreOptions, ScoreSummary};
-use edge_agent::{agent, crash_reports, enrol, program, status};
+use edge_agent::{agent, crash_reports, enrol, machine, program, status};
 use shared::device::DeviceChoice;
-use shared::enrolment::{EnrolmentToken, MAX_TOKEN_CHARS};
+use shared::enrolment::{Invitation, MAX_TOKEN_CHARS};
 use shared::ids::AgentId;
 use shared::package::signature::PublicKey;
 use shared::table::TableOptions;
@@ -68,7 +68,7 @@ enum Command {
         #[arg(long, hide = true)]
         installed: Option<PathBuf>,
     },
-    /// Makes the box known to its hub, with a token that the hub's operator made.
+    /// Makes the box known to its hub, with a token or a claim that the hub's operator made.
     Enroll(Enroll),
     /// Checks a configuration file and says what is wrong with it.
     CheckConfig {
@@ -115,18 +115,20 @@ enum BadRows {
 #[command(after_help = "Examples:\n  edge-agent enroll --token tle1_...\n  \
                   edge-agent enroll --token-file /boot/firmware/tideline-enroll.token --shred\n\n\
                   The token is used up. Should the answer be lost, the same command works again on this box.\n\
+                  A claim (tlc1_...) lets nobody in: the box asks with it, and waits until somebody at the hub approves.\n\
                   Exit code 3: the hub does not take the token, and trying again does not help.")]
 struct Enroll {
-    /// The token, as the hub shows it.
+    /// The token or the claim, as the hub shows it.
     #[arg(long, env = "TIDELINE_ENROLL_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// A file with the token.
+    /// A file with it.
     #[arg(long, conflicts_with = "token")]
     token_file: Option<PathBuf>,
     /// Overwrite and remove the token's file once it is used.
     #[arg(long, requires = "token_file")]
     shred: bool,
-    /// The box's name, if the token does not settle it: by default the one in the configuration, or the host's.
+    /// The box's name, if the token does not settle it: by default the one in the configuration, or the host's. Boxes with a claim,
+    /// which are often called alike, get one from the hub by default.
     #[arg(long)]
     name: Option<AgentId>,
     /// The configuration file.
@@ -274,17 +276,21 @@ fn enroll(options: &Enroll) -> Result<(), Failure> {
         }
         (None, None) => return Err(usage("give --token or --token-file".to_owned())),
     };
-    let token: EnrolmentToken = text.parse().map_err(Failure::new)?;
+    let invitation: Invitation = text.parse().map_err(Failure::new)?;
     let (named, state_directory) = edge_agent::config::for_enrolment(&options.config)
         .map_err(|error| Failure { code: EXIT_CONFIG, message: error.to_string() })?;
-    let name = options.name.clone().or(named).or_else(|| host_name().filter(|_| token.agent.is_none()));
+    let is_open = matches!(&invitation, Invitation::Token(token) if token.agent.is_none());
+    let name = options.name.clone().or(named).or_else(|| host_name().filter(|_| is_open));
+    let introduction = Introduction { name, hardware: machine::hardware() };
     let folder = IdentityFolder::of(&state_directory);
     let wall = WallClock::start(Clock::start(), &state_directory);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
-    let (enrolment, held) = runtime.block_on(enrol::enrol(&token, name.as_ref(), &folder, &wall)).map_err(|error| {
+    let waits = |says: &str| drop(writeln!(std::io::stderr(), "edge-agent: {says}"));
+    let enrolled = runtime.block_on(enrol::enrol(&invitation, introduction, &folder, &wall, waits));
+    let (enrolment, held) = enrolled.map_err(|error| {
         let is_final = matches!(&error, EnrolError::Refused { code, .. } if *code != Refusal::Unavailable);
         Failure { code: if is_final { EXIT_REFUSED } else { 1 }, ..Failure::new(error) }
     })?;

@@ -127,7 +127,7 @@ test('a box is let in with a token that is shown once, and kept out again', asyn
   const made = page.locator('.made');
   await made.getByRole('img', { name: 'The token as a QR code' }).waitFor(PATIENCE);
   const token = (await made.locator('.command').innerText()).match(/--token (tle1_\S+)/)[1];
-  const waiting = page.getByRole('region', { name: 'Tokens that wait for a box' });
+  const waiting = page.getByRole('region', { name: 'Tokens and claims that wait for a box' });
   await waiting.getByRole('row').filter({ hasText: 'new-box' }).waitFor(PATIENCE);
   fleet.enroll('new-box', token);
   const row = page.getByRole('region', { name: 'Boxes that were let in' }).getByRole('row').filter({ hasText: 'new-box' });
@@ -136,6 +136,25 @@ test('a box is let in with a token that is shown once, and kept out again', asyn
   await row.getByRole('button', { name: 'Revoke' }).click();
   await page.getByRole('dialog').getByRole('button', { name: 'Revoke' }).click();
   await row.filter({ hasText: `revoked on the dashboard, by ${NAME}` }).waitFor(PATIENCE);
+});
+
+test('a box with a claim asks, and is let in by name', async () => {
+  await open('#/enrolment');
+  await page.getByLabel('For', { exact: true }).selectOption('boxes that ask');
+  await page.getByLabel('Labels').fill('batch=7');
+  await page.getByRole('button', { name: 'Make a claim' }).click();
+  const made = page.locator('.made');
+  const download = page.waitForEvent('download', PATIENCE);
+  await made.getByRole('link', { name: 'Save it as a file' }).click();
+  const claim = readFileSync(await (await download).path(), 'utf8').trim();
+  assert.match(claim, /^tlc1_/);
+  const asked = fleet.ask('factory-box', claim);
+  const row = page.getByRole('region', { name: 'Boxes that ask to be let in' }).getByRole('row').filter({ hasText: '127.0.0.1' });
+  await row.getByRole('textbox').fill('fan-1');
+  await row.getByRole('button', { name: 'Let it in' }).click();
+  const boxes = page.getByRole('region', { name: 'Boxes that were let in' });
+  await boxes.getByRole('row').filter({ hasText: 'fan-1' }).filter({ hasText: 'batch=7' }).waitFor({ timeout: 30_000 });
+  assert.equal(await asked, 0);
 });
 
 test('what was done stands in the history, with who did it', async () => {

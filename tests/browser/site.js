@@ -29,6 +29,15 @@ export async function startFleet(boxes) {
     child.on('exit', (code) => reject(new Error(`the demo ended with ${code}: ${said}`)));
   });
   child.removeAllListeners('exit');
+  const agent = join(dirname(program), 'edge-agent');
+  const newBox = (name) => {
+    const place = join(folder, name);
+    mkdirSync(place);
+    const config = join(place, 'agent.toml');
+    const input = "[[input]]\nname = 'x'\ntopic = 'x'\nkey = 'x'\nfeature = [{ name = 'x', path = '$' }]\n";
+    writeFileSync(config, `[agent]\nstate_directory = 'state'\n[mqtt]\nurl = 'mqtt://127.0.0.1:1'\n${input}`);
+    return config;
+  };
   const link = said.match(/the dashboard: (\S+)/)[1];
   return {
     link,
@@ -36,12 +45,12 @@ export async function startFleet(boxes) {
     token: () => readFileSync(join(data, 'hub', 'access.token'), 'utf8').trim(),
     /** Enrols a box with a token, as somebody does who stands before it. */
     enroll(name, token) {
-      const place = join(folder, name);
-      mkdirSync(place);
-      const config = join(place, 'agent.toml');
-      const input = "[[input]]\nname = 'x'\ntopic = 'x'\nkey = 'x'\nfeature = [{ name = 'x', path = '$' }]\n";
-      writeFileSync(config, `[agent]\nstate_directory = 'state'\n[mqtt]\nurl = 'mqtt://127.0.0.1:1'\n${input}`);
-      execFileSync(join(dirname(program), 'edge-agent'), ['enroll', '--config', config, '--token', token]);
+      execFileSync(agent, ['enroll', '--config', newBox(name), '--token', token]);
+    },
+    /** Has a box ask with a claim: the exit code, once it is let in. */
+    ask(name, claim) {
+      const asking = spawn(agent, ['enroll', '--config', newBox(name), '--token', claim], { stdio: 'ignore' });
+      return new Promise((resolve) => asking.on('exit', resolve));
     },
     async stop() {
       const ended = new Promise((resolve) => child.on('exit', resolve));

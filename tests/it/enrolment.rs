@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use edge_agent::clock::Clock;
 use serde_json::Value;
-use shared::enrolment::{EnrolmentToken, Fingerprint};
+use shared::enrolment::{EnrolmentClaim, EnrolmentToken, Fingerprint};
 use tests::{Process, free_port, program, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -244,6 +244,83 @@ fn of_32_boxes_that_race_for_one_token_exactly_one_is_let_in() {
     site.hub.stop().expect("stops");
 }
 
+/// What is shown with a claim is no box's certificate: the hub closes every connection but the one that asks.
+fn refuses_as_a_box(site: &Site, claim: &EnrolmentClaim) {
+    let thief = site.make_box("thief");
+    let pem = |kind: &str, der: &[u8]| pem::encode(&pem::Pem::new(kind, der));
+    let chain: String = claim.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
+    fs::write(thief.0.join("claim.pem"), chain).expect("writes");
+    fs::write(thief.0.join("claim.key"), pem("PRIVATE KEY", &claim.key)).expect("writes");
+    let plain = fs::read_to_string(thief.config()).expect("reads");
+    let EnrolmentClaim { hubs, server_name, .. } = claim;
+    let root = site.path("hub/authority/ca.pem");
+    for transport in ["quic", "tcp"] {
+        let hub = format!(
+            "[hub]\naddress = \"{}\"\nserver_name = \"{server_name}\"\ntransport = \"{transport}\"\nca_file = \"{}\"\n\
+             certificate_file = \"claim.pem\"\nkey_file = \"claim.key\"\n",
+            hubs[0],
+            root.display()
+        );
+        let named = plain.replace("[agent]", "[agent]\nname = \"pump-7\"");
+        fs::write(thief.config(), format!("{named}{hub}")).expect("writes");
+        let refusals = || site.said("hub").matches("failed to find an agent's name in the certificate").count();
+        let before = refusals();
+        let agent = thief.run();
+        assert!(wait_until(DEADLINE, || refusals() > before), "{transport}: {}", site.said("thief"));
+        agent.stop().expect("stops");
+    }
+    assert_eq!(site.json(&["agents"]).as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn a_box_with_a_claim_can_only_ask_and_comes_in_once_somebody_approves() {
+    let site = Site::start();
+    let made = site.json(&["enroll", "create", "--claim", "--labels", "batch=7"]);
+    let claim = made["token"].as_str().expect("a claim").to_owned();
+    let pump = site.make_box("pump");
+    let file = site.path("enroll.token");
+    fs::write(&file, format!("{claim}\n")).expect("writes");
+    let asking = || {
+        let log = fs::OpenOptions::new().create(true).append(true).open(pump.log()).expect("log");
+        let mut command = pump.command(&["enroll", "--token-file", &file.display().to_string(), "--shred"]);
+        command.stderr(log).spawn().expect("starts")
+    };
+    let asks = || site.json(&["enroll", "asks"]).as_array().cloned().unwrap_or_default();
+    let mut begun = asking();
+    assert!(wait_until(DEADLINE, || asks().len() == 1), "{}", site.said("pump"));
+    let ask = asks()[0]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(asks()[0]["claim"], made["id"]);
+    assert!(wait_until(DEADLINE, || site.said("pump").contains(&format!("asks as {ask}"))), "{}", site.said("pump"));
+    // Whoever turns the box off and on again finds it asking as before.
+    begun.kill().expect("ends");
+    begun.wait().expect("ends");
+    let mut again = asking();
+    refuses_as_a_box(&site, &claim.parse().expect("a claim"));
+    assert_eq!((asks().len(), site.json(&["identities"]).as_array().map(Vec::len)), (1, Some(0)));
+
+    let approved = site.json(&["enroll", "approve", &ask, "--agent", "pump-7", "--labels", "site=a"]);
+    assert_eq!(approved[0]["approved_as"], "pump-7");
+    assert!(wait_until(DEADLINE, || again.try_wait().expect("waits").is_some()), "{}", site.said("pump"));
+    assert!(again.wait().expect("ended").success(), "{}", site.said("pump"));
+    assert!(!file.exists(), "the claim is gone from the box");
+    let known = site.identity("pump-7");
+    assert_eq!((&known["labels"]["batch"], &known["labels"]["site"]), (&"7".into(), &"a".into()));
+    assert!(asks().is_empty());
+    let agent = pump.run();
+    assert!(wait_until(DEADLINE, || site.is_connected("pump-7")), "{}", site.said("pump"));
+    agent.stop().expect("stops");
+
+    assert!(site.ctl(&["enroll", "remove", made["id"].as_str().expect("an id")]).status.success());
+    let refused = site.make_box("late").enroll(&["--token", &claim]);
+    assert_eq!(refused.status.code(), Some(3), "trying again does not help");
+    assert!(text(&refused.stderr).contains("the hub knows no such claim"), "{}", text(&refused.stderr));
+    let history = text(&site.ctl(&["history"]).stdout);
+    for row in ["enrolment_asked", "enrolled", &format!("enrolment-asks/{ask}/approve")] {
+        assert!(history.contains(row), "{row}: {history}");
+    }
+    site.hub.stop().expect("stops");
+}
+
 #[test]
 fn a_token_that_is_not_this_hubs_or_not_for_this_box_or_too_old_changes_nothing() {
     let site = Site::start();
@@ -402,6 +479,24 @@ fn images_are_prepared_with_a_token_each_and_their_boot_partitions_are_sound() {
     let done = pump.enroll(&["--token", tokens[1].trim(), "--name", "edge-1"]);
     assert!(done.status.success(), "the token says who it is: {}", text(&done.stderr));
     assert_eq!(site.identity("edge-2")["labels"]["site"], "a");
+    // One for any number of boxes holds a claim, and names none.
+    let factory = at("factory.img");
+    let made = site.json(&[
+        "image",
+        "prepare",
+        "--image",
+        &stock,
+        "--package",
+        &package,
+        "--claim",
+        "--json",
+        "--output",
+        &factory,
+    ]);
+    assert!(made[0]["agent"].is_null(), "{made}");
+    let shown = |name: &str| run(show, &["-i", &factory, &format!("::{name}")]);
+    assert!(shown("tideline-enroll.token").trim().parse::<EnrolmentClaim>().is_ok());
+    assert!(shown("meta-data").contains("local-hostname: \"edge\""));
     // Nothing is overwritten, and no token is made for what does not come about.
     let before = site.json(&["enroll", "list"]).as_array().map(Vec::len);
     let again = site.ctl(&[&prepare[..], &["--qty", "2", "--host-name", "edge-{number}"]].concat());

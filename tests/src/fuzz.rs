@@ -19,7 +19,7 @@ use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::config::Source;
-use shared::enrolment::{EnrolmentToken, TOKEN_PREFIX};
+use shared::enrolment::{CLAIM_PREFIX, Invitation, TOKEN_PREFIX};
 use shared::event::SpoolEntry;
 use shared::ids::ChannelName;
 use shared::limits::{CHUNK_BYTES, MAX_BATCH_BYTES, MAX_RECORD_BYTES};
@@ -78,14 +78,18 @@ fn read_frames<M: Serialize + DeserializeOwned>(bytes: &[u8]) {
     }
 }
 
-/// What boxes and hub say when one is let in, and the token before it.
+/// What boxes and hub say when one is let in, and the token or the claim before it.
 pub fn enrolment(bytes: &[u8]) {
     read_frames::<EnrolRequest>(bytes);
     read_frames::<EnrolAnswer>(bytes);
     let text = String::from_utf8_lossy(bytes);
-    for text in [text.to_string(), format!("{TOKEN_PREFIX}{text}")] {
-        if let Ok(token) = text.parse::<EnrolmentToken>() {
-            assert_eq!(token.to_string().parse(), Ok(token), "what was read can be written");
+    for text in [text.to_string(), format!("{TOKEN_PREFIX}{text}"), format!("{CLAIM_PREFIX}{text}")] {
+        if let Ok(invitation) = text.parse::<Invitation>() {
+            let again = match &invitation {
+                Invitation::Token(token) => token.to_string(),
+                Invitation::Claim(claim) => claim.to_string(),
+            };
+            assert_eq!(again.parse(), Ok(invitation), "what was read can be written");
         }
     }
 }

@@ -7,7 +7,7 @@ use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use shared::enrolment::MAX_TOKEN_HUBS;
 use shared::event::UnixMillis;
-use shared::ids::AgentId;
+use shared::ids::{AgentId, Digest};
 use utoipa::ToSchema;
 
 use super::error::Problem;
@@ -16,13 +16,17 @@ use super::page::{Page, PageQuery, page};
 use super::{Command, Context};
 use crate::config::check_address;
 use crate::core::access::Principal;
-use crate::core::identities::{BoxLabels, EnrolToken};
+use crate::core::identities::{BoxLabels, EnrolToken, TokenKind};
 use crate::view::{EnrolTokenView, IdentityView, Timestamp};
 
 /// Seconds that a token lasts, unless it is said: as long as it takes to walk to a box.
 const LIFETIME_S: i64 = 15 * 60;
 /// The longest that can be said: boxes that are shipped are on their way for weeks.
 const MAX_LIFETIME_S: i64 = 90 * 24 * 3_600;
+/// Seconds that a claim lasts, unless it is said: boxes lie in a store until somebody needs one.
+const CLAIM_LIFETIME_S: i64 = 365 * 24 * 3_600;
+/// The longest that can be said of a claim. The authority's issuer may end before.
+const MAX_CLAIM_LIFETIME_S: i64 = 5 * CLAIM_LIFETIME_S;
 /// Tokens that are made at once: a pallet of boxes.
 const MAX_QUANTITY: u32 = 1_000;
 /// Labels of a box.
@@ -35,6 +39,8 @@ const MAX_REASON_CHARACTERS: usize = 500;
 /// Tokens to make, as the hub is asked.
 #[derive(Debug)]
 pub struct NewEnrolTokens {
+    /// What they are good for.
+    pub kind: TokenKind,
     /// How many.
     pub quantity: u32,
     /// Milliseconds for which they hold.
@@ -51,6 +57,23 @@ pub struct NewEnrolTokens {
     pub host: String,
 }
 
+impl NewEnrolTokens {
+    /// One of them, but for its secret.
+    pub fn token(&self, id: String, now: UnixMillis) -> EnrolToken {
+        EnrolToken {
+            id,
+            kind: self.kind,
+            digest: Digest::of(&[]),
+            agent: self.agent.clone(),
+            labels: self.labels.clone(),
+            made_by: self.by.clone(),
+            created_ms: now,
+            expires_ms: now + self.lifetime_ms,
+            used: None,
+        }
+    }
+}
+
 /// Tokens to make. Everything may be left out.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -59,8 +82,12 @@ pub(super) struct EnrolTokensBody {
     #[schema(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "super::extract::perhaps_whole")]
     quantity: Option<i64>,
-    /// How many seconds they hold; 15 minutes unless it is said.
-    #[schema(minimum = 1, maximum = 7_776_000)]
+    /// Whether they are claims: any number of boxes may ask with one, and each waits until somebody approves.
+    #[serde(default)]
+    #[schema(value_type = Option<bool>)]
+    claim: bool,
+    /// How many seconds they hold: 15 minutes unless it is said, at most 90 days; claims a year, at most five.
+    #[schema(minimum = 1, maximum = 157_680_000)]
     #[serde(default, deserialize_with = "super::extract::perhaps_whole")]
     expires_in_s: Option<i64>,
     /// The box it is for, which may be one that it takes the place of; without it the box says its name.
@@ -123,7 +150,7 @@ pub(super) async fn tokens(
     page(tokens.iter(), |token: &EnrolTokenView| token.id.clone(), limit, cursor.as_deref()).map(Json)
 }
 
-/// Makes tokens. Each lets one box in, once.
+/// Makes tokens, each of which lets one box in, once; or claims, with which boxes ask.
 #[utoipa::path(post, path = "/api/v1/enrolment-tokens", tag = "Enrolment", request_body = EnrolTokensBody,
     responses((status = 201, body = Page<MadeEnrolToken>)))]
 pub(super) async fn make_tokens(
@@ -142,9 +169,14 @@ pub(super) async fn make_tokens(
 fn check(body: EnrolTokensBody, by: String, host: String) -> Result<NewEnrolTokens, Problem> {
     let quantity = u32::try_from(body.quantity.unwrap_or(1)).ok().filter(|count| (1..=MAX_QUANTITY).contains(count));
     let quantity = quantity.ok_or_else(|| Problem::bad_body(format!("quantity must be 1 to {MAX_QUANTITY}")))?;
-    let lifetime_s = body.expires_in_s.unwrap_or(LIFETIME_S);
-    if !(1..=MAX_LIFETIME_S).contains(&lifetime_s) {
-        return Err(Problem::bad_body(format!("expires_in_s must be 1 to {MAX_LIFETIME_S}")));
+    let (kind, default_s, longest_s) = if body.claim {
+        (TokenKind::Claim, CLAIM_LIFETIME_S, MAX_CLAIM_LIFETIME_S)
+    } else {
+        (TokenKind::Once, LIFETIME_S, MAX_LIFETIME_S)
+    };
+    let lifetime_s = body.expires_in_s.unwrap_or(default_s);
+    if !(1..=longest_s).contains(&lifetime_s) {
+        return Err(Problem::bad_body(format!("expires_in_s must be 1 to {longest_s}")));
     }
     let agent = body.agent.map(|agent| AgentId::new(&agent)).transpose();
     let agent = agent.map_err(|error| Problem::bad_body(format!("agent: {error}")))?;
@@ -159,10 +191,15 @@ fn check(body: EnrolTokensBody, by: String, host: String) -> Result<NewEnrolToke
     if let Some(says) = wrong {
         return Err(useless(format!("addresses: {says}")));
     }
-    Ok(NewEnrolTokens { quantity, lifetime_ms: 1_000 * lifetime_s, agent, labels, addresses, by, host })
+    if body.claim && agent.is_some() {
+        return Err(useless(
+            "agent: a claim is for any number of boxes; each gets its name when it is approved".to_owned(),
+        ));
+    }
+    Ok(NewEnrolTokens { kind, quantity, lifetime_ms: 1_000 * lifetime_s, agent, labels, addresses, by, host })
 }
 
-fn check_labels(labels: &BoxLabels) -> Result<(), String> {
+pub(super) fn check_labels(labels: &BoxLabels) -> Result<(), String> {
     if labels.len() > MAX_LABELS {
         return Err(format!("{} of them, at most {MAX_LABELS} are allowed", labels.len()));
     }

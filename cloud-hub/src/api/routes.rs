@@ -5,7 +5,7 @@ use shared::limits::{MAX_PACKAGE_BYTES, MAX_PROGRAM_FILE_BYTES};
 
 use super::guard::Route;
 use super::{
-    accounts, alarms, dashboard, diagnoses, enrolment, events, fleet, history, install, labels, learning, mlflow,
+    accounts, alarms, asks, dashboard, diagnoses, enrolment, events, fleet, history, install, labels, learning, mlflow,
     models, openapi, programs, rollouts, streams,
 };
 use crate::core::access::Role::{Admin, Operator, Publisher, Viewer};
@@ -80,6 +80,9 @@ pub(super) fn all() -> Vec<Route> {
         Route::new(read(), "/api/v1/enrolment-tokens", Operator, enrolment::tokens),
         Route::new(make(), "/api/v1/enrolment-tokens", Operator, enrolment::make_tokens),
         Route::new(remove(), "/api/v1/enrolment-tokens/{token}", Operator, enrolment::remove_token),
+        Route::new(read(), "/api/v1/enrolment-asks", Operator, asks::asks),
+        Route::new(make(), "/api/v1/enrolment-asks/{ask}/approve", Operator, asks::approve),
+        Route::new(remove(), "/api/v1/enrolment-asks/{ask}", Operator, asks::remove),
         Route::new(read(), "/api/v1/identities", Viewer, enrolment::identities),
         Route::new(read(), "/api/v1/identities/{agent}", Viewer, enrolment::identity),
         Route::new(make(), "/api/v1/identities/{agent}/revoke", Operator, enrolment::revoke),

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rcgen::{CertificateSigningRequestParams, Issuer, KeyPair, PublicKey, PublicKeyData, SanType};
+use rcgen::{CertificateParams, CertificateSigningRequestParams, Issuer, KeyPair, PublicKey, PublicKeyData, SanType};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use shared::enrolment::HUB_SERVER_NAME;
@@ -12,10 +12,11 @@ use shared::event::UnixMillis;
 use shared::ids::{AgentId, Digest};
 
 use super::{
-    AuthorityError, ISSUER, ROOTS_FILE, agent_params, at, expiry, hub_params, init, long_ago, pair, read, signer,
+    AuthorityError, ISSUER, ROOTS_FILE, agent_params, at, client_params, expiry, hub_params, init, long_ago, pair,
+    read, signer,
 };
 use crate::core::identities::{BoxCertificate, Wanted};
-use crate::identity::AGENT_URI_PREFIX;
+use crate::identity::{AGENT_URI_PREFIX, CLAIM_URI_PREFIX};
 
 /// A hub that issues its own certificate does so anew after half of this.
 const HUB_LIFETIME_MS: i64 = 90 * 24 * 3_600_000;
@@ -55,6 +56,16 @@ pub struct IssuedToBox {
     pub facts: BoxCertificate,
     /// The certificate and those that lead to a root, DER, its own first.
     pub chain: Vec<Vec<u8>>,
+}
+
+/// The certificate of a claim and its key, which boxes that ask are given.
+pub struct IssuedClaim {
+    /// The certificate and those that lead to a root, DER, its own first.
+    pub chain: Vec<Vec<u8>>,
+    /// Its key, PKCS #8.
+    pub key: Vec<u8>,
+    /// Until when it holds: not beyond the issuer.
+    pub not_after_ms: UnixMillis,
 }
 
 /// A box's request for a certificate, which its key signed.
@@ -187,20 +198,44 @@ impl Authority {
         now: UnixMillis,
         lifetime_ms: i64,
     ) -> Result<IssuedToBox, AuthorityError> {
-        let not_after_ms = (now + lifetime_ms).min(self.issuer_expires_ms) / 1_000 * 1_000;
-        if not_after_ms <= now {
-            let problem = "it has expired; make another with `cloud-hub ca issuer`".to_owned();
-            return Err(AuthorityError::Unusable { what: "the issuer's certificate".to_owned(), problem });
-        }
         let mut params = agent_params(agent)?;
-        params.not_before = at(now - BACKDATED_MS)?;
-        params.not_after = at(not_after_ms)?;
+        let not_after_ms = self.limit(&mut params, now, lifetime_ms)?;
         let certificate = params.signed_by(&request.public_key, &self.issuer)?;
         let digest = Digest::of(certificate.der());
         Ok(IssuedToBox {
             facts: BoxCertificate { digest, key: request.wanted.key, not_after_ms },
             chain: vec![certificate.der().to_vec(), self.issuer_der.to_vec()],
         })
+    }
+
+    /// A certificate that names no box, with a new key: whoever shows it can ask to be let in, and do nothing else.
+    ///
+    /// # Errors
+    /// If the issuer has expired.
+    pub fn issue_claim(&self, id: &str, now: UnixMillis, lifetime_ms: i64) -> Result<IssuedClaim, AuthorityError> {
+        let mut params = client_params(CLAIM_URI_PREFIX, id)?;
+        let not_after_ms = self.limit(&mut params, now, lifetime_ms)?;
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let chain = vec![certificate.der().to_vec(), self.issuer_der.to_vec()];
+        Ok(IssuedClaim { chain, key: key.serialize_der(), not_after_ms })
+    }
+
+    /// Since and until when a certificate holds that boxes show.
+    fn limit(
+        &self,
+        params: &mut CertificateParams,
+        now: UnixMillis,
+        lifetime_ms: i64,
+    ) -> Result<UnixMillis, AuthorityError> {
+        let not_after_ms = (now + lifetime_ms).min(self.issuer_expires_ms) / 1_000 * 1_000;
+        if not_after_ms <= now {
+            let problem = "it has expired; make another with `cloud-hub ca issuer`".to_owned();
+            return Err(AuthorityError::Unusable { what: "the issuer's certificate".to_owned(), problem });
+        }
+        params.not_before = at(now - BACKDATED_MS)?;
+        params.not_after = at(not_after_ms)?;
+        Ok(not_after_ms)
     }
 }
 
@@ -217,8 +252,7 @@ fn stamp(directory: &Path) -> Stamp {
 mod tests {
     use super::*;
     use crate::authority::{new_issuer, rotate_root};
-    use crate::identity;
-    use rcgen::CertificateParams;
+    use crate::identity::{self, Shown};
 
     const WEEK_MS: i64 = 7 * 24 * 3_600_000;
     const NOW: i64 = 1_795_000_000_000;
@@ -241,6 +275,20 @@ mod tests {
         let shown = identity::shown(&CertificateDer::from(issued.chain[0].clone())).expect("a box's");
         assert_eq!(shown, (agent, issued.facts));
         assert_eq!(issued.facts.not_after_ms, NOW + WEEK_MS);
+    }
+
+    #[test]
+    fn a_claim_names_no_box_and_can_only_ask() {
+        let directory = tempfile::tempdir().expect("dir");
+        let authority = Authority::open_or_init(directory.path()).expect("an authority");
+        let claim = authority.issue_claim("1a2b3c4d", NOW, WEEK_MS).expect("issues");
+        let certificate = CertificateDer::from(claim.chain[0].clone());
+        assert!(identity::shown(&certificate).is_err(), "it is no box's");
+        let asks = identity::who_asks(&certificate).expect("it may ask");
+        assert_eq!(asks, Shown::Claim(Digest::of(&certificate)));
+        assert_eq!(claim.not_after_ms, NOW + WEEK_MS);
+        let forever = authority.issue_claim("1a2b3c4d", NOW, 1_000 * WEEK_MS).expect("issues");
+        assert_eq!(forever.not_after_ms, authority.issuer_expires_ms());
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Which boxes may connect: enrolment tokens, and who was let in with them.
+//! Which boxes may connect: enrolment tokens and claims, and who was let in with them.
 //!
 //! The book is held in memory and asked for every connection; the database keeps it. What changes is durable first. A box
 //! that is not in the book and whose certificate leads to an authority of the hub's came in by other means, and may connect.
+
+mod asks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use shared::event::UnixMillis;
 use shared::ids::{AgentId, Digest};
 use shared::wire::enrol::Refusal;
+
+pub use asks::{Approval, Ask, Asking, RefusedAsk};
 
 use super::limits::{ENROL_TOKEN_KEPT_MS, MAX_ENROL_TOKENS};
 
@@ -26,12 +30,25 @@ pub struct BoxCertificate {
     pub not_after_ms: UnixMillis,
 }
 
-/// What lets one box in.
+/// What a token is good for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenKind {
+    /// It lets one box in.
+    #[default]
+    Once,
+    /// It is a claim: boxes that have it may ask to be let in.
+    Claim,
+}
+
+/// What lets one box in, or any number of them ask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolToken {
     /// What it is called in lists and links.
     pub id: String,
-    /// The secret's hash.
+    /// What it is good for.
+    #[serde(default)]
+    pub kind: TokenKind,
+    /// The hash of its secret, or of its certificate if it is a claim.
     pub digest: Digest,
     /// The box it is for; nothing: the box says its name.
     pub agent: Option<AgentId>,
@@ -107,17 +124,38 @@ pub enum Change {
         /// Those that nobody misses.
         forgotten: Vec<String>,
     },
-    /// A token is void.
-    RemoveToken(String),
-    /// A box came in with a token.
+    /// Tokens are void, and boxes that ask are not heard.
+    Remove {
+        /// The tokens.
+        tokens: Vec<String>,
+        /// The asks.
+        asks: Vec<String>,
+    },
+    /// A box asks, or is approved.
+    Ask {
+        /// The ask, as it is from now on.
+        ask: Ask,
+        /// Asks that nobody answered for long.
+        forgotten: Vec<String>,
+    },
+    /// A box came in.
     Admit {
-        /// The token, as it is from now on.
-        token: EnrolToken,
+        /// What let it in.
+        used: Used,
         /// The box.
         identity: Identity,
     },
     /// Something about a box changed.
     Set(Identity),
+}
+
+/// What let a box in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Used {
+    /// A token, as it is from now on.
+    Token(EnrolToken),
+    /// An ask that was approved, which is over.
+    Ask(String),
 }
 
 /// Nothing is issued: why, for programs and in words.
@@ -132,19 +170,21 @@ pub struct Wanted {
     pub agent: Option<AgentId>,
 }
 
-/// Tokens and boxes.
+/// Tokens, boxes that ask, and boxes that are in.
 #[derive(Debug, Clone, Default)]
 pub struct IdentityBook {
     tokens: BTreeMap<String, EnrolToken>,
     by_secret: BTreeMap<Digest, String>,
+    asks: BTreeMap<String, Ask>,
     boxes: BTreeMap<AgentId, Identity>,
 }
 
 impl IdentityBook {
     /// What the database knows.
     #[must_use]
-    pub fn new(tokens: Vec<EnrolToken>, boxes: Vec<Identity>) -> Self {
+    pub fn new(tokens: Vec<EnrolToken>, asks: Vec<Ask>, boxes: Vec<Identity>) -> Self {
         let mut book = Self::default();
+        book.asks = asks.into_iter().map(|ask| (ask.id.clone(), ask)).collect();
         tokens.into_iter().for_each(|token| book.put_token(token));
         boxes.into_iter().for_each(|identity| book.apply(Change::Set(identity)));
         book
@@ -205,12 +245,13 @@ impl IdentityBook {
         is_known: impl Fn(&AgentId) -> bool,
     ) -> Result<Admission, Refused> {
         let unknown = || (Refusal::UnknownToken, "the hub knows no such token; it may have been removed".to_owned());
-        let token = self.by_secret.get(&secret).and_then(|id| self.tokens.get(id)).ok_or_else(unknown)?;
+        let token = self.by_secret.get(&secret).and_then(|id| self.tokens.get(id));
+        let token = token.filter(|token| token.kind == TokenKind::Once).ok_or_else(unknown)?;
         if let Some(used) = &token.used {
             let is_again = used.key == wanted.key && self.of(&used.agent).is_some_and(|known| known.revoked.is_none());
             let says = || format!("token {} was used by {}; each lets one box in, once", token.id, used.agent);
             let agent = is_again.then(|| used.agent.clone()).ok_or_else(|| (Refusal::UsedToken, says()))?;
-            return Ok(Admission { token: token.clone(), agent });
+            return Ok(Admission::by_token(token, agent));
         }
         if token.expires_ms <= now {
             let hours = (now - token.expires_ms) / 3_600_000;
@@ -233,7 +274,7 @@ impl IdentityBook {
                 format!("there is a box {agent} already; to put another in its place, make a token that names it");
             return Err((Refusal::NameTaken, says));
         }
-        Ok(Admission { token: token.clone(), agent: agent.clone() })
+        Ok(Admission::by_token(token, agent.clone()))
     }
 
     /// Who gets another certificate, of those who show one.
@@ -328,9 +369,19 @@ impl IdentityBook {
                 forgotten.iter().for_each(|id| self.remove_token(id));
                 tokens.into_iter().for_each(|token| self.put_token(token));
             }
-            Change::RemoveToken(id) => self.remove_token(&id),
-            Change::Admit { token, identity } => {
-                self.put_token(token);
+            Change::Remove { tokens, asks } => {
+                tokens.iter().for_each(|id| self.remove_token(id));
+                asks.iter().for_each(|id| drop(self.asks.remove(id)));
+            }
+            Change::Ask { ask, forgotten } => {
+                forgotten.iter().for_each(|id| drop(self.asks.remove(id)));
+                self.asks.insert(ask.id.clone(), ask);
+            }
+            Change::Admit { used, identity } => {
+                match used {
+                    Used::Token(token) => self.put_token(token),
+                    Used::Ask(id) => drop(self.asks.remove(&id)),
+                }
                 self.boxes.insert(identity.agent.clone(), identity);
             }
             Change::Set(identity) => drop(self.boxes.insert(identity.agent.clone(), identity)),
@@ -349,21 +400,32 @@ impl IdentityBook {
     }
 }
 
-/// A box that is let in with a token.
+/// A box that is let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission {
-    token: EnrolToken,
+    used: Used,
+    labels: BoxLabels,
     /// The name it gets.
     pub agent: AgentId,
 }
 
 impl Admission {
+    fn by_token(token: &EnrolToken, agent: AgentId) -> Self {
+        Self { used: Used::Token(token.clone()), labels: token.labels.clone(), agent }
+    }
+
     /// What changes once the box has its certificate.
     #[must_use]
     pub fn with(self, now: UnixMillis, certificate: BoxCertificate) -> Change {
-        let used = Some(TokenUse { agent: self.agent.clone(), key: certificate.key, at_ms: now });
-        let identity = Identity { labels: self.token.labels.clone(), ..Identity::found(now, self.agent, certificate) };
-        Change::Admit { token: EnrolToken { used, ..self.token }, identity }
+        let used = match self.used {
+            Used::Token(token) => {
+                let used = Some(TokenUse { agent: self.agent.clone(), key: certificate.key, at_ms: now });
+                Used::Token(EnrolToken { used, ..token })
+            }
+            ask @ Used::Ask(_) => ask,
+        };
+        let identity = Identity { labels: self.labels, ..Identity::found(now, self.agent, certificate) };
+        Change::Admit { used, identity }
     }
 }
 
@@ -386,7 +448,8 @@ mod tests {
     fn token(id: &str, agent: Option<AgentId>) -> EnrolToken {
         let labels = BoxLabels::from([("site".to_owned(), "a".to_owned())]);
         let (made_by, digest) = ("ada".to_owned(), Digest::of(id.as_bytes()));
-        EnrolToken { id: id.to_owned(), digest, agent, labels, made_by, created_ms: 0, expires_ms: HOUR_MS, used: None }
+        let (id, kind) = (id.to_owned(), TokenKind::Once);
+        EnrolToken { id, kind, digest, agent, labels, made_by, created_ms: 0, expires_ms: HOUR_MS, used: None }
     }
 
     fn wanted(key: &str) -> Wanted {
@@ -399,7 +462,7 @@ mod tests {
     }
 
     fn book(tokens: Vec<EnrolToken>) -> IdentityBook {
-        IdentityBook::new(tokens, Vec::new())
+        IdentityBook::new(tokens, Vec::new(), Vec::new())
     }
 
     impl IdentityBook {

@@ -75,6 +75,11 @@ pub const MAX_ENROL_TOKENS: usize = 10_000;
 /// Milliseconds for which a token is shown after it expired: whoever looks why a box did not come in finds it.
 pub const ENROL_TOKEN_KEPT_MS: i64 = 30 * 24 * 3_600_000;
 
+/// Boxes that ask with one claim and were not answered: a large delivery. Who stole a claim cannot fill the database.
+pub const MAX_ASKS_OF_CLAIM: usize = 1_000;
+/// Milliseconds for which an ask is kept that nobody answers: a box that is still there asks again.
+pub const ASK_KEPT_MS: i64 = 30 * 24 * 3_600_000;
+
 /// Experiments, runs and registered models of programs that train elsewhere, of each kind: a run every five minutes for a month.
 pub const MAX_TRACKED: usize = 10_000;
 /// Parameters, tags, figures, aliases or versions of one of them.

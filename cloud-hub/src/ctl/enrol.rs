@@ -16,9 +16,13 @@ use crate::Failure;
 pub(super) enum Enroll {
     /// Makes tokens, and prints them: each lets one box in, once, and is shown only now.
     Create {
-        /// How long they hold: 15m, 24h, 7d.
-        #[arg(long, default_value = "15m", value_parser = duration_s)]
-        ttl: i64,
+        /// Makes claims instead, for boxes that leave a factory alike: any number of boxes may ask with one, and each waits until
+        /// somebody approves.
+        #[arg(long, conflicts_with = "agent")]
+        claim: bool,
+        /// How long they hold: 15m, 24h, 7d; without it tokens 15 minutes, claims a year.
+        #[arg(long, value_parser = duration_s)]
+        ttl: Option<i64>,
         /// What the boxes are labelled with: site=a,line=4.
         #[arg(long, value_delimiter = ',', value_parser = label)]
         labels: Vec<(String, String)>,
@@ -38,15 +42,36 @@ pub(super) enum Enroll {
     },
     /// Those that there are, without their secrets.
     List,
-    /// Makes one void.
+    /// Makes one void; boxes that ask with it, if it is a claim, are not heard.
     Remove { id: String },
+    /// Boxes that ask to be let in with a claim.
+    Asks,
+    /// Lets them in. They hear of it when they ask again, within seconds.
+    Approve {
+        /// What they ask as.
+        #[arg(required_unless_present = "claim")]
+        asks: Vec<String>,
+        /// All that ask with this claim.
+        #[arg(long, conflicts_with_all = ["asks", "agent"])]
+        claim: Option<String>,
+        /// The name that the box gets, also if it takes another's place; without it, the one that it wished for.
+        #[arg(long)]
+        agent: Option<String>,
+        /// What they are labelled with, beside what their claim says: site=a,line=4.
+        #[arg(long, value_delimiter = ',', value_parser = label)]
+        labels: Vec<(String, String)>,
+    },
+    /// Does not let one in.
+    Refuse { ask: String },
 }
 
 pub(super) fn enroll(ctl: &Ctl, client: &Client, enroll: &Enroll) -> Result<(), Failure> {
     match enroll {
-        Enroll::Create { ttl, labels, agent, qty, address, install } => {
+        Enroll::Create { claim, ttl, labels, agent, qty, address, install } => {
             let installs = install.as_ref().map(|url| Installs::of(client, url.as_deref())).transpose()?;
-            let mut made = create(client, *ttl, labels, agent.as_deref(), *qty, address)?;
+            let (agent, quantity) = (agent.as_deref(), *qty);
+            let wanted = Wanted { claim: *claim, ttl_s: *ttl, labels, agent, quantity, addresses: address };
+            let mut made = create(client, &wanted)?;
             let (mut wanted, mut columns) = ("token", table::MADE_TOKENS);
             if let Some(installs) = installs {
                 (wanted, columns) = ("install_command", table::INSTALL_COMMANDS);
@@ -68,7 +93,38 @@ pub(super) fn enroll(ctl: &Ctl, client: &Client, enroll: &Enroll) -> Result<(), 
             client.send("DELETE", &format!("enrolment-tokens/{id}"), &json!({}))?;
             crate::say(&format!("{id} is void"))
         }
+        Enroll::Asks => print(ctl.format(), table::ENROLMENT_ASKS, &client.items("enrolment-asks")?),
+        Enroll::Approve { asks, claim, agent, labels } => {
+            let asks = match claim {
+                Some(claim) => asks_of(client, claim)?,
+                None => asks.clone(),
+            };
+            if agent.is_some() && asks.len() > 1 {
+                let message = "--agent names one box: approve the others without it".to_owned();
+                return Err(Failure { code: 2, message });
+            }
+            let body = json!({ "agent": agent, "labels": labels_of(labels) });
+            let approve = |ask: &String| client.send("POST", &format!("enrolment-asks/{ask}/approve"), &body);
+            let approved: Vec<Value> = asks.iter().map(approve).collect::<Result<_, _>>()?;
+            print(ctl.format(), table::ENROLMENT_ASKS, &approved)
+        }
+        Enroll::Refuse { ask } => {
+            client.send("DELETE", &format!("enrolment-asks/{ask}"), &json!({}))?;
+            crate::say(&format!("{ask} is not let in"))
+        }
     }
+}
+
+/// Those that ask with a claim and wait.
+fn asks_of(client: &Client, claim: &str) -> Result<Vec<String>, Failure> {
+    let asks = client.items("enrolment-asks")?;
+    let waiting: Vec<String> = asks
+        .iter()
+        .filter(|ask| ask["claim"] == claim && ask["approved_as"].is_null())
+        .filter_map(|ask| ask["id"].as_str().map(str::to_owned))
+        .collect();
+    let none = || Failure::new(format!("approve those that ask with claim {claim}: none does"));
+    if waiting.is_empty() { Err(none()) } else { Ok(waiting) }
 }
 
 /// How a machine installs the agent.
@@ -95,21 +151,36 @@ impl Installs {
     }
 }
 
+/// Tokens or claims to be made.
+#[derive(Default)]
+pub(super) struct Wanted<'a> {
+    /// Whether they are claims.
+    pub(super) claim: bool,
+    /// How long they hold, if not as long as usual.
+    pub(super) ttl_s: Option<i64>,
+    /// What boxes are labelled with.
+    pub(super) labels: &'a [(String, String)],
+    /// The box that a token is for.
+    pub(super) agent: Option<&'a str>,
+    /// How many.
+    pub(super) quantity: u32,
+    /// Where boxes reach the hub.
+    pub(super) addresses: &'a [String],
+}
+
 /// Has the hub make tokens.
-pub(super) fn create(
-    client: &Client,
-    ttl_s: i64,
-    labels: &[(String, String)],
-    agent: Option<&str>,
-    quantity: u32,
-    addresses: &[String],
-) -> Result<Vec<Value>, Failure> {
-    let labels: BTreeMap<&str, &str> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+pub(super) fn create(client: &Client, wanted: &Wanted<'_>) -> Result<Vec<Value>, Failure> {
+    let Wanted { claim, ttl_s, labels, agent, quantity, addresses } = wanted;
     let body = json!({
-        "quantity": quantity, "expires_in_s": ttl_s, "labels": labels, "agent": agent, "addresses": addresses,
+        "claim": claim, "quantity": quantity, "expires_in_s": ttl_s, "labels": labels_of(labels), "agent": agent,
+        "addresses": addresses,
     });
     let made = client.send("POST", "enrolment-tokens", &body)?;
     Ok(made["items"].as_array().cloned().unwrap_or_default())
+}
+
+fn labels_of(labels: &[(String, String)]) -> BTreeMap<&str, &str> {
+    labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
 /// `15m` in seconds.

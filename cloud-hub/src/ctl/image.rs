@@ -11,11 +11,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::enrol::Wanted;
 use super::{Ctl, Format, Output, enrol};
 use crate::Failure;
 
 /// Stands for a box's number, from 1.
 const NUMBER: &str = "{number}";
+
+/// Seconds that tokens hold on images, unless it is said: cards are put into boxes the same day.
+const TOKEN_TTL_S: i64 = 24 * 3_600;
 
 #[derive(Subcommand)]
 pub(super) enum Image {
@@ -38,7 +42,9 @@ pub(super) enum Image {
     after_help = "Examples:\n  cloud-hub ctl image prepare --image raspios.img --package tideline-edge_0.1.0_arm64.deb \\\n    \
                   --token-ttl 24h --labels site=a --output edge.img\n  \
                   cloud-hub ctl image prepare --image debian.img --package tideline-edge_0.1.0_amd64.deb \\\n    \
-                  --qty 20 --host-name 'edge-{number}' --output 'edge-{number}.img'"
+                  --qty 20 --host-name 'edge-{number}' --output 'edge-{number}.img'\n  \
+                  cloud-hub ctl image prepare --image debian.img --package tideline-edge_0.1.0_amd64.deb \\\n    \
+                  --claim --labels batch=7 --output factory.img"
 )]
 pub(super) struct Prepare {
     /// The stock image, unpacked.
@@ -53,18 +59,22 @@ pub(super) struct Prepare {
     /// How many boxes: each has an image and a token of its own, and `{number}` in --output is its number.
     #[arg(long, default_value_t = 1)]
     qty: u32,
-    /// How long the tokens hold.
-    #[arg(long, default_value = "24h", value_parser = enrol::duration_s)]
-    token_ttl: i64,
+    /// One image for any number of boxes: it holds a claim, with which each box asks, and waits until somebody approves.
+    #[arg(long, conflicts_with = "qty")]
+    claim: bool,
+    /// How long the tokens hold; without it 24 hours, a claim a year.
+    #[arg(long, value_parser = enrol::duration_s)]
+    token_ttl: Option<i64>,
     /// What the boxes are labelled with: site=a,line=4.
     #[arg(long, value_delimiter = ',', value_parser = enrol::label)]
     labels: Vec<(String, String)>,
     /// Where boxes reach the hub, host:port; without it, where the hub's configuration says.
     #[arg(long, value_delimiter = ',')]
     address: Vec<String>,
-    /// What a box calls itself, on its network and at the hub; `{number}` is its number.
-    #[arg(long, default_value = "edge-{number}")]
-    host_name: String,
+    /// What a box calls itself, on its network and, unless it has a claim, at the hub; `{number}` is its number. Without it
+    /// edge-{number}, or edge.
+    #[arg(long)]
+    host_name: Option<String>,
     /// The agent's configuration, instead of the package's own.
     #[arg(long)]
     config: Option<PathBuf>,
@@ -95,7 +105,9 @@ fn prepare(ctl: &Ctl, client: &Client, options: &Prepare) -> Result<(), Failure>
         return Err(usage("say with --output which image to write".to_owned()));
     };
     let output = output.display().to_string();
-    if options.qty > 1 && !(output.contains(NUMBER) && options.host_name.contains(NUMBER)) {
+    let own = if options.claim { "edge" } else { "edge-{number}" };
+    let host_names = options.host_name.as_deref().unwrap_or(own);
+    if options.qty > 1 && !(output.contains(NUMBER) && host_names.contains(NUMBER)) {
         let says =
             format!("--output and --host-name must hold {NUMBER} for --qty {}: each box has its own", options.qty);
         return Err(usage(says));
@@ -121,11 +133,22 @@ fn prepare(ctl: &Ctl, client: &Client, options: &Prepare) -> Result<(), Failure>
     let mut made = Vec::new();
     for number in 1..=options.qty {
         let numbered = |text: &str| text.replace(NUMBER, &number.to_string());
-        let (host_name, output) = (numbered(&options.host_name), PathBuf::from(numbered(&output)));
+        let (host_name, output) = (numbered(host_names), PathBuf::from(numbered(&output)));
         if output.exists() {
             return Err(Failure::new(format!("write {}: it is there already", output.display())));
         }
-        let tokens = enrol::create(client, options.token_ttl, &options.labels, Some(&host_name), 1, &options.address)?;
+        let claim = options.claim;
+        let tokens = enrol::create(
+            client,
+            &Wanted {
+                claim,
+                ttl_s: options.token_ttl.or((!claim).then_some(TOKEN_TTL_S)),
+                labels: &options.labels,
+                agent: (!claim).then_some(host_name.as_str()),
+                quantity: 1,
+                addresses: &options.address,
+            },
+        )?;
         let token = tokens.first().cloned().unwrap_or(Value::Null);
         let said = |name: &str| token[name].as_str().unwrap_or_default().to_owned();
         let new = NewBox {
@@ -148,12 +171,15 @@ fn prepare(ctl: &Ctl, client: &Client, options: &Prepare) -> Result<(), Failure>
             client.send("DELETE", &format!("enrolment-tokens/{}", said("id")), &json!({})).ok();
             return Err(Failure::new(failure));
         }
-        made.push(json!({ "image": output, "agent": host_name, "token": said("id"), "expires": token["expires"] }));
+        made.push(
+            json!({ "image": output, "agent": token["agent"], "token": said("id"), "expires": token["expires"] }),
+        );
     }
     if !options.json {
         for one in &made {
             let text = |name: &str| one[name].as_str().unwrap_or_default().to_owned();
-            crate::say(&format!("{} becomes {}, until {}", text("image"), text("agent"), text("expires")))?;
+            let becomes = one["agent"].as_str().unwrap_or("any box that somebody approves");
+            crate::say(&format!("{} becomes {becomes}, until {}", text("image"), text("expires")))?;
         }
         return Ok(());
     }

@@ -131,11 +131,21 @@ pub(super) const IDENTITIES: &[Column<'_>] = &[
 ];
 pub(super) const ENROLMENT_TOKENS: &[Column<'_>] = &[
     ("ID", "/id"),
+    ("CLAIM", "/claim"),
     ("AGENT", "/agent"),
     ("LABELS", "/labels"),
     ("MADE BY", "/made_by"),
     ("EXPIRES", "/expires"),
     ("USED BY", "/used_by"),
+];
+pub(super) const ENROLMENT_ASKS: &[Column<'_>] = &[
+    ("ID", "/id"),
+    ("HARDWARE", "/hardware"),
+    ("NAME", "/name"),
+    ("FROM", "/from"),
+    ("ASKED", "/asked"),
+    ("CLAIM", "/claim"),
+    ("APPROVED AS", "/approved_as"),
 ];
 pub(super) const MADE_TOKENS: &[Column<'_>] =
     &[("ID", "/id"), ("AGENT", "/agent"), ("EXPIRES", "/expires"), ("TOKEN", "/token")];

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::json;
-use shared::enrolment::{EnrolmentToken, Fingerprint};
+use shared::enrolment::{EnrolmentClaim, EnrolmentToken, Fingerprint};
 use shared::event::UnixMillis;
-use shared::ids::AgentId;
+use shared::ids::{AgentId, Digest};
 use shared::wire::enrol::{EnrolAnswer, EnrolRequest, IssuedIdentity, Refusal};
 use tracing::{error, info, warn};
 
@@ -16,7 +16,10 @@ use crate::authority::{Authority, AuthorityError, BoxRequest, IssuedToBox};
 use crate::clock;
 use crate::config::{Config, LinkFiles};
 use crate::core::Event;
-use crate::core::identities::{BoxCertificate, Change, EnrolToken, Identity, Refused, Revocation};
+use crate::core::identities::{
+    Admission, BoxCertificate, Change, EnrolToken, Identity, Refused, Revocation, TokenKind,
+};
+use crate::identity::Shown;
 use crate::link::{LinkError, LinkKeys, Trust};
 use crate::secret::Secret;
 use crate::store::StoreError;
@@ -124,6 +127,44 @@ impl Issuing {
     fn fingerprint(&self) -> Fingerprint {
         self.roots.first().map_or(Fingerprint::of(&[]), |root| Fingerprint::of(root))
     }
+
+    /// A token that lets one box in, and its text.
+    fn make_token(&self, asked: &NewEnrolTokens, hubs: &[String], now: UnixMillis) -> (EnrolToken, String) {
+        let secret = Secret::new("e");
+        let id = secret.digest().to_string()[..ID_DIGITS].to_owned();
+        let token = EnrolToken { digest: secret.digest(), ..asked.token(id, now) };
+        let said = EnrolmentToken {
+            hubs: hubs.to_vec(),
+            server_name: self.server_name.clone(),
+            authority: self.fingerprint(),
+            secret: secret.reveal().to_owned(),
+            agent: token.agent.clone(),
+            expires_ms: token.expires_ms,
+        };
+        (token, said.to_string())
+    }
+
+    /// A claim, and its text.
+    fn make_claim(
+        &self,
+        asked: &NewEnrolTokens,
+        hubs: &[String],
+        now: UnixMillis,
+    ) -> Result<(EnrolToken, String), String> {
+        let id = Secret::new("c").digest().to_string()[..ID_DIGITS].to_owned();
+        let issued = self.authority.issue_claim(&id, now, asked.lifetime_ms).map_err(|failure| failure.to_string())?;
+        let digest = Digest::of(issued.chain.first().map(Vec::as_slice).unwrap_or_default());
+        let token = EnrolToken { digest, expires_ms: issued.not_after_ms, ..asked.token(id, now) };
+        let said = EnrolmentClaim {
+            hubs: hubs.to_vec(),
+            server_name: self.server_name.clone(),
+            authority: self.fingerprint(),
+            chain: issued.chain,
+            key: issued.key,
+            expires_ms: token.expires_ms,
+        };
+        Ok((token, said.to_string()))
+    }
 }
 
 fn warn_of_expiry(authority: &Authority, now: UnixMillis) {
@@ -152,19 +193,22 @@ fn keys(files: Option<&LinkFiles>, authority: &Authority, now: UnixMillis) -> Re
 
 impl Hub {
     /// Answers a box that wants a certificate. What it gets is durable before it hears of it.
-    pub(super) async fn enrol(
-        &mut self,
-        request: EnrolRequest,
-        shown: Option<(AgentId, BoxCertificate)>,
-        peer: SocketAddr,
-    ) -> EnrolAnswer {
+    pub(super) async fn enrol(&mut self, request: EnrolRequest, shown: Option<Shown>, peer: SocketAddr) -> EnrolAnswer {
         let now = clock::unix_ms();
         let answer = match (request, shown) {
             (EnrolRequest::Enrol { secret, name, csr }, _) => self.admit(now, &secret, name.as_ref(), &csr, peer).await,
-            (EnrolRequest::Renew { csr }, Some((agent, shown))) => self.renew(now, &agent, shown, &csr).await,
-            (EnrolRequest::Confirm, Some((agent, shown))) => self.confirm(now, &agent, shown).await,
-            (EnrolRequest::Renew { .. } | EnrolRequest::Confirm, None) => {
+            (EnrolRequest::Renew { csr }, Some(Shown::Agent(agent, shown))) => {
+                self.renew(now, &agent, shown, &csr).await
+            }
+            (EnrolRequest::Confirm, Some(Shown::Agent(agent, shown))) => self.confirm(now, &agent, shown).await,
+            (EnrolRequest::Renew { .. } | EnrolRequest::Confirm, Some(Shown::Claim(_)) | None) => {
                 Err((Refusal::Malformed, "a box without a certificate has nothing to renew".to_owned()))
+            }
+            (EnrolRequest::Claim { name, hardware, csr }, Some(Shown::Claim(claim))) => {
+                self.hear_ask(now, claim, (name, hardware), &csr, peer).await
+            }
+            (EnrolRequest::Claim { .. }, Some(Shown::Agent(..)) | None) => {
+                Err((Refusal::Malformed, "whoever asks with a claim shows the claim's certificate".to_owned()))
             }
         };
         answer.unwrap_or_else(|(code, reason)| {
@@ -195,8 +239,19 @@ impl Hub {
                 return Err((code, reason));
             }
         };
+        self.let_in(now, admission, &request, peer).await
+    }
+
+    /// Gives a box its first certificate.
+    pub(super) async fn let_in(
+        &mut self,
+        now: UnixMillis,
+        admission: Admission,
+        request: &BoxRequest,
+        peer: SocketAddr,
+    ) -> Result<EnrolAnswer, Refused> {
         let agent = admission.agent.clone();
-        let issued = self.issue(&request, &agent, now)?;
+        let issued = self.issue(request, &agent, now)?;
         self.change_identities(admission.with(now, issued.facts)).await.map_err(unavailable)?;
         self.note_box("enrolled", &json!({ "agent": agent, "from": peer.ip() })).await;
         info!(%agent, %peer, "a box was let in");
@@ -267,46 +322,34 @@ impl Hub {
     pub(super) async fn make_enrol_tokens(&mut self, asked: NewEnrolTokens) -> Result<Vec<MadeEnrolToken>, String> {
         let issuing = self.vouching.issuing.as_ref();
         let issuing = issuing.ok_or("this hub's certificates come from elsewhere ([link] ca_file), and so do those of boxes; add [authority] to its configuration to let it issue them")?;
-        let NewEnrolTokens { quantity, lifetime_ms, agent, labels, addresses, by, host } = asked;
         let port = self.link_address.port();
-        let hubs = [addresses, self.public_addresses.clone(), vec![format!("{host}:{port}")]];
+        let hubs = [asked.addresses.clone(), self.public_addresses.clone(), vec![format!("{}:{port}", asked.host)]];
         let hubs = hubs.into_iter().find(|hubs| !hubs.is_empty()).unwrap_or_default();
         let now = clock::unix_ms();
-        let expires_ms = now + lifetime_ms;
-        let mut made = Vec::new();
-        let mut tokens = Vec::new();
-        for _ in 0..quantity {
-            let secret = Secret::new("e");
-            let id = secret.digest().to_string()[..ID_DIGITS].to_owned();
-            let token = EnrolmentToken {
-                hubs: hubs.clone(),
-                server_name: issuing.server_name.clone(),
-                authority: issuing.fingerprint(),
-                secret: secret.reveal().to_owned(),
-                agent: agent.clone(),
-                expires_ms,
+        let (mut made, mut tokens) = (Vec::new(), Vec::new());
+        for _ in 0..asked.quantity {
+            let (token, text) = match asked.kind {
+                TokenKind::Once => issuing.make_token(&asked, &hubs, now),
+                TokenKind::Claim => issuing.make_claim(&asked, &hubs, now)?,
             };
-            tokens.push(EnrolToken {
-                id,
-                digest: secret.digest(),
-                agent: agent.clone(),
-                labels: labels.clone(),
-                made_by: by.clone(),
-                created_ms: now,
-                expires_ms,
-                used: None,
-            });
-            made.push(token.to_string());
+            tokens.push(token);
+            made.push(text);
         }
         self.core.identities().check_tokens(&tokens, now)?;
         let forgotten = self.core.identities().forgettable(now);
+        let asks = self.core.identities().asks_of(&forgotten);
+        if !asks.is_empty() {
+            self.change_identities(Change::Remove { tokens: Vec::new(), asks }).await?;
+        }
         self.change_identities(Change::AddTokens { tokens: tokens.clone(), forgotten }).await?;
         Ok(tokens.iter().zip(made).map(|(token, text)| MadeEnrolToken::new(token, &hubs, text)).collect())
     }
 
-    /// A token is void from now on.
+    /// A token is void from now on; who asks with it, if it is a claim, is not heard.
     pub(super) async fn remove_enrol_token(&mut self, id: String) -> Result<(), String> {
-        self.change_identities(Change::RemoveToken(id)).await
+        let tokens = vec![id];
+        let asks = self.core.identities().asks_of(&tokens);
+        self.change_identities(Change::Remove { tokens, asks }).await
     }
 
     /// A box may not connect from now on; its connections are closed.
@@ -323,7 +366,7 @@ impl Hub {
         self.change_identities(Change::Set(identity)).await
     }
 
-    async fn change_identities(&mut self, change: Change) -> Result<(), String> {
+    pub(super) async fn change_identities(&mut self, change: Change) -> Result<(), String> {
         self.store.save_identities(&change).await.map_err(|failure: StoreError| {
             error!("failed to {failure}");
             "the hub's database failed; nothing was changed".to_owned()
@@ -340,6 +383,6 @@ impl Hub {
     }
 }
 
-fn unavailable(reason: String) -> Refused {
+pub(super) fn unavailable(reason: String) -> Refused {
     (Refusal::Unavailable, reason)
 }

@@ -3,14 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shared::ids::AgentId;
 use shared::wire::enrol::MAX_ENROL_BYTES;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::{LinkError, LinkEvent, answer_request, read_request};
-use crate::core::identities::BoxCertificate;
+use crate::identity::Shown;
 
 /// Time for all of it: a box on a slow link sends a few hundred bytes.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -18,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// Serves one connection, to its end.
 pub(super) async fn serve(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    shown: Option<(AgentId, BoxCertificate)>,
+    shown: Option<Shown>,
     peer: SocketAddr,
     events: &mpsc::Sender<LinkEvent>,
 ) {
@@ -31,7 +30,7 @@ pub(super) async fn serve(
 
 async fn talk(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    shown: Option<(AgentId, BoxCertificate)>,
+    shown: Option<Shown>,
     peer: SocketAddr,
     events: &mpsc::Sender<LinkEvent>,
 ) -> Result<(), LinkError> {

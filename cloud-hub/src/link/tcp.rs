@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{LinkError, OPEN_TIMEOUT, Served, enrol, identify, upkeep};
+use crate::identity;
 
 /// Handshakes under way; others wait in the system's queue. A handshake costs a signature.
 const HANDSHAKES: usize = 64;
@@ -90,7 +91,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, tls: Handshakes, served: Ser
     let session = stream.get_ref().1;
     let chain = session.peer_certificates().unwrap_or_default();
     if session.alpn_protocol() == Some(ENROL_ALPN) {
-        let shown = if chain.is_empty() { Ok(None) } else { identify(chain).map(Some) };
+        let shown = chain.first().map(|certificate| identity::who_asks(certificate)).transpose();
         match shown {
             Ok(shown) => enrol::serve(stream, shown, peer, &served.events).await,
             Err(error) => warn!(%peer, "failed to {error}"),

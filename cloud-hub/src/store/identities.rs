@@ -5,9 +5,10 @@ use sqlx::sqlite::SqliteConnection;
 use super::documents::Documents::Identities as Table;
 use super::rows::ReadError;
 use super::{Store, StoreError};
-use crate::core::identities::{Change, EnrolToken, Identity, IdentityBook};
+use crate::core::identities::{Ask, Change, EnrolToken, Identity, IdentityBook, Used};
 
 const TOKEN: &str = "token";
+const ASK: &str = "ask";
 const BOX: &str = "box";
 
 impl Store {
@@ -34,33 +35,49 @@ impl Store {
 
 async fn load(connection: &mut SqliteConnection) -> Result<IdentityBook, ReadError> {
     let tokens = Table.all::<EnrolToken>(connection, TOKEN).await?;
-    Ok(IdentityBook::new(tokens, Table.all::<Identity>(connection, BOX).await?))
+    let asks = Table.all::<Ask>(connection, ASK).await?;
+    Ok(IdentityBook::new(tokens, asks, Table.all::<Identity>(connection, BOX).await?))
 }
 
 async fn save(connection: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::Error> {
     match change {
         Change::AddTokens { tokens, forgotten } => {
-            for id in forgotten {
-                Table.remove(connection, TOKEN, id).await?;
-            }
+            remove(connection, TOKEN, forgotten).await?;
             for token in tokens {
                 Table.put(connection, TOKEN, &token.id, token).await?;
             }
             Ok(())
         }
-        Change::RemoveToken(id) => Table.remove(connection, TOKEN, id).await,
-        Change::Admit { token, identity } => {
-            Table.put(connection, TOKEN, &token.id, token).await?;
+        Change::Remove { tokens, asks } => {
+            remove(connection, TOKEN, tokens).await?;
+            remove(connection, ASK, asks).await
+        }
+        Change::Ask { ask, forgotten } => {
+            remove(connection, ASK, forgotten).await?;
+            Table.put(connection, ASK, &ask.id, ask).await
+        }
+        Change::Admit { used, identity } => {
+            match used {
+                Used::Token(token) => Table.put(connection, TOKEN, &token.id, token).await?,
+                Used::Ask(id) => Table.remove(connection, ASK, id).await?,
+            }
             Table.put(connection, BOX, identity.agent.as_str(), identity).await
         }
         Change::Set(identity) => Table.put(connection, BOX, identity.agent.as_str(), identity).await,
     }
 }
 
+async fn remove(connection: &mut SqliteConnection, kind: &str, ids: &[String]) -> Result<(), sqlx::Error> {
+    for id in ids {
+        Table.remove(connection, kind, id).await?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::identities::{Admission, BoxCertificate, BoxLabels, Wanted};
+    use crate::core::identities::{Admission, BoxCertificate, BoxLabels, TokenKind, Wanted};
     use shared::ids::{AgentId, Digest};
 
     fn admit(book: &IdentityBook, name: &AgentId) -> Admission {
@@ -75,6 +92,7 @@ mod tests {
         let store = Store::open(&path).await.expect("opens");
         let token = EnrolToken {
             id: "t".to_owned(),
+            kind: TokenKind::Once,
             digest: Digest::of(b"secret"),
             agent: None,
             labels: BoxLabels::from([("site".to_owned(), "a".to_owned())]),
@@ -95,9 +113,26 @@ mod tests {
         }
         let admitted = admit(&book, &name).with(5, certificate);
         store.save_identities(&admitted).await.expect("saves");
+        for id in ["stays", "goes"] {
+            let ask = Ask {
+                id: id.to_owned(),
+                key: Digest::of(id.as_bytes()),
+                claim: "t".to_owned(),
+                name: None,
+                hardware: "Pi".to_owned(),
+                from: "10.0.0.7".to_owned(),
+                asked_ms: 3,
+                approval: None,
+            };
+            let asks = Change::Ask { ask, forgotten: Vec::new() };
+            store.save_identities(&asks).await.expect("saves");
+        }
+        let removed = Change::Remove { tokens: Vec::new(), asks: vec!["goes".to_owned()] };
+        store.save_identities(&removed).await.expect("saves");
         store.close().await;
 
         let loaded = Store::open(&path).await.expect("opens").load_identities().await.expect("loads");
+        assert_eq!(loaded.asks().map(|ask| ask.id.as_str()).collect::<Vec<_>>(), ["stays"]);
         assert_eq!(loaded.tokens().map(|token| token.id.as_str()).collect::<Vec<_>>(), ["t"]);
         assert_eq!(
             loaded.of(&name).map(|known| (known.current, known.labels["site"].as_str())),

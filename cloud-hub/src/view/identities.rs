@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::Timestamp;
 use crate::core::HubCore;
-use crate::core::identities::{BoxLabels, EnrolToken, Identity};
+use crate::core::identities::{Ask, BoxLabels, EnrolToken, Identity, TokenKind};
 
 /// A box that was let in.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -74,6 +74,8 @@ impl IdentityView {
 pub struct EnrolTokenView {
     /// What it is called.
     pub id: String,
+    /// Whether it is a claim: boxes that have it may ask to be let in.
+    pub claim: bool,
     /// The box it is for; nothing: the box says its name.
     #[schema(value_type = Option<String>)]
     pub agent: Option<AgentId>,
@@ -96,6 +98,7 @@ impl From<&EnrolToken> for EnrolTokenView {
     fn from(token: &EnrolToken) -> Self {
         Self {
             id: token.id.clone(),
+            claim: token.kind == TokenKind::Claim,
             agent: token.agent.clone(),
             labels: token.labels.clone(),
             made_by: token.made_by.clone(),
@@ -105,6 +108,52 @@ impl From<&EnrolToken> for EnrolTokenView {
             used: token.used.as_ref().map(|used| Timestamp(used.at_ms)),
         }
     }
+}
+
+/// A box that asks to be let in.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct AskView {
+    /// What it is called: the box says it, too.
+    pub id: String,
+    /// The claim that it has.
+    pub claim: String,
+    /// The name it would like to have.
+    #[schema(value_type = Option<String>)]
+    pub name: Option<AgentId>,
+    /// What it says of its hardware.
+    pub hardware: String,
+    /// The address it asked from first.
+    pub from: String,
+    /// When.
+    pub asked: Timestamp,
+    /// The name it gets, once somebody said so: it hears of it when it asks again.
+    #[schema(value_type = Option<String>)]
+    pub approved_as: Option<AgentId>,
+    /// Who said so.
+    pub approved_by: Option<String>,
+}
+
+impl From<&Ask> for AskView {
+    fn from(ask: &Ask) -> Self {
+        Self {
+            id: ask.id.clone(),
+            claim: ask.claim.clone(),
+            name: ask.name.clone(),
+            hardware: ask.hardware.clone(),
+            from: ask.from.clone(),
+            asked: Timestamp(ask.asked_ms),
+            approved_as: ask.approval.as_ref().map(|approval| approval.agent.clone()),
+            approved_by: ask.approval.as_ref().map(|approval| approval.by.clone()),
+        }
+    }
+}
+
+/// Every box that asks to be let in, the newest first.
+#[must_use]
+pub fn asks(core: &HubCore) -> Vec<AskView> {
+    let mut asks: Vec<AskView> = core.identities().asks().map(AskView::from).collect();
+    asks.sort_by(|a, b| b.asked.cmp(&a.asked).then_with(|| a.id.cmp(&b.id)));
+    asks
 }
 
 /// Every box that was let in, by name.

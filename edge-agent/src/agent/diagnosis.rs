@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shared::enrolment::TOKEN_PREFIX;
+use shared::enrolment::{CLAIM_PREFIX, TOKEN_PREFIX};
 use shared::ids::AgentId;
 use shared::wire::diagnosis::{DiagnosisError, PackedDiagnosis};
 use shared::wire::message::EdgeToHub;
@@ -20,7 +20,7 @@ use super::doctor;
 use crate::clock::Clock;
 use crate::logging::Log;
 use crate::program::{ProgramFolder, TARGET};
-use crate::{config, crash_reports, link, status};
+use crate::{config, crash_reports, link, machine, status};
 
 /// How long the broker is listened to.
 const LISTEN: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ const DISPENSABLE: [&str; 4] = ["crashes", "log", "status", "configuration"];
 /// Stands where a secret stood.
 const LEFT_OUT: &str = "[left out]";
 /// Secrets begin with these, wherever they stand.
-const SECRETS: [&str; 4] = [TOKEN_PREFIX, "tlt_", "setup_", "-----BEGIN"];
+const SECRETS: [&str; 5] = [TOKEN_PREFIX, CLAIM_PREFIX, "tlt_", "setup_", "-----BEGIN"];
 /// Names of values that are secrets, unless they name a file.
 const SECRET_NAMES: [&str; 3] = ["password", "secret", "token"];
 
@@ -151,21 +151,20 @@ fn packed(mut document: Value) -> Result<PackedDiagnosis, DiagnosisError> {
 
 /// The machine, as far as files say.
 fn system() -> Value {
-    let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim_matches(['\0', '\n', ' ']).to_owned());
     let line = |path: &str, begins: &str| {
-        let text = read(path)?;
+        let text = machine::read(path)?;
         let found = text.lines().find_map(|line| line.strip_prefix(begins))?;
         Some(found.trim_matches(['"', ' ']).to_owned())
     };
     json!({
-        "model": read("/sys/firmware/devicetree/base/model").or_else(|| read("/sys/class/dmi/id/product_name")),
+        "model": machine::model(),
         "system": line("/etc/os-release", "PRETTY_NAME="),
-        "kernel": read("/proc/sys/kernel/osrelease"),
-        "uptime_s": read("/proc/uptime").and_then(|text| text.split('.').next()?.parse::<u64>().ok()),
-        "load": read("/proc/loadavg"),
+        "kernel": machine::read("/proc/sys/kernel/osrelease"),
+        "uptime_s": machine::read("/proc/uptime").and_then(|text| text.split('.').next()?.parse::<u64>().ok()),
+        "load": machine::read("/proc/loadavg"),
         "memory_total": line("/proc/meminfo", "MemTotal:"),
         "memory_available": line("/proc/meminfo", "MemAvailable:"),
-        "host": read("/etc/hostname"),
+        "host": machine::read("/etc/hostname"),
     })
 }
 

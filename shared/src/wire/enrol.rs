@@ -1,7 +1,8 @@
 //! How a box gets its certificate: one [frame](super::frame) each way, over TLS on the hub's TCP port, under an ALPN name of
 //! its own.
 //!
-//! A box without a certificate shows none and sends a token; a box that has one shows it, and gets another for a new key.
+//! A box without a certificate shows none and sends a token, or shows the certificate of a claim and asks to be let in; a box that
+//! has one of its own shows it, and gets another for a new key.
 //! Keys are made on the box and never leave it: what travels is a PKCS #10 request (RFC 2986), signed with the key.
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use crate::ids::AgentId;
 pub const ENROL_ALPN: &[u8] = b"tideline-enrol/1";
 /// Bytes of a message, either way: a request with a token, or a chain of certificates, fits many times over.
 pub const MAX_ENROL_BYTES: usize = 64 * 1024;
+/// Bytes of what a box says of its hardware: a maker, a model and a serial number.
+pub const MAX_HARDWARE_BYTES: usize = 128;
 
 /// From box to hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,16 @@ pub enum EnrolRequest {
     },
     /// The certificate that this connection shows is the one in use from now on; the one before is void.
     Confirm,
+    /// A box that has the claim whose certificate this connection shows asks to be let in. It asks again, with the same key, until a
+    /// person has said so.
+    Claim {
+        /// The name it would like to have; the hub may give it another.
+        name: Option<AgentId>,
+        /// What it is, for the person who has to tell it from others: at most [`MAX_HARDWARE_BYTES`], without control characters.
+        hardware: String,
+        /// The request, DER.
+        csr: Vec<u8>,
+    },
 }
 
 /// From hub to box.
@@ -86,7 +99,7 @@ pub enum Refusal {
     NameTaken,
     /// The box was revoked.
     Revoked,
-    /// The certificate expired, and a person must approve that the box comes back.
+    /// A person must approve: that a box comes back whose certificate expired, or that one is let in that has a claim.
     Approval,
     /// The certificate is not the box's newest.
     Stale,
@@ -108,6 +121,10 @@ mod tests {
         frame::encode(&EnrolRequest::Enrol { secret: "s".to_owned(), name, csr: vec![1, 2] }, &mut bytes)
             .expect("fits");
         assert_eq!(bytes[frame::HEADER_BYTES..], [0, 1, b's', 1, 1, b'b', 2, 1, 2]);
+        bytes.clear();
+        let claim = EnrolRequest::Claim { name: None, hardware: "h".to_owned(), csr: vec![1] };
+        frame::encode(&claim, &mut bytes).expect("fits");
+        assert_eq!(bytes[frame::HEADER_BYTES..], [3, 0, 1, b'h', 1, 1]);
         bytes.clear();
         let refused = EnrolAnswer::Refused { code: Refusal::Stale, reason: "r".to_owned(), time_ms: 1 };
         frame::encode(&refused, &mut bytes).expect("fits");

@@ -19,6 +19,7 @@ export type Me = Schemas['Me'];
 export type Model = Schemas['ModelView'];
 export type Overview = Schemas['Overview'];
 export type Readings = Schemas['ReadingsView'];
+export type Ask = Schemas['AskView'];
 export type EnrolToken = Schemas['EnrolTokenView'];
 export type Identity = Schemas['IdentityView'];
 export type MadeEnrolToken = Schemas['MadeEnrolToken'];

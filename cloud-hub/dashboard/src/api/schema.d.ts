@@ -228,6 +228,66 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/enrolment-asks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Boxes that ask to be let in.
+         * @description Takes the role operator.
+         */
+        get: operations["asks"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/enrolment-asks/{ask}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * A box that asks is not let in. If it asks again, it is heard again; its claim is what can be removed.
+         * @description Takes the role operator.
+         */
+        delete: operations["remove"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/enrolment-asks/{ask}/approve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A box that asks is let in. It hears of it when it asks again, a few seconds later.
+         * @description Takes the role operator.
+         */
+        post: operations["approve"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/enrolment-tokens": {
         parameters: {
             query?: never;
@@ -242,7 +302,7 @@ export interface paths {
         get: operations["tokens"];
         put?: never;
         /**
-         * Makes tokens. Each lets one box in, once.
+         * Makes tokens, each of which lets one box in, once; or claims, with which boxes ask.
          * @description Takes the role operator.
          */
         post: operations["make_tokens"];
@@ -1287,6 +1347,12 @@ export interface components {
             threshold?: number | null;
             review?: components["schemas"]["ReviewView"] | null;
         };
+        /** @description As what a box is let in. Everything may be left out. */
+        ApproveAskBody: {
+            /** @description The name that the box gets, also if another box has it and goes; without it, the one that it wished for. */
+            agent?: string | null;
+            labels?: components["schemas"]["BTreeMap"] | null;
+        };
         /** @description One side of a comparison. */
         ArmView: {
             /**
@@ -1301,6 +1367,25 @@ export interface components {
              * @description The mean over boxes of the share of anomalous answers, 0 to 1.
              */
             anomalous_share: number;
+        };
+        /** @description A box that asks to be let in. */
+        AskView: {
+            /** @description What it is called: the box says it, too. */
+            id: string;
+            /** @description The claim that it has. */
+            claim: string;
+            /** @description The name it would like to have. */
+            name?: string | null;
+            /** @description What it says of its hardware. */
+            hardware: string;
+            /** @description The address it asked from first. */
+            from: string;
+            /** @description When. */
+            asked: components["schemas"]["Timestamp"];
+            /** @description The name it gets, once somebody said so: it hears of it when it asks again. */
+            approved_as?: string | null;
+            /** @description Who said so. */
+            approved_by?: string | null;
         };
         /** @description Something to look at. */
         Attention: {
@@ -1531,6 +1616,8 @@ export interface components {
         EnrolTokenView: {
             /** @description What it is called. */
             id: string;
+            /** @description Whether it is a claim: boxes that have it may ask to be let in. */
+            claim: boolean;
             /** @description The box it is for; nothing: the box says its name. */
             agent?: string | null;
             /** @description What the box will be labelled with. */
@@ -1552,9 +1639,11 @@ export interface components {
              * @description How many; one unless it is said.
              */
             quantity?: number | null;
+            /** @description Whether they are claims: any number of boxes may ask with one, and each waits until somebody approves. */
+            claim?: boolean | null;
             /**
              * Format: int64
-             * @description How many seconds they hold; 15 minutes unless it is said.
+             * @description How many seconds they hold: 15 minutes unless it is said, at most 90 days; claims a year, at most five.
              */
             expires_in_s?: number | null;
             /** @description The box it is for, which may be one that it takes the place of; without it the box says its name. */
@@ -2053,6 +2142,30 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description A page of a list. */
+        Page_AskView: {
+            /** @description The items. */
+            items: {
+                /** @description What it is called: the box says it, too. */
+                id: string;
+                /** @description The claim that it has. */
+                claim: string;
+                /** @description The name it would like to have. */
+                name?: string | null;
+                /** @description What it says of its hardware. */
+                hardware: string;
+                /** @description The address it asked from first. */
+                from: string;
+                /** @description When. */
+                asked: components["schemas"]["Timestamp"];
+                /** @description The name it gets, once somebody said so: it hears of it when it asks again. */
+                approved_as?: string | null;
+                /** @description Who said so. */
+                approved_by?: string | null;
+            }[];
+            /** @description What to ask for as `cursor` to get the next page; null at the end. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
         Page_BoxProgramView: {
             /** @description The items. */
             items: {
@@ -2087,6 +2200,8 @@ export interface components {
             items: {
                 /** @description What it is called. */
                 id: string;
+                /** @description Whether it is a claim: boxes that have it may ask to be let in. */
+                claim: boolean;
                 /** @description The box it is for; nothing: the box says its name. */
                 agent?: string | null;
                 /** @description What the box will be labelled with. */
@@ -3560,6 +3675,130 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["DriftView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    asks: {
+        parameters: {
+            query?: {
+                /** @description Items of a page. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AskView"];
+                };
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    remove: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description What it is called */
+                ask: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description What is wrong */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+            /** @description What is wrong */
+            "5XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemView"];
+                };
+            };
+        };
+    };
+    approve: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description What it is called */
+                ask: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ApproveAskBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AskView"];
                 };
             };
             /** @description What is wrong */
