@@ -183,8 +183,8 @@ impl IdentityBook {
     /// What the database knows.
     #[must_use]
     pub fn new(tokens: Vec<EnrolToken>, asks: Vec<Ask>, boxes: Vec<Identity>) -> Self {
-        let mut book = Self::default();
-        book.asks = asks.into_iter().map(|ask| (ask.id.clone(), ask)).collect();
+        let asks = asks.into_iter().map(|ask| (ask.id.clone(), ask)).collect();
+        let mut book = Self { asks, ..Self::default() };
         tokens.into_iter().for_each(|token| book.put_token(token));
         boxes.into_iter().for_each(|identity| book.apply(Change::Set(identity)));
         book

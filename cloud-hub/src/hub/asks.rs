@@ -31,10 +31,10 @@ impl Hub {
             Ok(admission) => self.let_in(now, admission, &request, peer).await,
             Err((refused, None)) => Err(refused),
             Err((refused, Some(change))) => {
-                if let Change::Ask { ask, .. } = &change {
+                if let Change::Ask { ask, .. } = &*change {
                     let row = json!({ "ask": ask.id, "claim": ask.claim, "hardware": ask.hardware, "from": ask.from });
                     info!(ask = %ask.id, %peer, "a box asks to be let in");
-                    self.change_identities(change).await.map_err(unavailable)?;
+                    self.change_identities(*change).await.map_err(unavailable)?;
                     self.note_box("enrolment_asked", &row).await;
                 }
                 Err(refused)

@@ -60,7 +60,7 @@ pub struct Asking<'a> {
 }
 
 /// Nothing is issued, and what is to be noted of that.
-pub type RefusedAsk = (Refused, Option<Change>);
+pub type RefusedAsk = (Refused, Option<Box<Change>>);
 
 impl IdentityBook {
     /// Boxes that ask, by id.
@@ -96,13 +96,13 @@ impl IdentityBook {
         let Some(ask) = self.asks.get(&id_of(key)).filter(|ask| ask.key == key) else {
             let ask = self.new_ask(now, claim, asking).map_err(|refused| (refused, None))?;
             let forgotten = self.forgettable_asks(now);
-            return Err((waits(&ask), Some(Change::Ask { ask, forgotten })));
+            return Err((waits(&ask), Some(Box::new(Change::Ask { ask, forgotten }))));
         };
         let approval = ask.approval.as_ref().ok_or_else(|| (waits(ask), None))?;
         let agent = approval.agent.clone();
         if !approval.replaces && (self.boxes.contains_key(&agent) || is_known(&agent)) {
-            let unapproved = Ask { approval: None, ..ask.clone() };
-            return Err((waits(ask), Some(Change::Ask { ask: unapproved, forgotten: Vec::new() })));
+            let unapproved = Change::Ask { ask: Ask { approval: None, ..ask.clone() }, forgotten: Vec::new() };
+            return Err((waits(ask), Some(Box::new(unapproved))));
         }
         Ok(Admission { used: Used::Ask(ask.id.clone()), labels: approval.labels.clone(), agent })
     }
@@ -250,7 +250,7 @@ mod tests {
         /// A box asks, and what is to be noted is.
         fn hears(&mut self, now: UnixMillis, key: &str, name: Option<&AgentId>) -> Refusal {
             let ((code, _), noted) = self.asks_with(now, key, name).expect_err("is not let in");
-            noted.into_iter().for_each(|change| self.apply(change));
+            noted.into_iter().for_each(|change| self.apply(*change));
             code
         }
 
