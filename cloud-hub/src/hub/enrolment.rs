@@ -212,7 +212,10 @@ impl Hub {
             }
         };
         answer.unwrap_or_else(|(code, reason)| {
-            info!(%peer, "a box was refused a certificate: {reason}");
+            // A box that waits for an approval asks every few seconds; that it began to is in the history.
+            if code != Refusal::Approval {
+                info!(%peer, "a box was refused a certificate: {reason}");
+            }
             EnrolAnswer::Refused { code, reason, time_ms: now }
         })
     }
