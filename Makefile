@@ -82,6 +82,12 @@ sbom: ## What the programs are made of, as CycloneDX: into target/sbom
 containers: ## Container images of the static programs, without a container engine: into target/containers
 	@for target in $(or $(IMAGE_TARGETS),$(STATIC_TARGETS)); do deploy/containers/build.sh $$target; done
 
+image: ## A whole system for boxes that do nothing else, read-only, with two slots: ARCH=arm64 or amd64; takes packages, and root
+	@deploy/images/appliance.sh $(or $(ARCH),arm64) target/images/tideline-$(or $(ARCH),arm64).img
+
+image-test: ## That system under qemu: asks, is let in, delivers, takes its next root file system, goes back from a broken one
+	@for arch in $(or $(ARCHS),arm64 amd64); do deploy/images/appliance-test.sh $$arch; done
+
 boot-test: ## Machines under qemu boot prepared images, install, enrol and answer; takes qemu-system, and packages for ARCHS
 	@for arch in $(or $(ARCHS),arm64 amd64); do deploy/images/boot-test.sh $$arch; done
 
