@@ -174,7 +174,7 @@ max_bytes = 16777216
         node.disconnect()
 
     def test_inputs_are_learnt_from_a_birth(self):
-        command = [PROGRAMS / "edge-agent", "learn-input", "spBv1.0/#", "--config", self.config, "--for", "4"]
+        command = [PROGRAMS / "edge-agent", "learn-input", "spBv1.0/#", "--config", self.config, "--for", "12"]
         learning = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         said = iter(learning.stderr.readline, "")
         self.assertTrue(any("listening to" in line for line in said))

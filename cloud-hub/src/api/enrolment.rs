@@ -83,9 +83,7 @@ pub(super) struct EnrolTokensBody {
     #[serde(default, deserialize_with = "super::extract::perhaps_whole")]
     quantity: Option<i64>,
     /// Whether they are claims: any number of boxes may ask with one, and each waits until somebody approves.
-    #[serde(default)]
-    #[schema(value_type = Option<bool>)]
-    claim: bool,
+    claim: Option<bool>,
     /// How many seconds they hold: 15 minutes unless it is said, at most 90 days; claims a year, at most five.
     #[schema(minimum = 1, maximum = 157_680_000)]
     #[serde(default, deserialize_with = "super::extract::perhaps_whole")]
@@ -169,14 +167,13 @@ pub(super) async fn make_tokens(
 fn check(body: EnrolTokensBody, by: String, host: String) -> Result<NewEnrolTokens, Problem> {
     let quantity = u32::try_from(body.quantity.unwrap_or(1)).ok().filter(|count| (1..=MAX_QUANTITY).contains(count));
     let quantity = quantity.ok_or_else(|| Problem::bad_body(format!("quantity must be 1 to {MAX_QUANTITY}")))?;
-    let (kind, default_s, longest_s) = if body.claim {
-        (TokenKind::Claim, CLAIM_LIFETIME_S, MAX_CLAIM_LIFETIME_S)
-    } else {
-        (TokenKind::Once, LIFETIME_S, MAX_LIFETIME_S)
+    let (kind, default_s, longest_s) = match body.claim {
+        Some(true) => (TokenKind::Claim, CLAIM_LIFETIME_S, MAX_CLAIM_LIFETIME_S),
+        Some(false) | None => (TokenKind::Once, LIFETIME_S, MAX_LIFETIME_S),
     };
     let lifetime_s = body.expires_in_s.unwrap_or(default_s);
-    if !(1..=longest_s).contains(&lifetime_s) {
-        return Err(Problem::bad_body(format!("expires_in_s must be 1 to {longest_s}")));
+    if !(1..=MAX_CLAIM_LIFETIME_S).contains(&lifetime_s) {
+        return Err(Problem::bad_body(format!("expires_in_s must be 1 to {MAX_CLAIM_LIFETIME_S}")));
     }
     let agent = body.agent.map(|agent| AgentId::new(&agent)).transpose();
     let agent = agent.map_err(|error| Problem::bad_body(format!("agent: {error}")))?;
@@ -186,12 +183,15 @@ fn check(body: EnrolTokensBody, by: String, host: String) -> Result<NewEnrolToke
     }
     let labels = body.labels.unwrap_or_default();
     let useless = |says: String| Problem::conflict("enrolment", says);
+    if lifetime_s > longest_s {
+        return Err(useless(format!("expires_in_s: a token that lets a box in holds for at most {longest_s}")));
+    }
     check_labels(&labels).map_err(|says| useless(format!("labels: {says}")))?;
     let wrong = addresses.iter().find_map(|address| check_address(address).err());
     if let Some(says) = wrong {
         return Err(useless(format!("addresses: {says}")));
     }
-    if body.claim && agent.is_some() {
+    if kind == TokenKind::Claim && agent.is_some() {
         return Err(useless(
             "agent: a claim is for any number of boxes; each gets its name when it is approved".to_owned(),
         ));
