@@ -5,7 +5,7 @@
 #
 #     deploy/images/appliance-test.sh arm64|amd64
 #
-# Needs what boot-test.sh needs, rauc and openssl; TIDELINE_IMAGE an image of appliance.sh, and TIDELINE_OS_KEYS the folder with key.pem and
+# Needs what boot-test.sh needs, rauc, squashfs-tools and openssl; TIDELINE_IMAGE an image of appliance.sh, and TIDELINE_OS_KEYS the folder with key.pem and
 # cert.pem of who signs its updates. Without them it makes both, in target/images.
 set -euo pipefail
 
@@ -14,7 +14,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 arch=${1:?"say amd64 or arm64"}
 keys=$(realpath -m "${TIDELINE_OS_KEYS:-$root/target/images/os-keys}")
 export TIDELINE_IMAGE=${TIDELINE_IMAGE:-$root/target/images/tideline-$arch.img}
-for tool in rauc openssl mcopy; do command -v $tool >/dev/null || die "find $tool: install rauc, openssl and mtools"; done
+for tool in rauc mksquashfs openssl mcopy; do command -v $tool >/dev/null || die "find $tool: install rauc squashfs-tools openssl mtools"; done
 new_key() { openssl req -x509 -newkey rsa:2048 -nodes -keyout "$1/key.pem" -out "$1/cert.pem" -days 3650 -subj "/CN=$2" 2>/dev/null; }
 if [ ! -f "$keys/key.pem" ]; then
     mkdir -p "$keys"
