@@ -65,7 +65,7 @@ printf 'd /var/lib/rauc 0755\nd /var/etc/tideline 0755\n' >"$system/usr/lib/tmpf
 inside systemctl enable systemd-networkd tideline-network tideline-os-good tideline-os-update >/dev/null 2>&1
 inside systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer getty@.service serial-getty@.service \
     >/dev/null 2>&1
-ln -sf /run/systemd/resolve/stub-resolv.conf "$system/etc/resolv.conf"
+ln -sf /run/systemd/resolve/resolv.conf "$system/etc/resolv.conf"
 echo tideline >"$system/etc/hostname"
 : >"$system/etc/machine-id"
 
