@@ -37,6 +37,10 @@ test-clients: ## Programs of others at a running hub; takes Python 3 with venv, 
 		python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/debug/demo" \
 		.venv/bin/python -m unittest -v test_clients test_sparkplug
 
+test-home-assistant: ## What boxes say of themselves, before Home Assistant's own schemas; takes Python 3.12
+	cd tests/clients && python3.12 -m venv .home-assistant && .home-assistant/bin/pip install -q --no-deps -r home-assistant.txt && \
+		.home-assistant/bin/python -W ignore home_assistant.py
+
 screenshots: ## Pictures of every page, light and dark, into target/screenshots; takes what test-dashboard takes
 	$(CARGO) build $(CARGOFLAGS) --workspace --bins
 	cd tests/browser && npm ci && export TARGET="$$($(CARGO) metadata --format-version 1 --no-deps | \

@@ -154,13 +154,20 @@ mod tests {
     #[test]
     fn a_device_is_described_as_home_assistants_documentation_asks() {
         let agent = AgentId::new("pump-box.1").expect("valid");
-        let streams = BTreeMap::from([(stream("line1/pump3"), Says::Anomaly), (stream("room"), Says::Label)]);
+        let streams = BTreeMap::from([
+            (stream("line1/pump3"), Says::Anomaly),
+            (stream("load"), Says::Forecast),
+            (stream("room"), Says::Label),
+        ]);
         let message = home_assistant(&agent, &streams);
         let (prefix, rest) = message.topic.split_once("/device/").expect("a device's topic");
         let id = rest.strip_suffix("/config").expect("a configuration's topic");
         assert!(prefix == "homeassistant" && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-'));
         assert!(message.retain);
         let payload: Value = serde_json::from_slice(&message.payload).expect("JSON");
+        // `make test-home-assistant` has Home Assistant's own schemas say what they think of these.
+        let sample: Value = serde_json::from_str(include_str!("../../../tests/clients/discovery.json")).expect("JSON");
+        assert_eq!(payload, sample, "{payload:#}");
         // `dev` takes identifiers, `o` a name, every component a platform and an id of its own.
         assert!(payload["dev"]["ids"].is_string() && payload["o"]["name"].is_string());
         assert_eq!(payload["availability_topic"], "tideline/pump-box.1/availability");
@@ -169,7 +176,7 @@ mod tests {
         assert_eq!(ids.len(), components.len());
         ids.sort_unstable();
         ids.dedup();
-        assert_eq!(ids.len(), 6, "{payload}");
+        assert_eq!(ids.len(), 7, "{payload}");
         for component in components.values() {
             let platform = component["p"].as_str().expect("a platform");
             assert!(["sensor", "binary_sensor"].contains(&platform));
