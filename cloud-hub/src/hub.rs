@@ -349,7 +349,7 @@ impl Hub {
             // Whoever asked may have gone.
             Command::Change { change, answer } => drop(answer.send(self.change_access(change).await)),
             Command::MakeEnrolTokens { asked, answer } => drop(answer.send(self.make_enrol_tokens(asked).await)),
-            Command::RemoveEnrolToken { id, answer } => drop(answer.send(self.remove_enrol_token(id).await)),
+            Command::RemoveEnrolToken { id, answer } => drop(answer.send(self.remove_enrol_tokens(vec![id]).await)),
             Command::ReadAsks { answer } => drop(answer.send(view::identities::asks(&self.core))),
             Command::ApproveAsk { id, agent, labels, by, answer } => {
                 drop(answer.send(self.approve_ask(&id, agent.as_ref(), &labels, &by).await));

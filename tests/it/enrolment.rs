@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::thread;
 use std::time::Duration;
 
@@ -306,6 +306,17 @@ fn a_box_with_a_claim_can_only_ask_and_comes_in_once_somebody_approves() {
     let known = site.identity("pump-7");
     assert_eq!((&known["labels"]["batch"], &known["labels"]["site"]), (&"7".into(), &"a".into()));
     assert!(asks().is_empty());
+
+    // Two that would be called alike: one is let in, and whoever approves of both hears of the other.
+    let twins: Vec<Box> = ["left", "right"].map(|name| site.make_box(name)).into();
+    let asking = |one: &Box| one.command(&["enroll", "--token", &claim, "--name", "twin"]).spawn().expect("starts");
+    let mut asking: Vec<Child> = twins.iter().map(asking).collect();
+    assert!(wait_until(DEADLINE, || asks().len() == 2));
+    let both = site.ctl(&["enroll", "approve", "--claim", made["id"].as_str().expect("an id")]);
+    assert_eq!(both.status.code(), Some(5), "{}", text(&both.stderr));
+    assert!(text(&both.stderr).contains("1 of 2 are not let in"), "{}", text(&both.stderr));
+    assert!(wait_until(DEADLINE, || !site.identity("twin").is_null()));
+    asking.iter_mut().for_each(|one| drop((one.kill(), one.wait())));
     let agent = pump.run();
     assert!(wait_until(DEADLINE, || site.is_connected("pump-7")), "{}", site.said("pump"));
     agent.stop().expect("stops");

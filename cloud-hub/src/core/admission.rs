@@ -57,7 +57,7 @@ impl HubCore {
         let agent = match &change {
             Change::Admit { identity, .. } => Some(identity.agent.clone()),
             Change::Set(identity) => identity.revoked.is_some().then(|| identity.agent.clone()),
-            Change::AddTokens { .. } | Change::Remove { .. } | Change::Ask { .. } => None,
+            Change::AddTokens(_) | Change::Remove { .. } | Change::Ask { .. } => None,
         };
         self.identities.apply(change);
         if let Some(agent) = agent {

@@ -118,12 +118,7 @@ pub struct Comeback {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// There are new tokens.
-    AddTokens {
-        /// The new ones.
-        tokens: Vec<EnrolToken>,
-        /// Those that nobody misses.
-        forgotten: Vec<String>,
-    },
+    AddTokens(Vec<EnrolToken>),
     /// Tokens are void, and boxes that ask are not heard.
     Remove {
         /// The tokens.
@@ -365,10 +360,7 @@ impl IdentityBook {
     /// Makes a change that is durable.
     pub fn apply(&mut self, change: Change) {
         match change {
-            Change::AddTokens { tokens, forgotten } => {
-                forgotten.iter().for_each(|id| self.remove_token(id));
-                tokens.into_iter().for_each(|token| self.put_token(token));
-            }
+            Change::AddTokens(tokens) => tokens.into_iter().for_each(|token| self.put_token(token)),
             Change::Remove { tokens, asks } => {
                 tokens.iter().for_each(|id| self.remove_token(id));
                 asks.iter().for_each(|id| drop(self.asks.remove(id)));

@@ -105,8 +105,20 @@ pub(super) fn enroll(ctl: &Ctl, client: &Client, enroll: &Enroll) -> Result<(), 
             }
             let body = json!({ "agent": agent, "labels": labels_of(labels) });
             let approve = |ask: &String| client.send("POST", &format!("enrolment-asks/{ask}/approve"), &body);
-            let approved: Vec<Value> = asks.iter().map(approve).collect::<Result<_, _>>()?;
-            print(ctl.format(), table::ENROLMENT_ASKS, &approved)
+            let (mut approved, mut failed) = (Vec::new(), Vec::new());
+            for ask in &asks {
+                match approve(ask) {
+                    Ok(view) => approved.push(view),
+                    Err(failure) => failed.push((ask, failure)),
+                }
+            }
+            // One name that is taken does not keep the others out.
+            print(ctl.format(), table::ENROLMENT_ASKS, &approved)?;
+            let (count, all) = (failed.len(), asks.len());
+            failed.into_iter().next().map_or(Ok(()), |(ask, Failure { code, message })| {
+                let message = format!("{count} of {all} are not let in, the first {ask}: {message}");
+                Err(Failure { code, message })
+            })
         }
         Enroll::Refuse { ask } => {
             client.send("DELETE", &format!("enrolment-asks/{ask}"), &json!({}))?;

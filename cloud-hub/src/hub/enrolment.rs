@@ -340,17 +340,15 @@ impl Hub {
         }
         self.core.identities().check_tokens(&tokens, now)?;
         let forgotten = self.core.identities().forgettable(now);
-        let asks = self.core.identities().asks_of(&forgotten);
-        if !asks.is_empty() {
-            self.change_identities(Change::Remove { tokens: Vec::new(), asks }).await?;
+        if !forgotten.is_empty() {
+            self.remove_enrol_tokens(forgotten).await?;
         }
-        self.change_identities(Change::AddTokens { tokens: tokens.clone(), forgotten }).await?;
+        self.change_identities(Change::AddTokens(tokens.clone())).await?;
         Ok(tokens.iter().zip(made).map(|(token, text)| MadeEnrolToken::new(token, &hubs, text)).collect())
     }
 
-    /// A token is void from now on; who asks with it, if it is a claim, is not heard.
-    pub(super) async fn remove_enrol_token(&mut self, id: String) -> Result<(), String> {
-        let tokens = vec![id];
+    /// Tokens are void from now on; who asks with one, if it is a claim, is not heard.
+    pub(super) async fn remove_enrol_tokens(&mut self, tokens: Vec<String>) -> Result<(), String> {
         let asks = self.core.identities().asks_of(&tokens);
         self.change_identities(Change::Remove { tokens, asks }).await
     }

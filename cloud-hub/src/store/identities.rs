@@ -41,8 +41,7 @@ async fn load(connection: &mut SqliteConnection) -> Result<IdentityBook, ReadErr
 
 async fn save(connection: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::Error> {
     match change {
-        Change::AddTokens { tokens, forgotten } => {
-            remove(connection, TOKEN, forgotten).await?;
+        Change::AddTokens(tokens) => {
             for token in tokens {
                 Table.put(connection, TOKEN, &token.id, token).await?;
             }
@@ -105,9 +104,8 @@ mod tests {
         let mut book = IdentityBook::default();
         let name = AgentId::new("box-1").expect("valid");
         let certificate = BoxCertificate { digest: Digest::of(b"c"), key: Digest::of(b"key"), not_after_ms: 99 };
-        let added = Change::AddTokens { tokens: vec![old], forgotten: Vec::new() };
-        let more = Change::AddTokens { tokens: vec![token], forgotten: vec!["old".to_owned()] };
-        for change in [added, more] {
+        let gone = Change::Remove { tokens: vec!["old".to_owned()], asks: Vec::new() };
+        for change in [Change::AddTokens(vec![old]), Change::AddTokens(vec![token]), gone] {
             store.save_identities(&change).await.expect("saves");
             book.apply(change);
         }

@@ -129,6 +129,13 @@ impl IdentityBook {
                 "there is a box {given} already; give this one another name, or say that name to put it in the other's place"
             ));
         }
+        let gets_it = |other: &&Ask| other.id != id && other.approval.as_ref().is_some_and(|it| it.agent == given);
+        if let Some(other) = self.asks.values().find(gets_it) {
+            return Err(format!(
+                "{} was approved as {given}, and comes in as that; give this one another name",
+                other.id
+            ));
+        }
         let of_claim = self.tokens.get(&ask.claim).map(|claim| claim.labels.clone()).unwrap_or_default();
         let labels = of_claim.into_iter().chain(labels.clone()).collect();
         let approval = Approval { agent: given, replaces: agent.is_some(), labels, by: by.to_owned() };
@@ -208,7 +215,7 @@ fn waits(ask: &Ask) -> Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::identities::{BoxCertificate, Revocation};
+    use crate::core::identities::{BoxCertificate, Identity, Revocation};
 
     const YEAR_MS: i64 = 365 * 24 * 3_600_000;
 
@@ -293,10 +300,16 @@ mod tests {
             book.hears(10, key, Some(&name));
         }
         book.approves("a", None);
-        book.approves("b", None);
+        let twice = book.approve_ask(&id("b"), Some(&name), &BoxLabels::new(), "ada", |_| false);
+        assert!(twice.is_err_and(|says| says.contains(&id("a"))), "two that wait for one name");
         assert_eq!(book.lets_in("a"), name);
-        // The name was free when b was approved.
-        assert_eq!(book.hears(21, "b", None), Refusal::Approval);
+        // A name that was free when somebody approved, and is not any more.
+        book.hears(10, "d", Some(&agent("fan-1")));
+        book.approves("d", None);
+        let certificate = BoxCertificate { digest: Digest::of(b"e"), key: Digest::of(b"e"), not_after_ms: YEAR_MS };
+        book.apply(Change::Set(Identity::found(20, agent("fan-1"), certificate)));
+        assert_eq!(book.hears(21, "d", None), Refusal::Approval);
+        assert!(book.asks().all(|ask| ask.approval.is_none()), "the approval is void");
         let taken = book.approve_ask(&id("b"), None, &BoxLabels::new(), "ada", |_| false);
         assert!(taken.is_err_and(|says| says.contains("pump-1 already")));
         book.approves("b", Some(&agent("pump-2")));
