@@ -306,6 +306,9 @@ fn a_box_with_a_claim_can_only_ask_and_comes_in_once_somebody_approves() {
     let known = site.identity("pump-7");
     assert_eq!((&known["labels"]["batch"], &known["labels"]["site"]), (&"7".into(), &"a".into()));
     assert!(asks().is_empty());
+    let agent = pump.run();
+    assert!(wait_until(DEADLINE, || site.is_connected("pump-7")), "{}", site.said("pump"));
+    agent.stop().expect("stops");
 
     // Two that would be called alike: one is let in, and whoever approves of both hears of the other.
     let twins: Vec<Box> = ["left", "right"].map(|name| site.make_box(name)).into();
@@ -317,10 +320,6 @@ fn a_box_with_a_claim_can_only_ask_and_comes_in_once_somebody_approves() {
     assert!(text(&both.stderr).contains("1 of 2 are not let in"), "{}", text(&both.stderr));
     assert!(wait_until(DEADLINE, || !site.identity("twin").is_null()));
     asking.iter_mut().for_each(|one| drop((one.kill(), one.wait())));
-    let agent = pump.run();
-    assert!(wait_until(DEADLINE, || site.is_connected("pump-7")), "{}", site.said("pump"));
-    agent.stop().expect("stops");
-
     assert!(site.ctl(&["enroll", "remove", made["id"].as_str().expect("an id")]).status.success());
     let refused = site.make_box("late").enroll(&["--token", &claim]);
     assert_eq!(refused.status.code(), Some(3), "trying again does not help");
