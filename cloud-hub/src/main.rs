@@ -27,6 +27,7 @@ use shared::device::DeviceKind;
 use shared::event::UnixMillis;
 use shared::ids::{AgentId, ModelName, ModelVersion};
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -284,7 +285,11 @@ fn serve(config: Config) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
     runtime.block_on(async {
         let public_url = config.api.public_url.clone();
-        let hub = Hub::start(config).await.map_err(Failure::new)?;
+        let shutdown = stop_when_signalled()?;
+        let hub = tokio::select! {
+            started = Hub::start(config) => started.map_err(Failure::new)?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
         if let Some(code) = hub.setup_code() {
             let base = public_url.unwrap_or_else(|| format!("http://{}", hub.api_address()));
             // Not through the log: what is in there is kept, and read by others.
@@ -294,29 +299,32 @@ fn serve(config: Config) -> Result<(), Failure> {
                 code.reveal()
             ));
         }
-        let shutdown = CancellationToken::new();
-        let signalled = shutdown.clone();
-        let signals = tokio::spawn(async move {
-            wait_for_signal().await;
-            signalled.cancel();
-        });
-        let result = hub.run(shutdown).await.map_err(Failure::new);
-        signals.abort();
-        result
+        hub.run(shutdown).await.map_err(Failure::new)
     })
 }
 
-async fn wait_for_signal() {
-    let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-    match terminate {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
+/// Cancelled once the process is asked to stop.
+fn stop_when_signalled() -> Result<CancellationToken, Failure> {
+    let signalled = stop_signal()?;
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        signalled.await;
+        stop.cancel();
+    });
+    Ok(shutdown)
+}
+
+/// Ends once the process is asked to stop, be it between this call and the wait for it.
+fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("listen for signals: {error}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
-    }
+    })
 }
 
 fn train(options: Train) -> Result<(), Failure> {
@@ -405,10 +413,14 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("start the runtime: {error}")))?;
+    let signalled = {
+        let _entered = runtime.enter();
+        stop_signal()?
+    };
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            runtime.block_on(wait_for_signal());
+            runtime.block_on(signalled);
             set.store(true, Ordering::Relaxed);
         })
         .map_err(|error| Failure::new(format!("start the signal thread: {error}")))?;

@@ -15,7 +15,7 @@ use edge_agent::ingest::payload::MAX_PAYLOAD_BYTES;
 use edge_agent::learn::Learner;
 use edge_agent::preview::Preview;
 
-use crate::{Failure, Output, load, say, wait_for_signal};
+use crate::{Failure, Output, load, say, stop_signal};
 
 /// Exit code if nothing was heard.
 const EXIT_SILENT: u8 = 4;
@@ -216,9 +216,10 @@ fn hear(
         },
     };
     runtime()?.block_on(async {
+        let signalled = stop_signal()?;
         tokio::select! {
             heard = listen(mqtt, password, filters.to_vec(), Duration::from_secs(seconds), on) => heard.map_err(Failure::new),
-            () = wait_for_signal() => Ok(()),
+            () = signalled => Ok(()),
         }
     })
 }

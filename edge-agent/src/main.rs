@@ -20,6 +20,7 @@ use shared::ids::AgentId;
 use shared::package::signature::PublicKey;
 use shared::table::TableOptions;
 use shared::wire::enrol::Refusal;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 #[cfg(target_env = "musl")]
@@ -229,15 +230,8 @@ fn run(config_file: PathBuf, log: Log, installed: Option<PathBuf>) -> Result<(),
     crash_reports::keep_in(directory, log.clone(), WallClock::start(Clock::start(), directory));
     let surroundings = Surroundings { log, running: Some(running.clone()), config: Some(config_file) };
     let ended = runtime.block_on(async {
-        let shutdown = CancellationToken::new();
-        let signalled = shutdown.clone();
-        let signals = tokio::spawn(async move {
-            wait_for_signal().await;
-            signalled.cancel();
-        });
-        let result = agent::run(config, surroundings, shutdown).await.map_err(Failure::new);
-        signals.abort();
-        result
+        let shutdown = stop_when_signalled()?;
+        agent::run(config, surroundings, shutdown).await.map_err(Failure::new)
     })?;
     match ended {
         Ended::Told => Ok(()),
@@ -248,17 +242,28 @@ fn run(config_file: PathBuf, log: Log, installed: Option<PathBuf>) -> Result<(),
     }
 }
 
-async fn wait_for_signal() {
-    let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-    match terminate {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
+/// Cancelled once the process is asked to stop.
+fn stop_when_signalled() -> Result<CancellationToken, Failure> {
+    let signalled = stop_signal()?;
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        signalled.await;
+        stop.cancel();
+    });
+    Ok(shutdown)
+}
+
+/// Ends once the process is asked to stop, be it between this call and the wait for it.
+fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("listen for signals: {error}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
-    }
+    })
 }
 
 /// Makes the box known to its hub. The token file is shredded once it is used, if that is asked for.

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tests::{free_port, pause, program, wait_until};
+use tests::{Process, free_port, pause, program, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 /// What a program is allowed between two pings.
@@ -109,6 +109,28 @@ fn is_up_pings_hangs_and_stops(manager: &Manager, mut child: Started) {
     }
     assert_eq!(heard.as_deref(), Some("STOPPING=1"));
     assert!(child.wait().expect("ends").success());
+}
+
+/// It holds its folder by then, and none of what it serves is up.
+#[test]
+fn a_hub_that_is_told_to_stop_on_its_way_up_ends_well_and_comes_up_again() {
+    let directory = tempfile::tempdir().expect("dir");
+    let [link, api] = [free_port().expect("port"), free_port().expect("port")];
+    let config = format!("[hub]\ndata_directory = \"hub\"\n[link]\nlisten = \"{link}\"\n[api]\nlisten = \"{api}\"\n");
+    let file = directory.path().join("hub.toml");
+    fs::write(&file, config).expect("writes");
+    let start = || {
+        let arguments = ["serve", "--config", &file.display().to_string()];
+        Process::start("cloud-hub", &arguments, &directory.path().join("hub.log")).expect("starts")
+    };
+
+    let interrupted = start();
+    assert!(wait_until(DEADLINE, || directory.path().join("hub").exists()));
+    interrupted.stop().expect("stops well");
+
+    let again = start();
+    assert!(wait_until(DEADLINE, || std::net::TcpStream::connect(api).is_ok()));
+    again.stop().expect("stops well");
 }
 
 #[test]
