@@ -21,7 +21,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use shared::event::ModelRef;
 use shared::heartbeat::Part;
 use shared::ids::{AgentId, StreamId};
 use shared::wire::message::{EdgeToHub, HubToEdge};
@@ -37,6 +36,7 @@ use crate::core::memory::PipelineMemory;
 use crate::core::{Effect, Event, MessageContent, Millis, Published, Received};
 use crate::credentials::CredentialsError;
 use crate::identity::IdentityError;
+use crate::ingest::edge_node::task::Predictions;
 use crate::ingest::packets::{Delivery, Properties};
 use crate::ingest::payload::Decoder;
 use crate::ingest::{Ingest, Outgoing};
@@ -51,6 +51,7 @@ use crate::store::{StateStore, StoreError};
 use crate::telemetry::Telemetry;
 use crate::tls::TlsError;
 use crate::{infer, ingest, spool};
+use answer::Beside;
 use crashes::Crashes;
 use diagnosis::{Diagnosing, Subject};
 use presence::{MAX_SHOWN_STREAMS, Says};
@@ -65,8 +66,6 @@ const EVENTS: usize = 256;
 const MESSAGES_AT_ONCE: usize = 256;
 /// How long shutdown waits for the disk before it gives up on what was not acknowledged anyway.
 const FLUSH_DEADLINE_MS: u64 = 10_000;
-/// How long an answer that all is well is of use; the spool has it for ever.
-const NORMAL_EXPIRY_S: u32 = 60;
 /// Rejected messages kept to look at.
 const REJECTED_KEPT: usize = 64;
 
@@ -170,11 +169,11 @@ struct Agent {
     watchdog: Watchdog,
     threads: Vec<std::thread::JoinHandle<()>>,
     publish: Publish,
+    edge_node: Option<Predictions>,
     /// What is said of each stream that was answered, for whoever looks for devices.
     shown: BTreeMap<StreamId, Says>,
     is_announced: bool,
-    /// What is said of predictions beside their content: of normal ones, and of anomalies.
-    said_of: Option<(ModelRef, [Properties; 2])>,
+    beside: Beside,
     care: SelfCare,
     diagnosing: Diagnosing,
 }
@@ -242,7 +241,9 @@ impl Agent {
             .password()
             .map_err(|(path, source)| AgentError::Io { what: format!("read {}", path.display()), source })?;
         let decoder = Decoder::new(&config.inputs);
-        let seed = rand::random();
+        let (seed, shown) = (rand::random(), &config.publish);
+        let edge_node = presence::edge_node(shown, &config.mqtt, &name, password.clone(), (&wall, &telemetry), seed)?;
+        let edge_node = edge_node.map(|(predictions, node)| (tasks.spawn(node.run()), predictions).1);
         let (ingest, client) =
             ingest::open(&config.mqtt, &name, password, decoder, wall.clone(), telemetry.clone(), seed)?;
         tasks.spawn(client.run());
@@ -282,9 +283,10 @@ impl Agent {
             watchdog: Watchdog::new(&parts),
             threads: vec![spool_thread, infer_thread, store_thread],
             publish: config.publish,
+            edge_node,
             shown: BTreeMap::new(),
             is_announced: false,
-            said_of: None,
+            beside: Beside::default(),
             care,
             diagnosing,
         };
@@ -358,9 +360,23 @@ impl Agent {
             error!("failed to make everything durable in time; what is missing was not acknowledged");
         }
         self.publish_status();
-        let Self { ingest, spool, infer, link, store, events, loads, mut tasks, keepers, threads, status, .. } = self;
+        let Self {
+            ingest,
+            edge_node,
+            spool,
+            infer,
+            link,
+            store,
+            events,
+            loads,
+            mut tasks,
+            keepers,
+            threads,
+            status,
+            ..
+        } = self;
         keepers.iter().for_each(AbortHandle::abort);
-        drop((ingest, spool, infer, link, store, loads, status));
+        drop((ingest, edge_node, spool, infer, link, store, loads, status));
         // The shells may have one more thing to report; nobody listens, which ends them.
         drop(events);
         while let Some(ended) = tasks.join_next().await {
@@ -411,7 +427,7 @@ impl Agent {
                     self.ingest.acknowledge.send_replace(Some(receipt));
                 }
                 Effect::Infer(questions) => self.to_infer(infer::Request::Ask(questions)).await,
-                Effect::Publish(predictions) => self.publish(&predictions),
+                Effect::Publish(predictions) => self.publish(predictions),
                 Effect::Checkpoint(checkpoint) => self.to_store(start::StoreRequest::Checkpoint(checkpoint)).await,
                 Effect::Remember(slot) => self.to_store(start::StoreRequest::Slot(slot)).await,
                 Effect::Prune(slot) => {
@@ -494,33 +510,27 @@ impl Agent {
         }
     }
 
-    fn publish(&mut self, predictions: &[Published]) {
+    fn publish(&mut self, predictions: Vec<Published>) {
         for (index, prediction) in predictions.iter().enumerate() {
             self.show(prediction);
             let topic = format!("tideline/{}/prediction/{}", self.name, prediction.stream);
             // The spool has every prediction; whoever acts on MQTT acts on anomalies.
             let is_anomaly = prediction.outcome.is_anomaly();
             let delivery = if is_anomaly { Delivery::AtLeastOnce } else { Delivery::AtMostOnce };
-            let properties = self.properties(&prediction.model, is_anomaly);
+            let properties = self.beside.of(&prediction.model, is_anomaly);
             let payload = answer::to_json(prediction);
             let message = Outgoing { topic, payload, properties, retain: false, delivery };
             if self.ingest.outbox.try_send(message).is_err() {
                 self.telemetry.unpublished(predictions.len() - index);
-                return;
+                break;
             }
         }
-    }
-
-    /// What is said of a prediction beside its content. An anomaly is of use whenever it is read, a normal answer for a minute.
-    fn properties(&mut self, model: &ModelRef, is_anomaly: bool) -> Properties {
-        if self.said_of.as_ref().is_none_or(|(known, _)| known != model) {
-            let version = model.version.0.to_string();
-            let more = [("model", model.name.as_str()), ("model_version", version.as_str())];
-            let both = [Some(NORMAL_EXPIRY_S), None].map(|expiry_s| Properties::of_json(expiry_s, &more));
-            self.said_of = Some((model.clone(), both));
+        if let Some(edge_node) = &self.edge_node {
+            let count = predictions.len();
+            if edge_node.try_send(predictions).is_err() {
+                self.telemetry.unpublished(count);
+            }
         }
-        let said = self.said_of.as_ref().map(|(_, both)| both[usize::from(is_anomaly)].clone());
-        said.unwrap_or_default()
     }
 
     /// Notes what a stream is answered with, for whoever looks for devices.

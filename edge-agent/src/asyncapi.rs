@@ -36,11 +36,23 @@ pub fn document() -> Value {
                 &[("agent", "The agent's name.")],
                 "availability",
             ),
+            "sparkplug": channel(
+                "spBv1.0/{group}/{kind}/{agent}",
+                "With `publish.sparkplug_group`: the agent as an edge node of Sparkplug B. At QoS 0, not retained; its death is a last \
+                 will, at QoS 1. To NCMD with `Node Control/Rebirth` it answers with a birth.",
+                &[
+                    ("group", "The group that the configuration says."),
+                    ("kind", "NBIRTH, NDATA or NDEATH."),
+                    ("agent", "The agent's name."),
+                ],
+                "sparkplug",
+            ),
         },
         "operations": {
             "publishPrediction": operation("prediction"),
             "publishStatus": operation("status"),
             "publishAvailability": operation("availability"),
+            "publishSparkplug": operation("sparkplug"),
         },
         "components": {
             "messages": {
@@ -61,6 +73,15 @@ pub fn document() -> Value {
                     "title": "Whether the agent is there",
                     "contentType": "text/plain",
                     "payload": { "type": "string", "enum": ["online", "offline"] },
+                },
+                "sparkplug": {
+                    "title": "What the model says of each stream, as metrics",
+                    "contentType": "application/octet-stream",
+                    "payload": {
+                        "type": "string",
+                        "description": "A Sparkplug B payload, in Protocol Buffers. Metrics: `<stream>/anomaly`, `/score`, `/threshold`, \
+                                        or `/label`, `/confidence`, `/sure`, or `/forecast`; `model` and `model_version`.",
+                    },
                 },
             },
         },
@@ -152,6 +173,6 @@ mod tests {
             assert!(document.pointer(reference).is_some(), "{reference}");
             count += 1;
         }
-        assert_eq!(count, 6);
+        assert_eq!(count, 8);
     }
 }

@@ -60,6 +60,8 @@ pub const DEFAULT_UPDATE_SETTLE_MS: u64 = 60_000;
 pub const DEFAULT_MAX_ANSWER_MS: u64 = 100;
 /// Bytes of the MQTT client id: brokers' session stores take this much, and an agent's name and a prefix fit.
 pub const MAX_CLIENT_ID_BYTES: usize = 128;
+/// Bytes of the name of a group of Sparkplug B, which is a level of topics.
+pub const MAX_GROUP_BYTES: usize = 128;
 /// Bytes of a unit's name: the longest UCUM codes in use are shorter.
 pub const MAX_UNIT_BYTES: usize = 32;
 
@@ -301,12 +303,14 @@ pub struct Update {
 }
 
 /// Who else is told, in their own words, that the box is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Publish {
     /// Home Assistant, by its discovery.
     pub home_assistant: bool,
     /// thin-edge.io, as a service of the main device.
     pub thin_edge: bool,
+    /// Whoever listens to Sparkplug B: the agent is an edge node of this group, 1 to [`MAX_GROUP_BYTES`].
+    pub sparkplug_group: Option<String>,
 }
 
 #[cfg(test)]
@@ -381,7 +385,18 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(std::mem::take(&mut written.update.trust).len(), 1);
         assert!(written.page.take().is_some_and(|at| at.ip().is_loopback()));
         assert_eq!(written.agent.max_disk_bytes.take(), Some(2 << 30));
+        assert_eq!(written.publish.sparkplug_group.take().as_deref(), Some("plant1"));
         assert_eq!(parse(EXAMPLE).expect("valid"), written);
+    }
+
+    #[test]
+    fn a_group_of_sparkplug_is_one_level_of_topics() {
+        let with = |group: &str| parse(&format!("{SMALLEST}[publish]\nsparkplug_group = '{group}'\n"));
+        assert_eq!(with("Plant 1").expect("valid").publish.sparkplug_group.as_deref(), Some("Plant 1"));
+        for wrong in ["", "plant/1", "plant+", "#", &"x".repeat(MAX_GROUP_BYTES + 1)] {
+            let says = with(wrong).expect_err("refused").to_string();
+            assert!(says.contains("13:19: publish.sparkplug_group: ") && says.contains("without /, + and #"), "{says}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! One task owns the connection. It writes what the [`session`] says, and reads as long as the agent takes messages in:
 //! when it does not, the broker is made to wait, while acknowledgements and publishes go on.
 
+pub mod edge_node;
 pub mod listen;
 pub mod packets;
 pub mod payload;
@@ -30,7 +31,7 @@ use crate::core::{MessageContent, NewReading, Receipt, Received, Rejection};
 use crate::status::{REJECTED_PAYLOAD_BYTES, Rejected};
 use crate::telemetry::Telemetry;
 use crate::tls::{self, TlsError};
-use packets::{Delivery, Hello, Message, Properties, Reader};
+use packets::{Delivery, Hello, Message, Presence, Properties, Reader};
 use payload::{Decoder, Outcome};
 use session::{Arrival, Problem, Session};
 
@@ -114,9 +115,8 @@ pub fn open(
     telemetry: Telemetry,
     seed: u64,
 ) -> Result<(Ingest, Client), TlsError> {
-    let availability = format!("tideline/{agent}/availability");
     let hello = Hello {
-        availability: Some(availability),
+        presence: Presence::Kept { availability: format!("tideline/{agent}/availability") },
         session_expiry_s: SESSION_EXPIRY_S,
         ..guest(mqtt, mqtt.client_id.clone(), password)
     };
@@ -146,7 +146,7 @@ fn guest(mqtt: &Mqtt, client_id: String, password: Option<String>) -> Hello {
     Hello {
         client_id,
         login: mqtt.username.clone().map(|username| (username, password.unwrap_or_default())),
-        availability: None,
+        presence: Presence::Guest,
         keep_alive_s: KEEP_ALIVE_S,
         session_expiry_s: 0,
         receive_maximum: mqtt.receive_maximum,

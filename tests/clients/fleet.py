@@ -43,6 +43,12 @@ class Fleet:
     def get(self, path: str):
         return json.loads(self.get_bytes(path))
 
+    def post(self, path: str, body):
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        asked = urllib.request.Request(self.base + path, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(asked) as answer:
+            return json.load(answer)
+
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         try:

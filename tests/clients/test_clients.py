@@ -7,11 +7,15 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 import unittest
 import unittest.mock
 
 import mlflow
+import paho.mqtt.publish
+import pysparkplug as spb
 
+from broker import DEADLINE_S, MISSING, Broker, mosquitto, until
 from fleet import Fleet
 
 HERE = pathlib.Path(__file__).parent
@@ -132,6 +136,116 @@ class Clients(unittest.TestCase):
             mlflow.log_text("no package", "package/no.tide")
         with self.assertRaisesRegex(mlflow.exceptions.MlflowException, "the package is refused: .*no package"):
             client.create_model_version("demo-anomaly", f"{run.info.artifact_uri}/package", run.info.run_id)
+
+    @unittest.skipUnless(mosquitto(), MISSING)
+    def test_a_sparkplug_host_sees_what_the_model_says(self):
+        """A host of another's making, to which the box is an edge node: born, with what the hub's model says of its stream, anew
+        when it is asked, and dead when it stops."""
+        folder = self.fleet.hub.parent / "edge-node"
+        folder.mkdir()
+        broker = Broker(folder)
+        self.addCleanup(broker.stop)
+        host = Host(broker.port)
+        self.addCleanup(host.client.disconnect)
+        of_demo = tomllib.loads((self.fleet.hub.parent / "box-001.toml").read_text())
+        [given] = of_demo["input"]
+        features = [f"{{ name = '{feature['name']}', path = \"{feature['path']}\" }}" for feature in given["feature"]]
+        config = folder / "agent.toml"
+        config.write_text(
+            f"""
+[agent]
+state_directory = "state"
+[mqtt]
+url = "mqtt://127.0.0.1:{broker.port}"
+[[input]]
+name = "plant"
+topic = "plant"
+key = "{given['key']}"
+feature = [{", ".join(features)}]
+[model]
+trust = {json.dumps(of_demo["model"]["trust"])}
+[publish]
+sparkplug_group = "plant"
+"""
+        )
+        agent = self.fleet.programs / "edge-agent"
+        token = self.fleet.post("/api/v1/enrolment-tokens", {"agent": "shown", "addresses": [of_demo["hub"]["address"]]})
+        command = [agent, "enroll", "--config", config, "--token", token["items"][0]["token"]]
+        subprocess.run(command, check=True, capture_output=True)
+        running = self.run_agent(folder)
+        born = until(lambda: host.latest(spb.MessageType.NBIRTH))
+        self.assertIs(born["Node Control/Rebirth"], False)
+
+        reading = json.dumps({"channels": {feature["name"]: 0.0 for feature in given["feature"]}})
+
+        def answered():
+            paho.mqtt.publish.single("plant", reading, qos=1, hostname="127.0.0.1", port=broker.port)
+            return host.known.get(f"{given['key']}/anomaly")
+
+        self.assertIs(until(answered), True, "a plant of which nothing comes but zeroes")
+        self.assertEqual(host.known["model"], "demo-anomaly")
+        self.assertGreater(host.known[f"{given['key']}/score"], host.known[f"{given['key']}/threshold"])
+        self.assertEqual(host.lacking, 0)
+
+        births = host.count(spb.MessageType.NBIRTH)
+        host.ask_for_birth("plant", "shown")
+        until(lambda: host.count(spb.MessageType.NBIRTH) > births)
+        self.assertIn(f"{given['key']}/score", host.latest(spb.MessageType.NBIRTH))
+        running.terminate()
+        self.assertEqual(running.wait(DEADLINE_S), 0)
+        until(lambda: host.count(spb.MessageType.NDEATH) == 1)
+        self.assertEqual(host.messages[-1].payload.bd_seq_metric.value, born["bdSeq"], "its own life's death")
+
+        births = host.count(spb.MessageType.NBIRTH)
+        running = self.run_agent(folder)
+        until(lambda: host.count(spb.MessageType.NBIRTH) > births)
+        born = host.latest(spb.MessageType.NBIRTH)
+        running.kill()
+        until(lambda: host.count(spb.MessageType.NDEATH) == 2)
+        self.assertEqual(host.messages[-1].payload.bd_seq_metric.value, born["bdSeq"], "the broker says it, at a power cut")
+
+    def run_agent(self, folder):
+        command = [self.fleet.programs / "edge-agent", "run", "--config", folder / "agent.toml"]
+        with (folder / "log").open("ab") as log:
+            running = subprocess.Popen(command, stderr=log)
+        self.addCleanup(running.wait)
+        self.addCleanup(running.kill)
+        return running
+
+
+class Host:
+    """Whoever listens to edge nodes, and knows how things are by what they say."""
+
+    def __init__(self, port):
+        self.messages, self.known, self.lacking, self.expected = [], {}, 0, None
+        self.client = spb.Client()
+        topic = spb.Topic(group_id="plant", message_type="+", edge_node_id="shown")
+        self.client.subscribe(topic, spb.QoS.AT_LEAST_ONCE, self.hear)
+        self.client.connect("127.0.0.1", port=port)
+        until(self.client._client.is_connected)
+
+    def hear(self, _client, message):
+        kind = message.topic.message_type
+        if kind in (spb.MessageType.NBIRTH, spb.MessageType.NDATA):
+            is_birth = kind == spb.MessageType.NBIRTH
+            self.lacking += message.payload.seq != (0 if is_birth else self.expected)
+            self.expected = (message.payload.seq + 1) % 256
+            self.known.update({metric.name: metric.value for metric in message.payload.metrics})
+        self.messages.append(message)
+
+    def count(self, kind):
+        return sum(message.topic.message_type == kind for message in self.messages)
+
+    def latest(self, kind):
+        found = [message for message in self.messages if message.topic.message_type == kind]
+        return {metric.name: metric.value for metric in found[-1].payload.metrics} if found else None
+
+    def ask_for_birth(self, group, node):
+        now = spb.get_current_timestamp()
+        rebirth = spb.Metric(timestamp=now, name="Node Control/Rebirth", datatype=spb.DataType.BOOLEAN, value=True)
+        topic = spb.Topic(group_id=group, message_type=spb.MessageType.NCMD, edge_node_id=node)
+        message = spb.Message(topic, spb.NCmd(now, (rebirth,)), spb.QoS.AT_MOST_ONCE, retain=False)
+        self.client.publish(message, include_dtypes=True)
 
 
 if __name__ == "__main__":

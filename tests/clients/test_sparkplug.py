@@ -4,40 +4,17 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
-import socket
 import subprocess
 import tempfile
 import threading
-import time
 import unittest
 
 import paho.mqtt.client as mqtt
 import pysparkplug as spb
 
+from broker import DEADLINE_S, MISSING, Broker, mosquitto, until
+
 PROGRAMS = pathlib.Path(os.environ["DEMO"]).parent
-DEADLINE_S = 30
-
-
-def mosquitto():
-    return shutil.which("mosquitto", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def until(what):
-    deadline = time.monotonic() + DEADLINE_S
-    while not (seen := what()):
-        if time.monotonic() > deadline:
-            raise AssertionError("it did not come about in time")
-        time.sleep(0.1)
-    return seen
-
-
 def metric(name, datatype, value, alias):
     return spb.Metric(timestamp=spb.get_current_timestamp(), name=name, datatype=datatype, value=value, alias=alias)
 
@@ -47,17 +24,13 @@ def by_alias(datatype, value, alias):
     return spb.Metric(timestamp=spb.get_current_timestamp(), name=None, datatype=datatype, value=value, alias=alias)
 
 
-@unittest.skipUnless(mosquitto(), "mosquitto is not installed (Debian, Ubuntu: apt-get install mosquitto)")
+@unittest.skipUnless(mosquitto(), MISSING)
 class Sparkplug(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory(prefix="tideline-sparkplug-")
         self.at = pathlib.Path(self.folder.name)
-        self.port = free_port()
-        (self.at / "mosquitto.conf").write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
-        self.broker = subprocess.Popen(
-            [mosquitto(), "-c", self.at / "mosquitto.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        until(self.is_up)
+        self.broker = Broker(self.at)
+        self.port = self.broker.port
         self.config = self.at / "agent.toml"
         self.config.write_text(
             f"""
@@ -80,15 +53,11 @@ max_bytes = 16777216
         )
         self.agent = None
 
-    def is_up(self):
-        with socket.socket() as tried:
-            return tried.connect_ex(("127.0.0.1", self.port)) == 0
-
     def tearDown(self):
-        for process in (self.agent, self.broker):
-            if process is not None:
-                process.terminate()
-                process.wait(DEADLINE_S)
+        if self.agent is not None:
+            self.agent.terminate()
+            self.agent.wait(DEADLINE_S)
+        self.broker.stop()
         self.folder.cleanup()
 
     @contextlib.contextmanager

@@ -1,9 +1,13 @@
 //! A prediction as MQTT clients get it.
 
 use serde::Serialize;
-use shared::event::{Outcome, Verdict};
+use shared::event::{ModelRef, Outcome, Verdict};
 
 use crate::core::Published;
+use crate::ingest::packets::Properties;
+
+/// How long an answer that all is well is of use; the spool has it for ever.
+const NORMAL_EXPIRY_S: u32 = 60;
 
 #[derive(Default, Serialize)]
 struct Answer<'a> {
@@ -50,6 +54,24 @@ pub(super) fn to_json(prediction: &Published) -> Vec<u8> {
     }
     // Names and numbers always have a JSON form.
     serde_json::to_vec(&answer).unwrap_or_default()
+}
+
+/// What is said of predictions of the newest model beside their content: of normal ones, and of anomalies.
+#[derive(Default)]
+pub(super) struct Beside(Option<(ModelRef, [Properties; 2])>);
+
+impl Beside {
+    /// What is said of a prediction. An anomaly is of use whenever it is read, a normal answer for a minute.
+    pub(super) fn of(&mut self, model: &ModelRef, is_anomaly: bool) -> Properties {
+        if self.0.as_ref().is_none_or(|(known, _)| known != model) {
+            let version = model.version.0.to_string();
+            let more = [("model", model.name.as_str()), ("model_version", version.as_str())];
+            let both = [Some(NORMAL_EXPIRY_S), None].map(|expiry_s| Properties::of_json(expiry_s, &more));
+            self.0 = Some((model.clone(), both));
+        }
+        let said = self.0.as_ref().map(|(_, both)| both[usize::from(is_anomaly)].clone());
+        said.unwrap_or_default()
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Being seen by software that looks for devices on the broker: Home Assistant and thin-edge.io.
+//! Being seen by software that looks for devices on the broker: Home Assistant, thin-edge.io, and hosts of Sparkplug B.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,13 @@ use serde_json::{Value, json};
 use shared::event::{Outcome, UnixMillis};
 use shared::ids::{AgentId, Digest, StreamId};
 
+use crate::clock::WallClock;
+use crate::config::{Mqtt, Publish};
 use crate::ingest::Outgoing;
+use crate::ingest::edge_node::task::{self, Predictions, Task};
 use crate::ingest::packets::{Delivery, Properties};
+use crate::telemetry::Telemetry;
+use crate::tls::TlsError;
 
 /// Streams that are shown: a page of a household's system is no place for more.
 pub(super) const MAX_SHOWN_STREAMS: usize = 256;
@@ -121,6 +126,19 @@ pub(super) fn thin_edge_health(status: &str, now_ms: UnixMillis) -> Outgoing {
 }
 
 const THIN_EDGE_SERVICE: &str = "te/device/main/service/tideline-edge";
+
+/// The agent as an edge node of Sparkplug B, if it is to be one: where it takes predictions from, and the task to run.
+pub(super) fn edge_node(
+    publish: &Publish,
+    mqtt: &Mqtt,
+    agent: &AgentId,
+    password: Option<String>,
+    (clock, telemetry): (&WallClock, &Telemetry),
+    seed: u64,
+) -> Result<Option<(Predictions, Task)>, TlsError> {
+    let group = publish.sparkplug_group.as_ref();
+    group.map(|group| task::open(mqtt, group, agent, password, clock.clone(), telemetry.clone(), seed)).transpose()
+}
 
 fn retained(topic: String, payload: &Value) -> Outgoing {
     Outgoing {

@@ -24,9 +24,9 @@ use super::path::JsonPath;
 use super::{
     AgentSection, BrokerTls, COMMIT_DELAY_MS, Config, DEFAULT_MAX_ANSWER_MS, DEFAULT_MAX_PACKET_BYTES,
     DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, DEFAULT_UPDATE_INTERVAL_MS,
-    DEFAULT_UPDATE_SETTLE_MS, DISK_BYTES, Hub, HubPlace, HubProof, MAX_CLIENT_ID_BYTES, Model, Mqtt, PACKET_BYTES,
-    Publish, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status, Transport, UPDATE_INTERVAL_MS,
-    UPDATE_SETTLE_MS, Update, raw,
+    DEFAULT_UPDATE_SETTLE_MS, DISK_BYTES, Hub, HubPlace, HubProof, MAX_CLIENT_ID_BYTES, MAX_GROUP_BYTES, Model, Mqtt,
+    PACKET_BYTES, Publish, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status, Transport,
+    UPDATE_INTERVAL_MS, UPDATE_SETTLE_MS, Update, raw,
 };
 
 /// `enrolment` is what the box was told when it was enrolled, if it was.
@@ -63,6 +63,7 @@ impl Checker<'_> {
         let status = self.status(&raw.status);
         let page = self.optional(raw.page.listen.as_ref(), |checker, address| checker.text(address, parse_listen));
         let update = self.update(&raw.update);
+        let publish = self.publish(&raw.publish);
         Some(Config {
             agent: agent?,
             mqtt: mqtt?,
@@ -71,10 +72,15 @@ impl Checker<'_> {
             model: model?,
             spool: spool?,
             status: status?,
-            publish: Publish { home_assistant: raw.publish.home_assistant, thin_edge: raw.publish.thin_edge },
+            publish: publish?,
             page: page?,
             update: update?,
         })
+    }
+
+    fn publish(&mut self, raw: &raw::Publish) -> Option<Publish> {
+        let group = self.optional(raw.sparkplug_group.as_ref(), |checker, group| checker.text(group, parse_group));
+        Some(Publish { home_assistant: raw.home_assistant, thin_edge: raw.thin_edge, sparkplug_group: group? })
     }
 
     fn agent(&mut self, raw: &raw::Agent) -> Option<AgentSection> {
@@ -318,6 +324,16 @@ fn parse_client_id(id: &str) -> Result<String, String> {
         return Err(format!("{id:?} is no client id; it takes 1 to {MAX_CLIENT_ID_BYTES} bytes of printable text"));
     }
     Ok(id.to_owned())
+}
+
+fn parse_group(group: &str) -> Result<String, String> {
+    let is_level = |c: char| !matches!(c, '/' | '+' | '#') && !c.is_control();
+    if group.is_empty() || group.len() > MAX_GROUP_BYTES || !group.chars().all(is_level) {
+        return Err(format!(
+            "{group:?} is no group of Sparkplug B; it takes 1 to {MAX_GROUP_BYTES} bytes of printable text without /, + and #"
+        ));
+    }
+    Ok(group.to_owned())
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {

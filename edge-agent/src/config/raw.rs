@@ -143,6 +143,7 @@ pub(super) struct Status {
 pub(super) struct Publish {
     pub(super) home_assistant: bool,
     pub(super) thin_edge: bool,
+    pub(super) sparkplug_group: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -307,8 +307,8 @@ pub struct Hello {
     pub client_id: String,
     /// User and password.
     pub login: Option<(String, String)>,
-    /// Where the broker keeps whether we are there. Without it we are a guest, of whom nothing stays: no session, no word.
-    pub availability: Option<String>,
+    /// What the broker keeps of us, and says once we are gone.
+    pub presence: Presence,
     /// Seconds between two signs of life.
     pub keep_alive_s: u16,
     /// Seconds that the broker keeps the session.
@@ -319,12 +319,46 @@ pub struct Hello {
     pub max_packet_bytes: u32,
 }
 
+/// What the broker keeps of whoever connects, and says once that one is gone without a good-bye.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing: a guest.
+    Guest,
+    /// Its session, and at this topic whether it is there, in Home Assistant's words.
+    Kept {
+        /// The topic.
+        availability: String,
+    },
+    /// No session; a last will, for those who listen just then.
+    Mourned {
+        /// The topic.
+        topic: String,
+        /// What is said.
+        payload: Vec<u8>,
+    },
+}
+
+impl Presence {
+    /// Topic and content of the last will, and whether the broker keeps it.
+    fn will(&self) -> Option<(&str, &[u8], bool)> {
+        match self {
+            Self::Guest => None,
+            Self::Kept { availability } => Some((availability, OFFLINE.as_bytes(), true)),
+            Self::Mourned { topic, payload } => Some((topic, payload, false)),
+        }
+    }
+
+    fn has_session(&self) -> bool {
+        matches!(self, Self::Kept { .. })
+    }
+}
+
 /// Writes a connection request.
 ///
 /// # Errors
 /// If a name in it is too long for MQTT.
 pub fn write_connect(version: Version, hello: &Hello, out: &mut BytesMut) -> Result<(), String> {
-    let availability = hello.availability.as_ref();
+    let (will, clean) = (hello.presence.will(), !hello.presence.has_session());
     match version {
         Version::V5 => {
             let mut properties = v5::ConnectProperties::new();
@@ -334,19 +368,20 @@ pub fn write_connect(version: Version, hello: &Hello, out: &mut BytesMut) -> Res
             let connect = v5::Connect {
                 keep_alive: hello.keep_alive_s,
                 client_id: hello.client_id.clone(),
-                clean_start: availability.is_none(),
+                clean_start: clean,
                 properties: Some(properties),
             };
-            let will = availability.map(|topic| v5::LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true, None));
+            let will =
+                will.map(|(topic, payload, retain)| v5::LastWill::new(topic, payload, QoS::AtLeastOnce, retain, None));
             let login = hello.login.as_ref().map(|(user, password)| v5::Login::new(user, password));
             connect.write(&will, &login, out).map(drop).map_err(|error| error.to_string())
         }
         Version::V311 => {
             let mut connect = v4::Connect::new(&hello.client_id);
             connect.keep_alive = hello.keep_alive_s;
-            connect.clean_session = availability.is_none();
-            connect.last_will =
-                availability.map(|topic| v4::LastWill::new(topic, OFFLINE, rumqttc::QoS::AtLeastOnce, true));
+            connect.clean_session = clean;
+            connect.last_will = will
+                .map(|(topic, payload, retain)| v4::LastWill::new(topic, payload, rumqttc::QoS::AtLeastOnce, retain));
             if let Some((user, password)) = &hello.login {
                 connect.set_login(user, password);
             }

@@ -4,13 +4,13 @@
 //! a box that takes tens of thousands of messages a second has time left for its models. How messages are written is in a
 //! module each; whatever they hold goes the same way from there, through [`streams`].
 
-mod extract;
+pub(super) mod extract;
 mod fields;
 mod influx;
 mod json;
 mod rejection;
 mod senml;
-mod sparkplug;
+pub(super) mod sparkplug;
 mod streams;
 pub mod survey;
 mod time;

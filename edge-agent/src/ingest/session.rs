@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 
 use super::Outgoing;
-use super::packets::{self, Delivery, Hello, Incoming, Message, PacketError, Properties, Publish, Version};
+use super::packets::{self, Delivery, Hello, Incoming, Message, PacketError, Presence, Properties, Publish, Version};
 use crate::core::{Millis, Receipt};
 
 /// Our publishes that the broker has not acknowledged, if it allows so many.
@@ -151,6 +151,11 @@ impl Session {
         std::mem::take(&mut self.too_large)
     }
 
+    /// Who connects next is kept like this.
+    pub fn set_presence(&mut self, presence: Presence) {
+        self.hello.presence = presence;
+    }
+
     /// A network connection stands: says who we are.
     ///
     /// # Errors
@@ -241,7 +246,7 @@ impl Session {
 
     /// Says good-bye, and that we are away: the last will is not sent after a good-bye.
     pub fn close(&mut self, now: Millis, out: &mut BytesMut) {
-        if let Some(topic) = self.hello.availability.clone() {
+        if let Presence::Kept { availability: topic } = self.hello.presence.clone() {
             let id = self.free_id();
             self.send(now, Some(id), retained(topic, packets::OFFLINE), false, out);
         }
@@ -301,7 +306,7 @@ impl Session {
                 self.waiting.insert(index - self.in_flight.len(), sent.message);
             }
         }
-        if let Some(topic) = self.hello.availability.clone() {
+        if let Presence::Kept { availability: topic } = self.hello.presence.clone() {
             self.publish(now, retained(topic, packets::ONLINE), true, out);
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::BytesMut;
 use edge_agent::clock::Clock;
-use edge_agent::ingest::packets::{self, Hello, Incoming, Properties, Publish, Reader, Version};
+use edge_agent::ingest::packets::{self, Hello, Incoming, Presence, Properties, Publish, Reader, Version};
 
 /// Messages whose time is one of these apart.
 const STEP_MS: i64 = 10;
@@ -72,7 +72,7 @@ fn connect(broker: SocketAddr, name: &str, version: Version) -> anyhow::Result<(
     let hello = Hello {
         client_id: name.to_owned(),
         login: None,
-        availability: None,
+        presence: Presence::Guest,
         keep_alive_s: 0,
         session_expiry_s: 0,
         receive_maximum: u16::MAX,

@@ -17,7 +17,7 @@ pub(super) struct Extractor {
 
 /// What a path leads to.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) enum Found<'a> {
+pub(in crate::ingest) enum Found<'a> {
     /// Nothing, or `null`.
     #[default]
     Nothing,

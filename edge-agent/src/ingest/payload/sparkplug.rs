@@ -5,7 +5,7 @@
 //! of every edge node are remembered, its messages are counted, and a node whose birth is unknown or of which a message
 //! is lacking is asked to be born anew.
 
-mod payload;
+pub(in crate::ingest) mod payload;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,7 @@ use crate::ingest::packets::{Delivery, Properties};
 use payload::{DataType, Metric, Payload};
 
 /// The first level of every topic.
-const NAMESPACE: &str = "spBv1.0";
+pub(in crate::ingest) const NAMESPACE: &str = "spBv1.0";
 /// Edge nodes of one agent: a plant has a few dozen, and made-up names must not fill the memory.
 const MAX_NODES: usize = 1024;
 /// Metrics of one edge node and its devices: far more than a gateway reads.
@@ -29,13 +29,13 @@ const MAX_NAME_BYTES: usize = 1024;
 /// An edge node is asked to be born anew no more often than this: its answer takes a while.
 const REBIRTH_INTERVAL_MS: u64 = 10_000;
 /// The metric that asks for it (specification 3.0, section 6.4.18).
-const REBIRTH: &str = "Node Control/Rebirth";
+pub(in crate::ingest) const REBIRTH: &str = "Node Control/Rebirth";
 /// The metric that tells one life of an edge node from another.
-const BIRTH_SEQUENCE: &str = "bdSeq";
+pub(in crate::ingest) const BIRTH_SEQUENCE: &str = "bdSeq";
 
 /// Where a message is from, and what it is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SparkplugTopic<'t> {
+pub(in crate::ingest) struct SparkplugTopic<'t> {
     group: &'t str,
     kind: Kind,
     node: &'t str,
@@ -53,7 +53,7 @@ enum Kind {
 
 impl<'t> SparkplugTopic<'t> {
     /// Reads a topic, if it is one of Sparkplug B's with an edge node in it.
-    pub(super) fn parse(topic: &'t str) -> Option<Self> {
+    pub(in crate::ingest) fn parse(topic: &'t str) -> Option<Self> {
         let mut levels = topic.split('/');
         if levels.next() != Some(NAMESPACE) {
             return None;
@@ -71,24 +71,27 @@ impl<'t> SparkplugTopic<'t> {
 
 /// What one message told.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(in crate::ingest) struct Told {
     /// What was measured, the past first.
-    pub(super) rows: Vec<MetricRow>,
+    pub(in crate::ingest) rows: Vec<MetricRow>,
     /// Topics under which nothing is known any more of how things are.
-    pub(super) gone: Vec<String>,
+    pub(in crate::ingest) gone: Vec<String>,
 }
 
 /// What was measured at one time.
 #[derive(Debug)]
-pub(super) struct MetricRow {
-    pub(super) time_ms: UnixMillis,
+pub(in crate::ingest) struct MetricRow {
+    pub(in crate::ingest) time_ms: UnixMillis,
     /// It was kept by the device while it was away.
-    pub(super) is_historical: bool,
-    pub(super) metrics: Vec<(String, Found<'static>)>,
+    pub(in crate::ingest) is_historical: bool,
+    pub(in crate::ingest) metrics: Vec<(String, Found<'static>)>,
 }
 
 /// The metrics of a message that say their names, as those of births do.
-pub(super) fn named_metrics(topic: &SparkplugTopic<'_>, bytes: &[u8]) -> Option<Vec<(String, Found<'static>)>> {
+pub(in crate::ingest) fn named_metrics(
+    topic: &SparkplugTopic<'_>,
+    bytes: &[u8],
+) -> Option<Vec<(String, Found<'static>)>> {
     if !matches!(topic.kind, Kind::Birth | Kind::Data) {
         return None;
     }
@@ -99,7 +102,7 @@ pub(super) fn named_metrics(topic: &SparkplugTopic<'_>, bytes: &[u8]) -> Option<
 
 /// Every edge node that was heard of.
 #[derive(Debug, Default)]
-pub(super) struct EdgeNodes {
+pub(in crate::ingest) struct EdgeNodes {
     nodes: BTreeMap<String, EdgeNode>,
     requests: Vec<Outgoing>,
 }
@@ -118,12 +121,12 @@ struct EdgeNode {
 }
 
 impl EdgeNodes {
-    pub(super) fn take_requests(&mut self) -> impl Iterator<Item = Outgoing> {
+    pub(in crate::ingest) fn take_requests(&mut self) -> impl Iterator<Item = Outgoing> {
         self.requests.drain(..)
     }
 
     /// What one message says.
-    pub(super) fn take(
+    pub(in crate::ingest) fn take(
         &mut self,
         topic: &SparkplugTopic<'_>,
         bytes: &[u8],

@@ -13,7 +13,7 @@ fn session() -> Session {
     let hello = Hello {
         client_id: "box".into(),
         login: Some(("user".into(), "secret".into())),
-        availability: Some("box/availability".into()),
+        presence: Presence::Kept { availability: "box/availability".into() },
         keep_alive_s: 30,
         session_expiry_s: 60,
         receive_maximum: RECEIVE_MAXIMUM,

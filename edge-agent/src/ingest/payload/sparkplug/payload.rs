@@ -17,11 +17,11 @@ const COMPRESSED: &str = "SPBV1.0_COMPRESSED";
 
 /// A payload. Fields that say nothing of a reading are passed over.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Payload {
+pub(in crate::ingest) struct Payload {
     #[prost(uint64, optional, tag = "1")]
     timestamp: Option<u64>,
     #[prost(message, repeated, tag = "2")]
-    pub(super) metrics: Vec<Metric>,
+    pub(in crate::ingest) metrics: Vec<Metric>,
     #[prost(uint64, optional, tag = "3")]
     seq: Option<u64>,
     #[prost(string, optional, tag = "4")]
@@ -30,7 +30,7 @@ pub(super) struct Payload {
 
 /// One metric. What is not given is empty or false.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Metric {
+pub(in crate::ingest) struct Metric {
     #[prost(string, optional, tag = "1")]
     name: Option<String>,
     #[prost(uint64, optional, tag = "2")]
@@ -47,8 +47,9 @@ pub(super) struct Metric {
     value: Option<Value>,
 }
 
+/// A metric's value.
 #[derive(Clone, PartialEq, prost::Oneof)]
-enum Value {
+pub(in crate::ingest) enum Value {
     #[prost(uint32, tag = "10")]
     Int(u32),
     #[prost(uint64, tag = "11")]
@@ -74,13 +75,10 @@ pub(super) enum DataType {
     Other,
 }
 
-/// The number of a boolean.
-const BOOLEAN: u32 = 11;
-
 impl Payload {
     /// # Errors
     /// If the bytes are none, or hold more metrics than are taken.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, Rejection> {
+    pub(in crate::ingest) fn read(bytes: &[u8]) -> Result<Self, Rejection> {
         // An empty metric takes two bytes here and a hundred in memory, so they are counted first.
         let metrics = count(bytes).map_err(|error| malformed(error.to_string()))?;
         if metrics > MAX_READINGS_PER_MESSAGE {
@@ -93,17 +91,16 @@ impl Payload {
         Ok(payload)
     }
 
+    /// The bytes of one; commands and deaths have no number.
+    pub(in crate::ingest) fn write(seq: Option<u8>, now_ms: Option<UnixMillis>, metrics: Vec<Metric>) -> Vec<u8> {
+        let timestamp = now_ms.and_then(|now_ms| u64::try_from(now_ms).ok());
+        Self { timestamp, metrics, seq: seq.map(u64::from), uuid: None }.encode_to_vec()
+    }
+
     /// The bytes of a command that sets one metric to true.
     pub(super) fn command(name: &str, now_ms: UnixMillis) -> Vec<u8> {
-        let timestamp = u64::try_from(now_ms).ok();
-        let metric = Metric {
-            name: Some(name.to_owned()),
-            timestamp,
-            datatype: Some(BOOLEAN),
-            value: Some(Value::Boolean(true)),
-            ..Metric::default()
-        };
-        Self { timestamp, metrics: vec![metric], ..Self::default() }.encode_to_vec()
+        let metric = Metric::said(name, &Value::Boolean(true), Some(now_ms)).in_birth();
+        Self::write(None, Some(now_ms), vec![metric])
     }
 
     /// Its number among the messages of its edge node.
@@ -117,6 +114,37 @@ impl Payload {
 }
 
 impl Metric {
+    /// A metric as data says it. A number that is none has no value.
+    pub(in crate::ingest) fn said(name: &str, value: &Value, time_ms: Option<UnixMillis>) -> Self {
+        let is_number = !matches!(value, Value::Float(number) if !number.is_finite());
+        Self {
+            name: Some(name.to_owned()),
+            timestamp: time_ms.and_then(|time_ms| u64::try_from(time_ms).ok()),
+            is_null: (!is_number).then_some(true),
+            value: is_number.then(|| value.clone()),
+            ..Self::default()
+        }
+    }
+
+    /// The same as births and commands say it: with its data type.
+    pub(in crate::ingest) fn in_birth(self) -> Self {
+        let number = match self.value {
+            Some(Value::Int(_)) => 7,
+            // Of 64 bits, signed: so the number of a life is to be said (section 6.4.19).
+            Some(Value::Long(_)) => 4,
+            Some(Value::Float(_)) | None => 9,
+            Some(Value::Double(_)) => 10,
+            Some(Value::Boolean(_)) => 11,
+            Some(Value::Text(_)) => 12,
+        };
+        Self { datatype: Some(number), ..self }
+    }
+
+    /// Whether a command sets it to true.
+    pub(in crate::ingest) fn sets(&self, name: &str) -> bool {
+        self.name() == name && self.value == Some(Value::Boolean(true))
+    }
+
     pub(super) fn time_ms(&self) -> Option<UnixMillis> {
         self.timestamp.and_then(time_ms)
     }

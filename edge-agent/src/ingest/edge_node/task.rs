@@ -1,0 +1,207 @@
+//! The edge node's connection, beside the agent's own: it has a last will and a life of its own, and the broker keeps nothing of it.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use shared::ids::AgentId;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::EdgeNode;
+use crate::clock::WallClock;
+use crate::config::Mqtt;
+use crate::core::backoff::Backoff;
+use crate::core::{Millis, Published};
+use crate::ingest::packets::Reader;
+use crate::ingest::session::{Arrival, Problem, Session};
+use crate::ingest::{
+    Broker, GOODBYE_TIMEOUT, Network, Quickly, RECONNECT_FIRST_MS, RECONNECT_LONGEST_MS, UNSENT_BYTES, guest,
+    read_some, write_some,
+};
+use crate::telemetry::Telemetry;
+use crate::tls::TlsError;
+
+/// Batches of predictions that may wait for the edge node, which only looks at them.
+const BATCHES: usize = 256;
+
+/// Where the edge node takes predictions from, a batch at a time.
+pub type Predictions = mpsc::Sender<Vec<Published>>;
+
+/// The task that keeps the edge node's connection.
+pub struct Task {
+    broker: Broker,
+    max_packet_bytes: u32,
+    session: Session,
+    node: EdgeNode,
+    clock: WallClock,
+    telemetry: Telemetry,
+    backoff: Backoff,
+    predictions: mpsc::Receiver<Vec<Published>>,
+    is_known_away: bool,
+    out: BytesMut,
+}
+
+/// Sets up an edge node of a group and gives where it takes predictions from and the task to run. `seed` tells its lives from those
+/// of the process before.
+///
+/// # Errors
+/// If a certificate or key for TLS cannot be used.
+pub fn open(
+    mqtt: &Mqtt,
+    group: &str,
+    agent: &AgentId,
+    password: Option<String>,
+    clock: WallClock,
+    telemetry: Telemetry,
+    seed: u64,
+) -> Result<(Predictions, Task), TlsError> {
+    let node = EdgeNode::new(group.to_owned(), agent.clone(), seed as u8);
+    let hello = guest(mqtt, format!("{}-sparkplug", mqtt.client_id), password);
+    let (sender, predictions) = mpsc::channel(BATCHES);
+    let task = Task {
+        broker: Broker::new(mqtt)?,
+        max_packet_bytes: mqtt.max_packet_bytes,
+        session: Session::new(hello, vec![node.commands()]),
+        node,
+        clock,
+        telemetry,
+        backoff: Backoff::new(RECONNECT_FIRST_MS, RECONNECT_LONGEST_MS, seed),
+        predictions,
+        is_known_away: false,
+        out: BytesMut::new(),
+    };
+    Ok((sender, task))
+}
+
+impl Task {
+    /// Connects, and connects again, until there is nobody who predicts; then dies in good order.
+    pub async fn run(mut self) {
+        loop {
+            let Self { broker, predictions, node, .. } = &mut self;
+            let Some(dialled) = meanwhile(predictions, node, broker.dial()).await else { return };
+            let ended = match dialled {
+                Ok(Network::Plain(stream)) => self.converse(stream).await.map(|problem| problem.to_string()),
+                Ok(Network::Tls(stream)) => self.converse(*stream).await.map(|problem| problem.to_string()),
+                Err(problem) => Some(problem),
+            };
+            let Some(problem) = ended else { return };
+            if !std::mem::replace(&mut self.is_known_away, true) {
+                warn!("the broker is away for the Sparkplug edge node: {problem}; trying again");
+            }
+            let wait = tokio::time::sleep(Duration::from_millis(self.backoff.next_ms()));
+            if meanwhile(&mut self.predictions, &mut self.node, wait).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Holds one connection to its end; nothing: there is nobody who predicts any more.
+    async fn converse(&mut self, network: impl AsyncRead + AsyncWrite) -> Option<Problem> {
+        let (network_in, network_out) = tokio::io::split(network);
+        let (mut network_in, mut network_out) = (pin!(network_in), pin!(network_out));
+        self.out.clear();
+        let mut is_flushed = true;
+        let mut reader = Reader::default();
+        self.session.set_presence(self.node.begin_life());
+        let mut trouble = self.session.connect(self.clock.monotonic(), &mut self.out).err();
+        loop {
+            if trouble.is_none() {
+                trouble = self.take_in(&mut reader).err();
+            }
+            let now = self.clock.monotonic();
+            if let Some(problem) = trouble.take().or_else(|| self.session.tick(now, true, &mut self.out).err()) {
+                self.session.disconnected(&problem);
+                self.node.disconnected();
+                return Some(problem);
+            }
+            self.say(now);
+            let due = self.session.poll_timeout().into_iter().chain(self.node.poll_timeout()).min();
+            let due = due.map_or(u64::MAX, |at| at.0.saturating_sub(now.0));
+            tokio::select! {
+                biased;
+                written = write_some(&mut network_out, &mut self.out), if !(self.out.is_empty() && is_flushed) => {
+                    trouble = written.is_err().then_some(Problem::Closed);
+                    is_flushed = written.is_ok_and(|count| count == 0);
+                }
+                batch = self.predictions.recv() => match batch {
+                    Some(batch) => self.take(now, &batch),
+                    None => {
+                        self.session.publish(now, self.node.death(), false, &mut self.out);
+                        self.session.close(now, &mut self.out);
+                        let goodbye = async {
+                            network_out.write_all_buf(&mut self.out).await?;
+                            network_out.shutdown().await
+                        };
+                        // Who does not take the last words has the last will.
+                        drop(tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await);
+                        return None;
+                    }
+                },
+                read = read_some(&mut network_in, &mut reader.buffer, &Quickly(None)) => {
+                    trouble = (!read).then_some(Problem::Closed);
+                }
+                () = tokio::time::sleep(Duration::from_millis(due)) => {}
+            }
+        }
+    }
+
+    /// One after the other, so that what was so for a moment is seen by everybody whom the broker keeps up with.
+    fn take(&mut self, now: Millis, batch: &[Published]) {
+        for prediction in batch {
+            self.node.observe(prediction);
+            self.say(now);
+        }
+    }
+
+    fn say(&mut self, now: Millis) {
+        if self.out.len() < UNSENT_BYTES
+            && let Some(message) = self.node.say(now, self.clock.unix_ms())
+        {
+            self.session.publish(now, message, true, &mut self.out);
+            self.telemetry.unpublished(self.session.take_too_large());
+        }
+    }
+
+    fn take_in(&mut self, reader: &mut Reader) -> Result<(), Problem> {
+        while let Some(packet) = reader.next(self.session.version(), self.max_packet_bytes)? {
+            let now = self.clock.monotonic();
+            match self.session.receive(now, packet, &mut self.out)? {
+                Some(Arrival::Message { receipt, message, .. }) => {
+                    self.session.acknowledge(now, receipt, &mut self.out);
+                    self.node.obey(&message.payload);
+                }
+                Some(Arrival::Connected { .. }) => {
+                    self.is_known_away = false;
+                    self.backoff.reset();
+                    self.node.connected();
+                    info!("the Sparkplug edge node is connected to the broker");
+                }
+                Some(Arrival::SubscriptionRefused(_)) => {
+                    warn!(
+                        "the broker refuses the Sparkplug edge node's subscription; nobody can ask it to be born anew"
+                    );
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for something, and takes in what the model says meanwhile; nothing if nothing will be said any more.
+async fn meanwhile<T>(
+    predictions: &mut mpsc::Receiver<Vec<Published>>,
+    node: &mut EdgeNode,
+    what: impl Future<Output = T>,
+) -> Option<T> {
+    let mut what = pin!(what);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut what => return Some(ended),
+            batch = predictions.recv() => batch?.iter().for_each(|prediction| node.observe(prediction)),
+        }
+    }
+}
