@@ -22,6 +22,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use tracing::{info, warn};
 
 use crate::clock::WallClock;
@@ -160,11 +161,8 @@ struct Broker {
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
-/// A connection to the broker.
-enum Network {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// A connection to the broker: plain or with TLS. One type for both, so that what is built on it is in the program once.
+type Network = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 impl Broker {
     fn new(mqtt: &Mqtt) -> Result<Self, TlsError> {
@@ -186,8 +184,8 @@ impl Broker {
             // Acknowledgements are written in batches; waiting for more would only slow the broker down.
             stream.set_nodelay(true)?;
             Ok(match &self.tls {
-                None => Network::Plain(stream),
-                Some((connector, name)) => Network::Tls(Box::new(connector.connect(name.clone(), stream).await?)),
+                None => Network::Left(stream),
+                Some((connector, name)) => Network::Right(Box::new(connector.connect(name.clone(), stream).await?)),
             })
         };
         let connected = tokio::time::timeout(DIAL_TIMEOUT, connecting).await;
@@ -227,16 +225,7 @@ impl Client {
         let mut is_known_away = false;
         loop {
             let ended = match self.broker.dial().await {
-                Ok(Network::Plain(mut stream)) => {
-                    let quickly = Quickly::of(&stream);
-                    let (network_in, network_out) = stream.split();
-                    Ok(self.converse(network_in, network_out, quickly, false, &mut is_known_away).await)
-                }
-                Ok(Network::Tls(stream)) => {
-                    let quickly = Quickly::of(stream.get_ref().0);
-                    let (network_in, network_out) = tokio::io::split(*stream);
-                    Ok(self.converse(network_in, network_out, quickly, true, &mut is_known_away).await)
-                }
+                Ok(network) => Ok(self.converse(network, &mut is_known_away).await),
                 Err(problem) => Err(problem),
             };
             let problem = match ended {
@@ -256,15 +245,11 @@ impl Client {
         }
     }
 
-    /// `is_buffered` says that what is written may wait for a flush, as with TLS.
-    async fn converse(
-        &mut self,
-        mut network_in: impl AsyncRead + Unpin,
-        mut network_out: impl AsyncWrite + Unpin,
-        quickly: Quickly,
-        is_buffered: bool,
-        is_known_away: &mut bool,
-    ) -> End {
+    async fn converse(&mut self, network: Network, is_known_away: &mut bool) -> End {
+        let quickly = Quickly::of(&network);
+        // With TLS what is written may wait for a flush.
+        let is_buffered = matches!(network, Network::Right(_));
+        let (mut network_in, mut network_out) = tokio::io::split(network);
         self.out.clear();
         let mut is_flushed = true;
         let mut reader = Reader::default();
@@ -458,7 +443,11 @@ async fn read_some(network: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut
 struct Quickly(Option<socket2::Socket>);
 
 impl Quickly {
-    fn of(stream: &TcpStream) -> Self {
+    fn of(network: &Network) -> Self {
+        let stream = match network {
+            Network::Left(stream) => stream,
+            Network::Right(stream) => stream.get_ref().0,
+        };
         Self(socket2::SockRef::from(stream).try_clone().ok())
     }
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::packets::{Message, Reader};
 use super::session::{Arrival, Problem, Session};
@@ -60,10 +60,8 @@ pub async fn listen(
     let listening = async {
         let mut problem = Problem::Closed;
         for _ in 0..ATTEMPTS {
-            let ended = match broker.dial().await.map_err(ListenError::Unreachable)? {
-                Network::Plain(stream) => converse(stream, &mut session, mqtt.max_packet_bytes, &mut hear).await,
-                Network::Tls(stream) => converse(*stream, &mut session, mqtt.max_packet_bytes, &mut hear).await,
-            };
+            let network = broker.dial().await.map_err(ListenError::Unreachable)?;
+            let ended = converse(network, &mut session, mqtt.max_packet_bytes, &mut hear).await;
             let Err(ended) = ended else { return Ok(()) };
             session.disconnected(&ended);
             problem = ended;
@@ -74,7 +72,7 @@ pub async fn listen(
 }
 
 async fn converse(
-    mut network: impl AsyncRead + AsyncWrite + Unpin,
+    mut network: Network,
     session: &mut Session,
     max_packet_bytes: u32,
     hear: &mut impl FnMut(Heard<'_>) -> ControlFlow<()>,

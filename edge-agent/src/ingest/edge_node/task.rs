@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use shared::ids::AgentId;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -82,8 +82,7 @@ impl Task {
             let Self { broker, predictions, node, .. } = &mut self;
             let Some(dialled) = meanwhile(predictions, node, broker.dial()).await else { return };
             let ended = match dialled {
-                Ok(Network::Plain(stream)) => self.converse(stream).await.map(|problem| problem.to_string()),
-                Ok(Network::Tls(stream)) => self.converse(*stream).await.map(|problem| problem.to_string()),
+                Ok(network) => self.converse(network).await.map(|problem| problem.to_string()),
                 Err(problem) => Some(problem),
             };
             let Some(problem) = ended else { return };
@@ -98,9 +97,8 @@ impl Task {
     }
 
     /// Holds one connection to its end; nothing: there is nobody who predicts any more.
-    async fn converse(&mut self, network: impl AsyncRead + AsyncWrite) -> Option<Problem> {
-        let (network_in, network_out) = tokio::io::split(network);
-        let (mut network_in, mut network_out) = (pin!(network_in), pin!(network_out));
+    async fn converse(&mut self, network: Network) -> Option<Problem> {
+        let (mut network_in, mut network_out) = tokio::io::split(network);
         self.out.clear();
         let mut is_flushed = true;
         let mut reader = Reader::default();
