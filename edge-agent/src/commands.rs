@@ -193,7 +193,7 @@ fn hear(
     mqtt: &Mqtt,
     filters: &[String],
     seconds: u64,
-    mut take: impl FnMut(&str, &[u8]) -> ControlFlow<()>,
+    mut take: impl FnMut(&str, &[u8]) -> ControlFlow<()> + Send,
 ) -> Result<(), Failure> {
     let password =
         mqtt.password().map_err(|(path, error)| Failure::new(format!("read {}: {error}", path.display())))?;

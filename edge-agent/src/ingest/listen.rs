@@ -52,7 +52,7 @@ pub async fn listen(
     password: Option<String>,
     filters: Vec<String>,
     time: Duration,
-    mut hear: impl FnMut(Heard<'_>) -> ControlFlow<()>,
+    mut hear: impl FnMut(Heard<'_>) -> ControlFlow<()> + Send,
 ) -> Result<(), ListenError> {
     let broker = Broker::new(mqtt)?;
     let hello = guest(mqtt, format!("{}-guest-{}", mqtt.client_id, std::process::id()), password);
@@ -75,7 +75,7 @@ async fn converse(
     mut network: Network,
     session: &mut Session,
     max_packet_bytes: u32,
-    hear: &mut impl FnMut(Heard<'_>) -> ControlFlow<()>,
+    hear: &mut (dyn FnMut(Heard<'_>) -> ControlFlow<()> + Send),
 ) -> Result<(), Problem> {
     let clock = Clock::start();
     let mut reader = Reader::default();
