@@ -115,7 +115,9 @@ impl Task {
                 return Some(problem);
             }
             self.say(now);
-            let due = self.session.poll_timeout().into_iter().chain(self.node.poll_timeout()).min();
+            // What is due has to wait for the network, and must not be waited for in circles.
+            let says_at = self.node.poll_timeout().filter(|_| self.out.len() < UNSENT_BYTES);
+            let due = self.session.poll_timeout().into_iter().chain(says_at).min();
             let due = due.map_or(u64::MAX, |at| at.0.saturating_sub(now.0));
             tokio::select! {
                 biased;
