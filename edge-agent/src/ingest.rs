@@ -54,6 +54,8 @@ const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
 /// The waits before the broker is tried again: it is near, and what comes meanwhile waits there.
 const RECONNECT_FIRST_MS: u64 = 250;
 const RECONNECT_LONGEST_MS: u64 = 10_000;
+/// A connection that stood this long makes the next wait short again.
+const STABLE_AFTER_MS: u64 = 10_000;
 /// A broker that cannot be reached within this time is tried again.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two signs of life on a silent connection.
@@ -131,7 +133,7 @@ pub fn open(
         decoder,
         clock,
         telemetry,
-        backoff: Backoff::new(RECONNECT_FIRST_MS, RECONNECT_LONGEST_MS, seed),
+        backoff: backoff(seed),
         received: received_sender,
         acknowledged,
         outgoing,
@@ -140,6 +142,10 @@ pub fn open(
         out: BytesMut::new(),
     };
     Ok((Ingest { received, acknowledge, outbox }, client))
+}
+
+fn backoff(seed: u64) -> Backoff {
+    Backoff::new(RECONNECT_FIRST_MS, RECONNECT_LONGEST_MS, STABLE_AFTER_MS, seed)
 }
 
 /// How somebody introduces itself of whom the broker keeps nothing.
@@ -225,7 +231,7 @@ impl Client {
         let mut is_known_away = false;
         loop {
             let ended = match self.broker.dial().await {
-                Ok(network) => Ok(self.converse(network, &mut is_known_away).await),
+                Ok(network) => Ok(self.converse(network).await),
                 Err(problem) => Err(problem),
             };
             let problem = match ended {
@@ -233,9 +239,11 @@ impl Client {
                 Ok(End::Stopped) => return,
                 Err(problem) => problem,
             };
-            if !std::mem::replace(&mut is_known_away, true) {
+            let has_stood = self.backoff.disconnected(self.clock.monotonic());
+            if has_stood || !is_known_away {
                 warn!("the broker is away: {problem}; trying again");
             }
+            is_known_away = true;
             self.telemetry.broker_away(problem);
             let wait = Duration::from_millis(self.backoff.next_ms());
             tokio::select! {
@@ -245,7 +253,7 @@ impl Client {
         }
     }
 
-    async fn converse(&mut self, network: Network, is_known_away: &mut bool) -> End {
+    async fn converse(&mut self, network: Network) -> End {
         let quickly = Quickly::of(&network);
         // With TLS what is written may wait for a flush.
         let is_buffered = matches!(network, Network::Right(_));
@@ -257,7 +265,7 @@ impl Client {
         let mut trouble = self.session.connect(self.clock.monotonic(), &mut self.out).err();
         loop {
             if trouble.is_none() {
-                trouble = self.take_in(&mut reader, is_known_away).err();
+                trouble = self.take_in(&mut reader).err();
             }
             self.telemetry.unpublished(self.session.take_too_large());
             let now = self.clock.monotonic();
@@ -308,7 +316,7 @@ impl Client {
     }
 
     /// Takes in what was read, as far as there is room.
-    fn take_in(&mut self, reader: &mut Reader, is_known_away: &mut bool) -> Result<(), Problem> {
+    fn take_in(&mut self, reader: &mut Reader) -> Result<(), Problem> {
         while self.stalled.is_empty() {
             let Some(packet) = reader.next(self.session.version(), self.max_packet_bytes)? else {
                 return Ok(());
@@ -318,8 +326,7 @@ impl Client {
                     self.take(receipt, &message, may_be_redelivered);
                 }
                 Some(Arrival::Connected { session_present }) => {
-                    *is_known_away = false;
-                    self.backoff.reset();
+                    self.backoff.connected(self.clock.monotonic());
                     let version = self.session.version();
                     info!(session_present, mqtt = version.name(), "connected to the broker");
                     self.telemetry.broker_connected(version);

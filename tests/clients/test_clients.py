@@ -175,6 +175,7 @@ sparkplug_group = "plant"
         running = self.run_agent(folder)
         born = until(lambda: host.latest(spb.MessageType.NBIRTH))
         self.assertIs(born["Node Control/Rebirth"], False)
+        self.assertTrue(all(metric.timestamp for metric in host.messages[-1].payload.metrics))
 
         reading = json.dumps({"channels": {feature["name"]: 0.0 for feature in given["feature"]}})
 
@@ -194,14 +195,17 @@ sparkplug_group = "plant"
         running.terminate()
         self.assertEqual(running.wait(DEADLINE_S), 0)
         until(lambda: host.count(spb.MessageType.NDEATH) == 1)
+        self.assertEqual(host.messages[-1].topic.message_type, spb.MessageType.NDEATH)
         self.assertEqual(host.messages[-1].payload.bd_seq_metric.value, born["bdSeq"], "its own life's death")
 
         births = host.count(spb.MessageType.NBIRTH)
         running = self.run_agent(folder)
         until(lambda: host.count(spb.MessageType.NBIRTH) > births)
         born = host.latest(spb.MessageType.NBIRTH)
+        self.assertEqual(host.count(spb.MessageType.NDEATH), 1, "the broker has nothing to add to its last words")
         running.kill()
         until(lambda: host.count(spb.MessageType.NDEATH) == 2)
+        self.assertEqual(host.messages[-1].topic.message_type, spb.MessageType.NDEATH)
         self.assertEqual(host.messages[-1].payload.bd_seq_metric.value, born["bdSeq"], "the broker says it, at a power cut")
 
     def run_agent(self, folder):

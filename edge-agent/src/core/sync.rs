@@ -77,7 +77,6 @@ enum State {
         deadline: Millis,
     },
     Live {
-        since: Millis,
         status_at: Millis,
         ack_deadline: Option<Millis>,
     },
@@ -117,7 +116,7 @@ impl SyncSession {
     pub(super) fn new(settings: &Settings, start: &Start, acked: Sequence, seed: u64) -> Self {
         Self {
             state: if settings.has_hub { State::Waiting { until: Millis(0) } } else { State::Alone },
-            backoff: Backoff::new(BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, seed),
+            backoff: Backoff::new(BACKOFF_FIRST_MS, BACKOFF_LONGEST_MS, STABLE_AFTER_MS, seed),
             epoch: start.epoch,
             base: start.base(),
             acked,
@@ -179,11 +178,7 @@ impl SyncSession {
     }
 
     pub(super) fn link_down(&mut self, now: Millis) {
-        if let State::Live { since, .. } = self.state
-            && now >= since.plus(STABLE_AFTER_MS)
-        {
-            self.backoff.reset();
-        }
+        self.backoff.disconnected(now);
         if !matches!(self.state, State::Waiting { .. }) {
             self.state = State::Waiting { until: now.plus(self.backoff.next_ms()) };
         }
@@ -231,7 +226,8 @@ impl SyncSession {
         self.known_at_hub = next;
         self.unsent = self.acked.min(next);
         self.read_at = None;
-        self.state = State::Live { since: now, status_at: now, ack_deadline: None };
+        self.backoff.connected(now);
+        self.state = State::Live { status_at: now, ack_deadline: None };
     }
 
     /// Compares what the hub has last with the entry that ends there. A gap or damage tells nothing.

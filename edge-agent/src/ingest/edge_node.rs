@@ -34,7 +34,10 @@ pub struct EdgeNode {
     is_connected: bool,
     /// When it was born last, in this life.
     born: Option<Millis>,
-    wants_birth: bool,
+    /// Something is to be said that no birth has named yet.
+    has_news: bool,
+    /// Somebody asks for a birth, and understands nothing before it.
+    is_asked: bool,
     model: Vec<Shown>,
     streams: BTreeMap<StreamId, Vec<Shown>>,
     /// Those of which something is to be said.
@@ -62,7 +65,8 @@ impl EdgeNode {
             sequence: 0,
             is_connected: false,
             born: None,
-            wants_birth: false,
+            has_news: false,
+            is_asked: false,
             model: Vec::new(),
             streams: BTreeMap::new(),
             changed: BTreeSet::new(),
@@ -96,12 +100,12 @@ impl EdgeNode {
     pub fn observe(&mut self, prediction: &Published) {
         let Published { stream, model, time_ms, outcome, .. } = prediction;
         let named = [("model", Value::Text(model.name.to_string())), ("model_version", Value::Int(model.version.0))];
-        self.wants_birth |= show(&mut self.model, None, named, *time_ms);
+        self.has_news |= show(&mut self.model, None, named, *time_ms);
         if self.streams.len() == MAX_STREAMS && !self.streams.contains_key(stream) {
             return;
         }
         let shown = self.streams.entry(stream.clone()).or_default();
-        self.wants_birth |= match outcome {
+        self.has_news |= match outcome {
             Outcome::Anomaly(Verdict { score, threshold, anomaly }) => {
                 let fields = [
                     ("anomaly", Value::Boolean(*anomaly)),
@@ -119,7 +123,8 @@ impl EdgeNode {
                 show(shown, Some(stream), fields, *time_ms)
             }
             Outcome::Forecast { values } => {
-                let next = values.first().copied().unwrap_or(f32::NAN);
+                // A number that is none has no value; this one is equal to itself, so that it is said once.
+                let next = values.first().copied().filter(|value| value.is_finite()).unwrap_or(f32::INFINITY);
                 show(shown, Some(stream), [("forecast", Value::Float(next))], *time_ms)
             }
         };
@@ -129,7 +134,7 @@ impl EdgeNode {
     /// Does what it is told, if it is one of the things that it does: to be born anew.
     pub fn obey(&mut self, command: &[u8]) {
         let told = |payload: Payload| payload.metrics.iter().any(|metric| metric.sets(REBIRTH));
-        self.wants_birth |= Payload::read(command).is_ok_and(told);
+        self.is_asked |= Payload::read(command).is_ok_and(told);
     }
 
     /// What is to be said now, if anything is.
@@ -137,9 +142,11 @@ impl EdgeNode {
         if !self.is_connected {
             return None;
         }
-        let is_due = |born: Millis| self.wants_birth && now >= born.plus(BIRTH_INTERVAL_MS);
-        if self.born.is_none_or(is_due) {
+        if self.born.is_none() || self.poll_timeout().is_some_and(|due| now >= due) {
             return Some(self.birth(now, unix_ms));
+        }
+        if self.is_asked {
+            return None;
         }
         let mut metrics = Vec::new();
         metrics.extend(self.model.iter_mut().filter_map(Shown::change));
@@ -153,29 +160,32 @@ impl EdgeNode {
     /// When [`Self::say`] has something to say, whatever comes in meanwhile.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
-        let born = self.born.filter(|_| self.is_connected && self.wants_birth)?;
+        let born = self.born.filter(|_| self.is_connected && (self.has_news || self.is_asked))?;
         Some(born.plus(BIRTH_INTERVAL_MS))
     }
 
     /// The end of this life: the last words, or the last will.
     #[must_use]
     pub fn death(&self) -> Outgoing {
-        let payload = Payload::write(None, None, vec![self.life()]);
+        let payload = Payload::write(None, None, vec![self.life(None)]);
         Outgoing { delivery: Delivery::AtLeastOnce, ..said(self.topic("NDEATH"), payload) }
     }
 
     fn birth(&mut self, now: Millis, unix_ms: UnixMillis) -> Outgoing {
-        (self.sequence, self.born, self.wants_birth) = (0, Some(now), false);
+        (self.sequence, self.born) = (0, Some(now));
+        (self.has_news, self.is_asked) = (false, false);
         self.changed.clear();
         let rebirth = Metric::said(REBIRTH, &Value::Boolean(false), Some(unix_ms)).in_birth();
-        let mut metrics = vec![self.life(), rebirth];
+        let life = self.life(Some(unix_ms));
         let shown = self.model.iter_mut().chain(self.streams.values_mut().flatten());
-        metrics.extend(shown.map(|shown| shown.say().in_birth()));
+        let mut metrics: Vec<Metric> = shown.map(|shown| shown.say().in_birth()).collect();
+        metrics.sort_by_key(Metric::time_ms);
+        metrics.extend([rebirth, life]);
         self.message("NBIRTH", metrics, unix_ms)
     }
 
-    fn life(&self) -> Metric {
-        Metric::said(BIRTH_SEQUENCE, &Value::Long(u64::from(self.life)), None).in_birth()
+    fn life(&self, time_ms: Option<UnixMillis>) -> Metric {
+        Metric::said(BIRTH_SEQUENCE, &Value::Long(u64::from(self.life)), time_ms).in_birth()
     }
 
     fn message(&mut self, kind: &str, metrics: Vec<Metric>, unix_ms: UnixMillis) -> Outgoing {

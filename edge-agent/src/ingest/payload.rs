@@ -18,7 +18,7 @@ mod time;
 use std::sync::Arc;
 
 use shared::event::{StreamSchema, UnixMillis};
-use shared::ids::{ChannelName, Digest};
+use shared::ids::{AgentId, ChannelName, Digest};
 
 pub use rejection::Rejection;
 
@@ -100,6 +100,13 @@ impl Decoder {
     pub fn new(inputs: &[Input]) -> Self {
         let inputs = inputs.iter().map(Compiled::new).collect();
         Self { inputs, edge_nodes: EdgeNodes::default(), scratch: Scratch::default() }
+    }
+
+    /// Passes over what the edge node of Sparkplug B says that is this agent itself, in `group`, if it is one.
+    #[must_use]
+    pub fn as_edge_node(mut self, group: Option<&str>, agent: &AgentId) -> Self {
+        self.edge_nodes.pass_over(group, agent.as_str());
+        self
     }
 
     /// The MQTT subscription filters. One that another covers is left out: some brokers deliver a message once for

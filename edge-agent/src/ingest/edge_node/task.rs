@@ -16,10 +16,7 @@ use crate::core::backoff::Backoff;
 use crate::core::{Millis, Published};
 use crate::ingest::packets::Reader;
 use crate::ingest::session::{Arrival, Problem, Session};
-use crate::ingest::{
-    Broker, GOODBYE_TIMEOUT, Network, Quickly, RECONNECT_FIRST_MS, RECONNECT_LONGEST_MS, UNSENT_BYTES, guest,
-    read_some, write_some,
-};
+use crate::ingest::{Broker, GOODBYE_TIMEOUT, Network, Quickly, UNSENT_BYTES, backoff, guest, read_some, write_some};
 use crate::telemetry::Telemetry;
 use crate::tls::TlsError;
 
@@ -67,7 +64,7 @@ pub fn open(
         node,
         clock,
         telemetry,
-        backoff: Backoff::new(RECONNECT_FIRST_MS, RECONNECT_LONGEST_MS, seed),
+        backoff: backoff(seed),
         predictions,
         is_known_away: false,
         out: BytesMut::new(),
@@ -86,7 +83,8 @@ impl Task {
                 Err(problem) => Some(problem),
             };
             let Some(problem) = ended else { return };
-            if !std::mem::replace(&mut self.is_known_away, true) {
+            let has_stood = self.backoff.disconnected(self.clock.monotonic());
+            if has_stood || !std::mem::replace(&mut self.is_known_away, true) {
                 warn!("the broker is away for the Sparkplug edge node: {problem}; trying again");
             }
             let wait = tokio::time::sleep(Duration::from_millis(self.backoff.next_ms()));
@@ -100,7 +98,7 @@ impl Task {
     async fn converse(&mut self, network: Network) -> Option<Problem> {
         let (mut network_in, mut network_out) = tokio::io::split(network);
         self.out.clear();
-        let mut is_flushed = true;
+        let (mut is_flushed, mut is_slow) = (true, false);
         let mut reader = Reader::default();
         self.session.set_presence(self.node.begin_life());
         let mut trouble = self.session.connect(self.clock.monotonic(), &mut self.out).err();
@@ -109,7 +107,9 @@ impl Task {
                 trouble = self.take_in(&mut reader).err();
             }
             let now = self.clock.monotonic();
-            if let Some(problem) = trouble.take().or_else(|| self.session.tick(now, true, &mut self.out).err()) {
+            // A ping waits behind what a slow network still takes, and so does its answer.
+            let is_silent = !std::mem::take(&mut is_slow);
+            if let Some(problem) = trouble.take().or_else(|| self.session.tick(now, is_silent, &mut self.out).err()) {
                 self.session.disconnected(&problem);
                 self.node.disconnected();
                 return Some(problem);
@@ -124,10 +124,12 @@ impl Task {
                 written = write_some(&mut network_out, &mut self.out), if !(self.out.is_empty() && is_flushed) => {
                     trouble = written.is_err().then_some(Problem::Closed);
                     is_flushed = written.is_ok_and(|count| count == 0);
+                    is_slow = !is_flushed && !self.out.is_empty();
                 }
                 batch = self.predictions.recv() => match batch {
-                    Some(batch) => self.take(now, &batch),
+                    Some(batch) => self.take(&batch),
                     None => {
+                        let now = self.clock.monotonic();
                         self.session.publish(now, self.node.death(), false, &mut self.out);
                         self.session.close(now, &mut self.out);
                         let goodbye = async {
@@ -148,7 +150,8 @@ impl Task {
     }
 
     /// One after the other, so that what was so for a moment is seen by everybody whom the broker keeps up with.
-    fn take(&mut self, now: Millis, batch: &[Published]) {
+    fn take(&mut self, batch: &[Published]) {
+        let now = self.clock.monotonic();
         for prediction in batch {
             self.node.observe(prediction);
             self.say(now);
@@ -159,8 +162,18 @@ impl Task {
         if self.out.len() < UNSENT_BYTES
             && let Some(message) = self.node.say(now, self.clock.unix_ms())
         {
+            let bytes = message.payload.len();
             self.session.publish(now, message, true, &mut self.out);
-            self.telemetry.unpublished(self.session.take_too_large());
+            // Data that no birth came before is of no use to anybody.
+            if self.session.take_too_large() > 0 {
+                self.node.disconnected();
+                let problem = format!(
+                    "the broker takes no message as large as the Sparkplug edge node's birth, which has {bytes} bytes; \
+                     nothing is said for Sparkplug"
+                );
+                warn!("{problem}");
+                self.telemetry.broker_problem(problem);
+            }
         }
     }
 
@@ -173,15 +186,14 @@ impl Task {
                     self.node.obey(&message.payload);
                 }
                 Some(Arrival::Connected { .. }) => {
-                    self.is_known_away = false;
-                    self.backoff.reset();
+                    self.backoff.connected(now);
                     self.node.connected();
                     info!("the Sparkplug edge node is connected to the broker");
                 }
                 Some(Arrival::SubscriptionRefused(_)) => {
-                    warn!(
-                        "the broker refuses the Sparkplug edge node's subscription; nobody can ask it to be born anew"
-                    );
+                    let problem = format!("the broker refuses our subscription to {}", self.node.commands());
+                    warn!("{problem}; nobody can ask the Sparkplug edge node to be born anew");
+                    self.telemetry.broker_problem(problem);
                 }
                 None => {}
             }

@@ -67,6 +67,10 @@ fn births_say_all_and_data_what_changed() {
         ("model_version", "7"),
     ];
     assert_eq!(metrics(&heard(&mut host, &birth)), seen(&all));
+    let payload = Payload::read(&birth.payload).expect("a payload");
+    let times: Vec<_> = payload.metrics.iter().map(Metric::time_ms).collect();
+    assert_eq!(times.first(), Some(&Some(NOW_MS - 5)), "of the reading's time");
+    assert!(times.iter().all(Option::is_some) && times.is_sorted(), "each has a time, in its order: {times:?}");
     assert_eq!(node.say(Millis(1), NOW_MS), None);
 
     node.observe(&prediction("line1/pump3", 7, anomaly(2.0)));
@@ -118,6 +122,8 @@ fn new_streams_are_born_together_after_a_while_and_other_kinds_of_answers_anew()
     node.observe(&prediction("b", 1, Outcome::Forecast { values: Vec::new() }));
     let data = metrics(&heard(&mut host, &node.say(Millis(2_001), NOW_MS).expect("data")));
     assert_eq!(data["b/forecast"], "nothing");
+    node.observe(&prediction("b", 1, Outcome::Forecast { values: vec![f32::NAN] }));
+    assert_eq!(node.say(Millis(2_002), NOW_MS), None, "nothing is nothing");
 }
 
 #[test]
@@ -136,8 +142,14 @@ fn whoever_missed_something_asks_and_gets_all_of_it() {
     node.obey(b"\xff\xff");
     assert_eq!(node.say(Millis(2_000), NOW_MS), None, "nonsense is no command");
     node.obey(&request.payload);
+    node.observe(&prediction("a", 1, anomaly(0.75)));
     let birth = node.say(Millis(2_000), NOW_MS).expect("a birth");
-    assert_eq!(metrics(&heard(&mut host, &birth))["a/score"], "0.5");
+    assert_eq!(metrics(&heard(&mut host, &birth))["a/score"], "0.75");
+    node.obey(&request.payload);
+    node.observe(&prediction("a", 1, anomaly(0.25)));
+    assert_eq!(node.say(Millis(2_999), NOW_MS), None, "whoever asks understands nothing before the birth");
+    let birth = node.say(Millis(3_000), NOW_MS).expect("a birth");
+    assert_eq!(metrics(&heard(&mut host, &birth))["a/score"], "0.25");
 }
 
 #[test]

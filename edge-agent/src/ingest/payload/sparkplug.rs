@@ -104,6 +104,8 @@ pub(in crate::ingest) fn named_metrics(
 #[derive(Debug, Default)]
 pub(in crate::ingest) struct EdgeNodes {
     nodes: BTreeMap<String, EdgeNode>,
+    /// The one that is this agent.
+    own: Option<String>,
     requests: Vec<Outgoing>,
 }
 
@@ -121,6 +123,11 @@ struct EdgeNode {
 }
 
 impl EdgeNodes {
+    /// Passes over what this edge node says: it is the agent itself, which needs no telling.
+    pub(in crate::ingest) fn pass_over(&mut self, group: Option<&str>, node: &str) {
+        self.own = group.map(|group| name_of(group, node));
+    }
+
     pub(in crate::ingest) fn take_requests(&mut self) -> impl Iterator<Item = Outgoing> {
         self.requests.drain(..)
     }
@@ -135,8 +142,11 @@ impl EdgeNodes {
         if topic.kind == Kind::Other {
             return Ok(Told::default());
         }
+        let name = name_of(topic.group, topic.node);
+        if self.own.as_ref() == Some(&name) {
+            return Ok(Told::default());
+        }
         let payload = Payload::read(bytes)?;
-        let name = format!("{}/{}", topic.group, topic.node);
         if !self.nodes.contains_key(&name) && self.nodes.len() == MAX_NODES {
             return Err(malformed(format!("there are {MAX_NODES} edge nodes already")));
         }
@@ -273,6 +283,10 @@ impl EdgeNode {
     fn topics(&self, topic: &SparkplugTopic<'_>) -> Vec<String> {
         self.devices.iter().map(|device| topic_of(topic, (!device.is_empty()).then_some(device))).collect()
     }
+}
+
+fn name_of(group: &str, node: &str) -> String {
+    format!("{group}/{node}")
 }
 
 fn topic_of(topic: &SparkplugTopic<'_>, device: Option<&str>) -> String {

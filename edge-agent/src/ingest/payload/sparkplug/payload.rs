@@ -145,7 +145,7 @@ impl Metric {
         self.name() == name && self.value == Some(Value::Boolean(true))
     }
 
-    pub(super) fn time_ms(&self) -> Option<UnixMillis> {
+    pub(in crate::ingest) fn time_ms(&self) -> Option<UnixMillis> {
         self.timestamp.and_then(time_ms)
     }
 

@@ -108,3 +108,14 @@ fn what_is_no_payload_is_refused() {
         assert_eq!(SparkplugTopic::parse(elsewhere).filter(|topic| topic.kind != Kind::Other), None, "{elsewhere}");
     }
 }
+
+#[test]
+fn what_the_agent_says_itself_is_passed_over() {
+    let mut nodes = EdgeNodes::default();
+    nodes.pass_over(Some("plant"), "edge");
+    let (name, bytes) = data(2, 1, 8.0);
+    assert!(nodes.take(&topic(name), &bytes, NOW_MS).expect("nothing is wrong with it").rows.is_empty());
+    assert_eq!(nodes.take_requests().count(), 0, "it does not ask itself to be born anew");
+    let other = topic("spBv1.0/plant/DDATA/other/press");
+    assert_eq!(nodes.take(&other, &bytes, NOW_MS).err(), Some(Rejection::BeforeBirth));
+}
