@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use shared::seglog::file::BOOT_ID;
 use tracing::warn;
 
 use crate::core::Millis;
@@ -27,9 +28,14 @@ pub(super) struct Crashes {
 impl Crashes {
     /// Notes that an agent starts. `is_counted` says whether somebody starts it anew when it ends.
     pub(super) fn begin(directory: &Path, is_counted: bool) -> Self {
+        Self::begin_in(directory, &fs::read_to_string(BOOT_ID).unwrap_or_default(), is_counted)
+    }
+
+    fn begin_in(directory: &Path, boot: &str, is_counted: bool) -> Self {
         let file = directory.join("starts");
-        // Without it every boot looks like the last one, which counts too much rather than too little.
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        // Where the kernel's name for this boot is hidden, every boot looks like the last one, which counts too much rather
+        // than too little.
+        let boot = Some(boot.trim()).filter(|boot| !boot.is_empty()).unwrap_or("unknown").to_owned();
         let noted = fs::read_to_string(&file).unwrap_or_default();
         let before = noted.trim().split_once(' ').filter(|(noted, _)| *noted == boot);
         let before = before.and_then(|(_, count)| count.parse().ok()).unwrap_or(0);
@@ -93,6 +99,16 @@ mod tests {
         assert_eq!(begin().before, 2);
         long.runs(Millis(SETTLED_MS));
         assert_eq!(begin().before, 0);
+    }
+
+    #[test]
+    fn ends_are_counted_where_the_boot_has_no_name() {
+        let directory = tempfile::tempdir().expect("dir");
+        for _ in 0..MOST_CRASHES {
+            assert_eq!(Crashes::begin_in(directory.path(), "", true).too_many(), None);
+        }
+        assert_eq!(Crashes::begin_in(directory.path(), "", true).too_many(), Some(3));
+        assert_eq!(Crashes::begin_in(directory.path(), "one\n", true).too_many(), None, "that is another boot");
     }
 
     #[test]

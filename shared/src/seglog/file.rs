@@ -11,7 +11,7 @@ const RESERVE: &str = "reserve";
 /// The file that holds the boot in which the log was last opened.
 const BOOT: &str = "boot";
 /// Where Linux says which start of the machine this is: random(4).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How a segment's replacement is called until it takes the segment's place.
 const REPLACEMENT: &str = "replacement.tmp";
 
