@@ -71,6 +71,9 @@ impl Learner {
     /// Takes a message in that came at `arrival_ms`.
     pub fn hear(&mut self, topic: &str, payload: &[u8], arrival_ms: UnixMillis) {
         self.messages += 1;
+        if is_housekeeping(topic) {
+            return;
+        }
         let Some(survey) = Survey::of(topic, payload) else {
             if self.unread.len() < MAX_TOPICS || self.unread.contains_key(topic) {
                 *self.unread.entry(topic.to_owned()).or_default() += 1;
@@ -165,25 +168,46 @@ impl Field {
             && (self.distinct.len() as u64 == self.seen || self.distinct.len() == MAX_DISTINCT)
     }
 
-    /// Texts that stand for numbers, if all of them are words for on and off.
-    fn on_and_off(&self) -> Option<Vec<(&str, u8)>> {
-        const WORDS: [(&str, u8); 12] = [
-            ("on", 1),
-            ("off", 0),
-            ("open", 1),
-            ("closed", 0),
-            ("close", 0),
-            ("yes", 1),
-            ("no", 0),
-            ("true", 1),
-            ("false", 0),
-            ("running", 1),
-            ("stopped", 0),
-            ("online", 1),
+    /// Texts that stand for numbers, if all of them are words for on and off; with the other word of each pair, which was not
+    /// heard yet.
+    fn on_and_off(&self) -> Option<BTreeMap<String, u8>> {
+        const PAIRS: [(&str, &str); 7] = [
+            ("on", "off"),
+            ("open", "closed"),
+            ("open", "close"),
+            ("yes", "no"),
+            ("true", "false"),
+            ("running", "stopped"),
+            ("online", "offline"),
         ];
-        let word = |text: &str| WORDS.iter().find(|(word, _)| text.eq_ignore_ascii_case(word)).map(|(_, value)| *value);
-        let all: Option<Vec<(&str, u8)>> = self.texts.iter().map(|text| Some((text.as_str(), word(text)?))).collect();
-        all.filter(|all| !all.is_empty())
+        let is = |text: &str, word: &str| text.eq_ignore_ascii_case(word);
+        let mut all = BTreeMap::new();
+        for text in &self.texts {
+            let pairs = || PAIRS.iter().filter(|(on, off)| is(text, on) || is(text, off));
+            let is_whole = |pair: &&&(&str, &str)| {
+                self.texts.iter().any(|other| !is(other, text) && (is(other, pair.0) || is(other, pair.1)))
+            };
+            let (on, off) = pairs().find(|pair| is_whole(&pair)).or_else(|| pairs().next())?;
+            all.insert(written_like(on, text), 1);
+            all.insert(written_like(off, text), 0);
+        }
+        Some(all).filter(|all| !all.is_empty())
+    }
+}
+
+/// Topics on which software speaks of itself and of its devices, and nothing is measured: attributes of Homie, the bridge of
+/// Zigbee2MQTT.
+fn is_housekeeping(topic: &str) -> bool {
+    topic.starts_with("zigbee2mqtt/bridge/") || topic.split('/').any(|level| level.starts_with('$'))
+}
+
+/// A word in upper case, or with its first letter so, if the other is.
+fn written_like(word: &str, other: &str) -> String {
+    let is_upper = |text: &str| text.chars().all(|c| c.is_ascii_uppercase());
+    match other.split_at_checked(1) {
+        Some((first, rest)) if is_upper(first) && is_upper(rest) => word.to_ascii_uppercase(),
+        Some((first, _)) if is_upper(first) => format!("{}{}", word[..1].to_ascii_uppercase(), &word[1..]),
+        Some(_) | None => word.to_owned(),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Field, Learner, Topic};
 use crate::config::Config;
 use crate::config::input::FormatName;
 use crate::config::preset::{HOMIE5, Preset, TASMOTA, THIN_EDGE, ZIGBEE2MQTT};
-use crate::config::topic::TopicPattern;
+use crate::config::topic::{Named, StreamKey, TopicPattern};
 use crate::preview::Preview;
 
 /// Topics that hold the same share at least this part of all fields that either has.
@@ -191,14 +191,17 @@ impl<'a> Cluster<'a> {
     }
 
     fn id(&self) -> Option<&'a str> {
+        self.fields.keys().copied().find(|path| self.names_messages(path) && self.fields[path].numbers == 0)
+    }
+
+    /// Whether a field is there to tell messages apart. One that counts is no id for all that: it begins anew when its device does, and
+    /// what comes then would be taken for what came before.
+    fn names_messages(&self, path: &str) -> bool {
         const NAMES: [&str; 8] = ["id", "uuid", "msg_id", "msgid", "message_id", "messageid", "seq", "sequence"];
-        let is_named = |path: &str| NAMES.contains(&last_step(path).to_ascii_lowercase().as_str());
-        let apart = |path: &str| {
-            self.topics.iter().all(|(_, topic)| {
+        NAMES.contains(&last_step(path).to_ascii_lowercase().as_str())
+            && self.topics.iter().all(|(_, topic)| {
                 topic.fields.get(path).is_some_and(|field| field.seen == topic.messages && field.tells_messages_apart())
             })
-        };
-        self.fields.keys().copied().find(|path| is_named(path) && apart(path))
     }
 
     fn features(&self, plan: &Plan<'_>) -> Vec<Feature> {
@@ -218,8 +221,7 @@ impl<'a> Cluster<'a> {
             by_name.into_iter().collect()
         } else {
             let time = (self.format == FormatName::Json).then(|| self.time()).flatten().map(|(path, _)| path);
-            let id = self.id();
-            let is_left = |path: &&str| Some(*path) != time && Some(*path) != id;
+            let is_left = |path: &&str| Some(*path) != time && !self.names_messages(path);
             let left = self.fields.iter().filter(|(path, field)| is_left(path) && !field.is_time());
             left.map(|(path, field)| ((*path).to_owned(), field.clone())).collect()
         };
@@ -358,6 +360,16 @@ impl<'a> Plan<'a> {
 
     /// The stream of a topic, as far as the topic names it.
     fn stream(&self, levels: &[&str]) -> String {
+        if let Some(preset) = self.preset
+            && let Ok(pattern) = TopicPattern::parse(preset.topic)
+            && let Ok(key) = StreamKey::parse(preset.key, &pattern, Named::Nothing)
+            && let topic = levels.join("/")
+            && let Some(captures) = pattern.captures(&topic)
+        {
+            let mut name = String::new();
+            key.write(&captures, |_| None, &mut name);
+            return name;
+        }
         if self.sparkplug {
             return [1, 3, 4].iter().filter_map(|at| levels.get(*at).copied()).collect::<Vec<_>>().join("/");
         }
@@ -409,9 +421,17 @@ fn last_step(path: &str) -> &str {
 
 /// What a channel of this name is measured in, in UCUM's codes, if its name settles it.
 fn unit(name: &str) -> Option<&'static str> {
-    const UNITS: [(&str, &str); 12] = [
+    const ENDINGS: [(&str, &str); 5] = [("_V", "V"), ("_A", "A"), ("_W", "W"), ("_kWh", "kW.h"), ("_K", "K")];
+    if let Some((_, unit)) = ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)) {
+        return Some(unit);
+    }
+    const UNITS: [(&str, &str); 16] = [
         ("temperature", "Cel"),
         ("humidity", "%"),
+        ("voltage", "V"),
+        ("current", "A"),
+        ("frequency", "Hz"),
+        ("battery", "%"),
         ("_c", "Cel"),
         ("_degc", "Cel"),
         ("_kpa", "kPa"),

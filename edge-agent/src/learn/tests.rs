@@ -42,7 +42,7 @@ id = "$.id"
 feature = [
   { name = "flow", path = "$.flow" }, # 0.5 to 7.5
   { name = "temperature", path = "$.motor.temperature", unit = "Cel" }, # always 40
-  { name = "state", path = "$.state", values = { "ON" = 1 } },
+  { name = "state", path = "$.state", values = { "OFF" = 0, "ON" = 1 } },
 ]"#]
     );
 }
@@ -79,6 +79,9 @@ fn presets_lines_and_packs_are_seen_for_what_they_are() {
     ];
     let found = proposals(&zigbee);
     assert!(found[0].contains("preset = \"zigbee2mqtt\"\nfeature = ["), "{}", found[0]);
+    let tasmota = vec![("tele/plug/SENSOR", text(r#"{"ENERGY": {"Power": 1, "Voltage": 230}}"#))];
+    let found = proposals(&tasmota);
+    assert!(found[0].starts_with("# 1 stream (plug); "), "{}", found[0]);
     let homie: Vec<(&str, String)> =
         vec![("homie/5/attic/climate/temperature", text("18.5")), ("homie/5/attic/climate/humidity", text("55"))];
     let found = proposals(&homie);
@@ -94,6 +97,28 @@ fn presets_lines_and_packs_are_seen_for_what_they_are() {
     let packs = vec![("senml", text(r#"[{"bn": "dev1:", "n": "t", "v": 1}, {"n": "u", "v": 2}]"#))];
     let found = proposals(&packs);
     assert!(found[0].contains("key = \"{base}\"\nformat = \"senml\""), "{}", found[0]);
+}
+
+#[test]
+fn a_count_is_no_id_and_no_channel() {
+    let message = |n: usize| format!(r#"{{"seq": {n}, "flow": {n}.5, "state": "Open"}}"#);
+    let messages: Vec<(&str, String)> = (0..5).map(|n| ("x/y", message(n))).collect();
+    let found = proposals(&messages);
+    assert!(!found[0].contains("seq") && found[0].contains("flow"), "{}", found[0]);
+    assert!(found[0].contains(r#"values = { "Closed" = 0, "Open" = 1 }"#), "{}", found[0]);
+    let door: Vec<(&str, String)> = ["open", "close"].map(|state| ("x/y", format!(r#"{{"door": "{state}"}}"#))).into();
+    let found = proposals(&door);
+    assert!(found[0].contains(r#"values = { "close" = 0, "open" = 1 }"#), "{}", found[0]);
+}
+
+#[test]
+fn what_software_says_of_itself_is_no_measurement() {
+    let learner = learnt(&[
+        ("homie/5/attic/$description", r#"{"version": 3}"#.to_owned()),
+        ("homie/5/attic/$state", "ready".to_owned()),
+        ("zigbee2mqtt/bridge/info", r#"{"coordinator": {"revision": 1}}"#.to_owned()),
+    ]);
+    assert_eq!((learner.propose(), learner.unread().count(), learner.messages()), (vec![], 0, 3));
 }
 
 #[test]
