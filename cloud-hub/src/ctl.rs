@@ -311,6 +311,10 @@ pub(crate) fn control(ctl: &Ctl) -> Result<(), Failure> {
         let message = format!("{:?} is no format; --output takes table, json or csv", file.display().to_string());
         return Err(Failure { code: 2, message });
     }
+    // A card is written without a hub.
+    if let Command::Image(image::Image::Flash(options)) = &ctl.command {
+        return image::flash(ctl, options);
+    }
     let client = Client::new(&Target {
         hub: &ctl.hub,
         token_file: ctl.token_file.as_deref(),

@@ -4,6 +4,7 @@
 //! The boot partition is FAT, so this takes neither root nor Linux: the image is a file, and the partition a window of it.
 
 pub mod flash;
+pub mod package;
 mod partitions;
 pub mod seed;
 
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use fatfs::{FileSystem, FsOptions};
 
+use package::Package;
 use seed::Seed;
 
 /// Bytes copied at once.
@@ -65,7 +67,21 @@ pub enum ImageError {
         /// What the image is for.
         image: &'static str,
         /// What the package is for.
-        is_for: &'static str,
+        is_for: String,
+    },
+    /// Nothing on the boot partition would be looked at.
+    #[error(
+        "use {path}: its boot partition is called {label:?}, and cloud-init looks at one called CIDATA, bootfs (Raspberry Pi OS) \
+         or system-boot (Ubuntu for Raspberry Pi); if its system goes by no other name, call it so with mtools: \
+         mlabel -i {path}@@{offset} ::CIDATA"
+    )]
+    Unseen {
+        /// The file.
+        path: PathBuf,
+        /// What the partition is called.
+        label: String,
+        /// Where it begins.
+        offset: u64,
     },
     /// The boot partition is too small.
     #[error("prepare {path}: its boot partition has {free} bytes free, and {needed} are needed")]
@@ -93,38 +109,46 @@ const PROCESSORS: [(&str, &str); 5] = [
     ("kernel7.img", "armhf"),
     ("kernel8.img", "arm64"),
 ];
-/// How packages name what they are for, and how Debian does.
-const NAMES: [(&str, &str); 6] = [
-    ("amd64", "amd64"),
-    ("x86_64", "amd64"),
-    ("arm64", "arm64"),
-    ("aarch64", "arm64"),
-    ("armhf", "armhf"),
-    ("armv7hl", "armhf"),
-];
+/// How boot partitions are called that cloud-init looks at (its data source NoCloud), in whichever case.
+const LABELS: [&str; 3] = ["cidata", "bootfs", "system-boot"];
 
-/// Whether an image can be prepared with a package, by the package's file name. Nothing is written.
+/// Whether an image can be prepared with a package. Nothing is written.
 ///
 /// # Errors
-/// If it is none, or for another processor.
-pub fn check(image: &Path, package: &str) -> Result<(), ImageError> {
+/// If it is none, is for another processor, or nothing on it would be looked at.
+pub fn check(image: &Path, package: &Package) -> Result<(), ImageError> {
     let mut file = open(image)?;
     let boot = boot_partition(image, &mut file)?;
+    let offset = boot.start;
     let failed = |source| ImageError::Io { action: "read", path: image.to_owned(), source };
     let volume = FileSystem::new(Window::new(&file, boot).map_err(failed)?, FsOptions::new()).map_err(failed)?;
     let is_there = |name: &str| volume.root_dir().open_file(name).is_ok();
     let of_image = PROCESSORS.iter().find(|(name, _)| is_there(name)).map(|(_, processor)| *processor);
-    let stem = package.rsplit_once('.').map_or(package, |(stem, _)| stem);
-    let of_package = NAMES.iter().find(|(name, _)| stem.ends_with(name)).map(|(_, processor)| *processor);
-    match (of_image, of_package) {
-        (Some(of_image), Some(of_package)) if of_image != of_package => Err(ImageError::Architecture {
+    if let Some(of_image) = of_image
+        && of_image != package.processor
+    {
+        return Err(ImageError::Architecture {
             path: image.to_owned(),
-            package: package.to_owned(),
+            package: package.name.clone(),
             image: of_image,
-            is_for: of_package,
-        }),
-        (_, _) => Ok(()),
+            is_for: package.processor.clone(),
+        });
     }
+    let in_root = volume.read_volume_label_from_root_dir().map_err(failed)?;
+    let label = in_root.unwrap_or_else(|| volume.volume_label());
+    let label = label.trim();
+    if LABELS.iter().any(|known| known.eq_ignore_ascii_case(label)) {
+        return Ok(());
+    }
+    Err(ImageError::Unseen { path: image.to_owned(), label: label.to_owned(), offset })
+}
+
+/// Whether a file is an image that a system boots from.
+///
+/// # Errors
+/// If it is none.
+pub fn check_image(image: &Path) -> Result<(), ImageError> {
+    boot_partition(image, &mut open(image)?).map(drop)
 }
 
 /// Copies `image` to `output`, and puts `seed` onto its boot partition. `copied` is told how many bytes are done, and of how many.
@@ -288,6 +312,7 @@ impl Seek for Window<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::package::tests::{deb, rpm};
     use super::*;
     use fatfs::FormatVolumeOptions;
 
@@ -295,6 +320,10 @@ mod tests {
 
     /// An image as cards have it: a boot record, a FAT partition with what a system boots from, and something behind it.
     fn stock(directory: &Path, mib: u64, with: &str) -> PathBuf {
+        labelled(directory, mib, with, b"bootfs     ")
+    }
+
+    fn labelled(directory: &Path, mib: u64, with: &str, label: &[u8; 11]) -> PathBuf {
         let path = directory.join("stock.img");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).expect("makes");
         file.set_len((mib + 2) * MIB).expect("grows");
@@ -306,7 +335,7 @@ mod tests {
         (&file).write_all(&record).expect("writes");
         let boot = MIB..(mib + 1) * MIB;
         let window = Window::new(&file, boot.clone()).expect("opens");
-        fatfs::format_volume(window, FormatVolumeOptions::new()).expect("formats");
+        fatfs::format_volume(window, FormatVolumeOptions::new().volume_label(*label)).expect("formats");
         let volume = FileSystem::new(Window::new(&file, boot).expect("opens"), FsOptions::new()).expect("mounts");
         if let Some((folders, _)) = with.rsplit_once('/') {
             let mut below = volume.root_dir();
@@ -359,11 +388,31 @@ mod tests {
     fn a_package_for_another_processor_is_refused() {
         let directory = tempfile::tempdir().expect("dir");
         let image = stock(directory.path(), 40, "EFI/BOOT/BOOTAA64.EFI");
-        check(&image, "tideline-edge_0.1.0_arm64.deb").expect("fits");
-        check(&image, "tideline-edge-0.1.0-1.aarch64.rpm").expect("fits");
-        check(&image, "agent-of-our-own.deb").expect("nobody knows");
-        let says = check(&image, "tideline-edge_0.1.0_amd64.deb").expect_err("refused").to_string();
-        assert!(says.contains("the image is for arm64, and the package for amd64"), "{says}");
+        let package = |bytes: &[u8]| package::read(bytes).expect("a package");
+        check(&image, &package(&deb("tideline-edge", "arm64"))).expect("fits");
+        check(&image, &package(&rpm("tideline-edge-0.1.0-1", 19))).expect("fits");
+        for wrong in [deb("tideline-edge", "amd64"), rpm("tideline-edge-0.1.0-1", 1)] {
+            let says = check(&image, &package(&wrong)).expect_err("refused").to_string();
+            assert!(says.contains("the image is for arm64, and the package for amd64"), "{says}");
+        }
+    }
+
+    #[test]
+    fn a_boot_partition_that_nobody_would_look_at_is_refused() {
+        let directory = tempfile::tempdir().expect("dir");
+        let package = package::read(&deb("tideline-edge", "arm64")).expect("a package");
+        for label in [b"CIDATA     ", b"system-boot"] {
+            check(&labelled(directory.path(), 40, "config.txt", label), &package).expect("is looked at");
+        }
+        for label in [b"UEFI       ", b"NO NAME    "] {
+            let image = labelled(directory.path(), 40, "config.txt", label);
+            let says = check(&image, &package).expect_err("refused").to_string();
+            let name = String::from_utf8_lossy(label);
+            assert!(
+                says.contains(&format!("is called {:?}", name.trim())) && says.contains("@@1048576 ::CIDATA"),
+                "{says}"
+            );
+        }
     }
 
     #[test]

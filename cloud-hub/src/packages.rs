@@ -129,6 +129,8 @@ pub(crate) fn look_into(command: PackageCommand) -> Result<(), Failure> {
         PackageCommand::Program { program, target, release, number, expires_in, key, output } => {
             let key = release_key::load(&key).map_err(Failure::new)?;
             let bytes = read(&program)?;
+            let named = |error| Failure::new(format!("read {}: {error}", program.display()));
+            program::check_processor(&bytes, &target).map_err(named)?;
             let (created_ms, expires_ms) = (clock::unix_ms(), from_now_ms(expires_in));
             let facts = ProgramFacts { release, number, target, created_ms, expires_ms };
             let file = program::seal(&bytes, facts, &[&key]).map_err(Failure::new)?;

@@ -133,11 +133,14 @@ CONTROL
     {
         printf '#!/bin/sh\nset -e\n'
         printf '[ ! -d /run/systemd/system ] || systemctl daemon-reload || true\n'
+        # What took its place has the same state.
+        [ "$package" = tideline-hub ] || printf '[ ! -e /usr/bin/edge-agent ] || exit 0\n'
         printf 'if [ "$1" = purge ]; then\n    rm -rf %s\n    rmdir --ignore-fail-on-non-empty /etc/tideline 2>/dev/null || true\nfi\n' "$(state "$package")"
     } >"$tree/DEBIAN/postrm"
     chmod 0755 "$tree/DEBIAN/postinst" "$tree/DEBIAN/prerm" "$tree/DEBIAN/postrm"
     find "$tree" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
-    dpkg-deb --root-owner-group -Zxz --build "$tree" "$out/${package}_${version}_$arch.deb" >/dev/null
+    # What it says of itself is packed by gzip, so that the hub can read it (cloud-hub's image::package).
+    dpkg-deb --root-owner-group --no-uniform-compression -Zxz --build "$tree" "$out/${package}_${version}_$arch.deb" >/dev/null
     echo "$out/${package}_${version}_$arch.deb"
 }
 

@@ -57,6 +57,13 @@ for package in "${packages[@]}"; do
     config=$(cat "$work/root/var/lib/dpkg/info/$package.conffiles")
     echo '# changed here' >>"$work/root$config"
     inside dpkg -i "/packages/${package}_${version}_$arch.deb" >/dev/null
+    if [ "$package" = tideline-edge ]; then
+        # tideline-edge-gpu takes its place with the same state, and then this package is purged.
+        mkdir -p "$work/root/var/lib/private/tideline"
+        touch "$work/root/var/lib/private/tideline/kept"
+        inside sh /var/lib/dpkg/info/tideline-edge.postrm purge
+        [ -e "$work/root/var/lib/private/tideline/kept" ] || die "keep the state of what took the place of $package"
+    fi
     grep -q 'changed here' "$work/root$config" || die "keep $config over an upgrade"
     inside dpkg -i "/packages/${package}_0.0.9_$arch.deb" >/dev/null
     grep -q 'changed here' "$work/root$config" || die "keep $config over a downgrade"

@@ -58,6 +58,12 @@ impl Source {
         &self.path
     }
 
+    /// What stands in it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Parses the text into `T`. Give `T`'s tables `#[serde(deny_unknown_fields)]`: an unknown key is then reported
     /// with the known ones and, if one is near, with a suggestion.
     ///

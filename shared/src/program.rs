@@ -108,6 +108,20 @@ pub enum ProgramError {
         /// Whose signatures would do.
         trusted: String,
     },
+    /// It is for another processor.
+    #[error("use a program for {found} as one for {target}")]
+    Processor {
+        /// What it is for.
+        found: &'static str,
+        /// What it should be for.
+        target: String,
+    },
+    /// Nothing can run it.
+    #[error("use it as a program for {target}: it is neither an ELF file nor a script")]
+    NothingToRun {
+        /// What it should be for.
+        target: String,
+    },
     /// Memory ran out.
     #[error("compress the program: {0}")]
     Pack(std::io::Error),
@@ -139,6 +153,31 @@ pub fn seal(program: &[u8], facts: ProgramFacts, keys: &[&ReleaseKey]) -> Result
     let file = assemble(&header, &signatures, &packed);
     check_size(file.len() as u64, MAX_PROGRAM_FILE_BYTES)?;
     Ok(file)
+}
+
+/// Whether a program can run on a target, as far as its file says: an ELF file names its processor (System V ABI, chapter 4), a script
+/// runs everywhere.
+///
+/// # Errors
+/// If it cannot.
+pub fn check_processor(program: &[u8], target: &str) -> Result<(), ProgramError> {
+    /// ELF's `e_machine`, and how targets begin.
+    const PROCESSORS: [(u16, &str, &str); 3] =
+        [(62, "x86_64", "x86_64"), (183, "aarch64", "aarch64"), (40, "ARM", "arm")];
+    if program.starts_with(b"#!") {
+        return Ok(());
+    }
+    let machine = program.strip_prefix(b"\x7fELF").and_then(|rest| rest.get(14..)?.first_chunk());
+    let machine = machine.map(|machine| u16::from_le_bytes(*machine));
+    let machine = machine.ok_or_else(|| ProgramError::NothingToRun { target: target.to_owned() })?;
+    let found = PROCESSORS.iter().find(|(number, ..)| *number == machine);
+    match found {
+        Some((_, _, prefix)) if target.starts_with(prefix) => Ok(()),
+        _ => {
+            let found = found.map_or("another processor", |(_, name, _)| name);
+            Err(ProgramError::Processor { found, target: target.to_owned() })
+        }
+    }
 }
 
 /// The file with one more signature.
@@ -302,6 +341,24 @@ mod tests {
         assert_eq!((read.header().number, read.header().bytes), (7, program.len() as u64));
         read.verify(&[key(2).public(), key(1).public()]).expect("is trusted");
         assert_eq!(read.unpack().expect("unpacks"), program);
+    }
+
+    #[test]
+    fn a_program_for_another_processor_is_told_by_its_file() {
+        let elf = |machine: u8| [&b"\x7fELF\x02\x01\x01"[..], &[0; 9], &[3, 0, machine, 0], &[0; 44]].concat();
+        let says = |program: &[u8], target: &str| check_processor(program, target).map_err(|error| error.to_string());
+        for (machine, target) in
+            [(62, "x86_64-unknown-linux-musl"), (183, "aarch64-unknown-linux-gnu"), (40, "armv7-x")]
+        {
+            assert_eq!(says(&elf(machine), target), Ok(()));
+            assert_eq!(says(b"#!/bin/sh\n", target), Ok(()));
+        }
+        let wrong = "use a program for x86_64 as one for aarch64-unknown-linux-musl";
+        assert_eq!(says(&elf(62), "aarch64-unknown-linux-musl"), Err(wrong.to_owned()));
+        assert!(says(&elf(243), "x86_64-unknown-linux-musl").expect_err("RISC-V").contains("for another processor"));
+        for nothing in [&b""[..], b"\x7fELF", b"[agent]\n"] {
+            assert!(says(nothing, "x86_64").expect_err("nothing").contains("neither an ELF file nor a script"));
+        }
     }
 
     #[test]

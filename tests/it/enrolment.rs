@@ -356,7 +356,7 @@ fn a_token_that_is_not_this_hubs_or_not_for_this_box_or_too_old_changes_nothing(
     let old = site.token(&["--ttl", "1s"]);
     let expires_ms = old.parse::<EnrolmentToken>().expect("a token").expires_ms;
     assert!(wait_until(DEADLINE, || cloud_hub::clock::unix_ms() > expires_ms));
-    refused(&old, "expired 0 hours ago");
+    refused(&old, "expired 0 minutes ago");
     site.hub.stop().expect("stops");
 }
 
@@ -445,12 +445,14 @@ fn a_box_whose_clock_is_wrong_is_let_in_and_works() {
 
 #[test]
 fn images_are_prepared_with_a_token_each_and_their_boot_partitions_are_sound() {
-    let tools = ["/sbin/mkfs.vfat", "/sbin/fsck.fat", "/usr/bin/mcopy", "/usr/bin/mtype"];
+    let tools = ["/sbin/mkfs.vfat", "/sbin/fsck.fat", "/usr/bin/mcopy", "/usr/bin/mtype", "/usr/bin/dpkg-deb"];
     if !tools.iter().all(|tool| Path::new(tool).exists()) {
-        println!("skipped: mtools or dosfstools are not installed (Debian, Ubuntu: apt-get install mtools dosfstools)");
+        println!(
+            "skipped: mtools, dosfstools or dpkg are not there (Debian, Ubuntu: apt-get install mtools dosfstools)"
+        );
         return;
     }
-    let [format, check, copy, show] = tools;
+    let [format, check, copy, show, pack] = tools;
     let run = |tool: &str, arguments: &[&str]| {
         let done = Command::new(tool).args(arguments).output().expect("runs");
         assert!(done.status.success(), "{tool} {arguments:?}: {}{}", text(&done.stdout), text(&done.stderr));
@@ -463,8 +465,17 @@ fn images_are_prepared_with_a_token_each_and_their_boot_partitions_are_sound() {
     run(format, &["-F", "32", "-n", "bootfs", &stock]);
     fs::write(at("cmdline.txt"), "console=serial0,115200 root=PARTUUID=1-02").expect("writes");
     run(copy, &["-i", &stock, &at("cmdline.txt"), "::cmdline.txt"]);
-    let package = at("tideline-edge_0.1.0_arm64.deb");
-    fs::write(&package, vec![7; 3_500_000]).expect("writes");
+    let packed = |processor: &str| {
+        let (tree, package) = (site.path("tree"), at(&format!("tideline-edge_0.1.0_{processor}.deb")));
+        fs::create_dir_all(tree.join("DEBIAN")).expect("makes");
+        let about = "Package: tideline-edge\nVersion: 0.1.0\nMaintainer: a <a@b>\nDescription: the agent\n";
+        fs::write(tree.join("DEBIAN/control"), format!("{about}Architecture: {processor}\n")).expect("writes");
+        fs::write(tree.join("agent"), vec![7; 3_500_000]).expect("writes");
+        let tree = tree.display().to_string();
+        run(pack, &["--no-uniform-compression", "-Znone", "--build", &tree, &package]);
+        package
+    };
+    let package = packed("arm64");
     let output = at("edge-{number}.img");
     let prepare =
         ["image", "prepare", "--image", &stock, "--package", &package, "--labels", "site=a", "--output", &output];
@@ -513,8 +524,9 @@ fn images_are_prepared_with_a_token_each_and_their_boot_partitions_are_sound() {
     assert!(text(&again.stderr).contains("edge-1.img: it is there already"), "{}", text(&again.stderr));
     let one_name = site.ctl(&[&prepare[..], &["--qty", "2", "--host-name", "edge"]].concat());
     assert_eq!(one_name.status.code(), Some(2), "{}", text(&one_name.stderr));
-    let for_another = package.replace("arm64", "amd64");
-    fs::copy(&package, &for_another).expect("copies");
+    // What its file is called means nothing.
+    let for_another = at("tideline-edge_0.2.0_arm64.deb");
+    fs::rename(packed("amd64"), &for_another).expect("renames");
     fs::write(at("kernel8.img"), "a kernel").expect("writes");
     run(copy, &["-i", &stock, &at("kernel8.img"), "::kernel8.img"]);
     let wrong = ["image", "prepare", "--image", &stock, "--package", &for_another, "--output", &at("wrong.img")];
@@ -524,6 +536,27 @@ fn images_are_prepared_with_a_token_each_and_their_boot_partitions_are_sound() {
         "{}",
         text(&wrong.stderr)
     );
+    let nothing = at("tideline-edge_0.3.0_arm64.deb");
+    fs::write(&nothing, "a text").expect("writes");
+    let none = site.ctl(&["image", "prepare", "--image", &stock, "--package", &nothing, "--output", &at("none.img")]);
+    assert!(text(&none.stderr).contains("is no package of the agent"), "{}", text(&none.stderr));
+    let config = at("boxes.toml");
+    for (lines, says) in [("garbage = [", "boxes.toml:1:"), ("[agent]\nname = \"edge\"\n", "agent.name stands in it")] {
+        fs::write(&config, lines).expect("writes");
+        let wrong = ["image", "prepare", "--image", &stock, "--package", &package, "--config", &config, "--output"];
+        let wrong = site.ctl(&[&wrong[..], &[&at("wrong.img")]].concat());
+        assert!(text(&wrong.stderr).contains(says), "{}", text(&wrong.stderr));
+    }
     assert_eq!(site.json(&["enroll", "list"]).as_array().map(Vec::len), before);
+    // A card is written without a hub, and never to what is no disk, or from what is no image.
+    let flash = |arguments: &[&str]| {
+        let mut command = Command::new(program("cloud-hub").expect("built"));
+        let done = command.args(["ctl", "image", "flash"]).args(arguments).output().expect("runs");
+        (done.status.code(), text(&done.stderr))
+    };
+    let (code, says) = flash(&[&at("edge-1.img"), &at("cmdline.txt")]);
+    assert!(code == Some(1) && says.contains("it is a file; name the whole disk"), "{says}");
+    let (code, says) = flash(&[&package, "/dev/null"]);
+    assert!(code == Some(1) && says.contains("it has no FAT partition that a system boots from"), "{says}");
     site.hub.stop().expect("stops");
 }

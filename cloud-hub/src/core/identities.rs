@@ -249,8 +249,9 @@ impl IdentityBook {
             return Ok(Admission::by_token(token, agent));
         }
         if token.expires_ms <= now {
-            let hours = (now - token.expires_ms) / 3_600_000;
-            return Err((Refusal::ExpiredToken, format!("token {} expired {hours} hours ago", token.id)));
+            let minutes = (now - token.expires_ms) / 60_000;
+            let ago = if minutes < 120 { format!("{minutes} minutes") } else { format!("{} hours", minutes / 60) };
+            return Err((Refusal::ExpiredToken, format!("token {} expired {ago} ago", token.id)));
         }
         let agent =
             token.agent.as_ref().or(name).or(wanted.agent.as_ref()).ok_or_else(|| {

@@ -1,14 +1,16 @@
 //! Images for boxes, from the shell.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use cloud_hub::image::flash::{self, System};
+use cloud_hub::image::package::{self, Package};
 use cloud_hub::image::seed::{NewBox, Seed, Wifi};
 use cloud_hub::image::{self};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use shared::config::Source;
 
 use super::client::Client;
 use super::enrol::Wanted;
@@ -18,6 +20,9 @@ use crate::Failure;
 /// Stands for a box's number, from 1.
 const NUMBER: &str = "{number}";
 
+/// The packages of the agent.
+const AGENTS: [&str; 2] = ["tideline-edge", "tideline-edge-gpu"];
+
 /// Seconds that tokens hold on images, unless it is said: cards are put into boxes the same day.
 const TOKEN_TTL_S: i64 = 24 * 3_600;
 
@@ -26,15 +31,22 @@ pub(super) enum Image {
     /// Puts all that a box needs onto the boot partition of a stock image (Raspberry Pi OS, Debian or Ubuntu with cloud-init): at its
     /// first start it installs the agent, without a network but to the hub, and is let in.
     Prepare(Box<Prepare>),
-    /// Writes an image to a card, and reads it back.
-    Flash {
-        image: PathBuf,
-        /// The card: a whole disk, such as /dev/sdb.
-        disk: PathBuf,
-        /// It may be a disk that cannot be pulled out of this machine.
-        #[arg(long)]
-        fixed_disk: bool,
-    },
+    /// Writes an image to a card, and reads it back. On Linux; it takes no hub. It asks first.
+    Flash(Flash),
+}
+
+#[derive(clap::Args)]
+pub(super) struct Flash {
+    /// The image.
+    image: PathBuf,
+    /// The card: a whole disk, such as /dev/sdb.
+    disk: PathBuf,
+    /// It may be a disk that cannot be pulled out of this machine.
+    #[arg(long)]
+    fixed_disk: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(clap::Args)]
@@ -57,7 +69,7 @@ pub(super) struct Prepare {
     #[arg(long)]
     json: bool,
     /// How many boxes: each has an image and a token of its own, and `{number}` in --output is its number.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     qty: u32,
     /// One image for any number of boxes: it holds a claim, with which each box asks, and waits until somebody approves.
     #[arg(long, conflicts_with = "qty")]
@@ -95,7 +107,7 @@ pub(super) struct Prepare {
 pub(super) fn image(ctl: &Ctl, client: &Client, image: &Image) -> Result<(), Failure> {
     match image {
         Image::Prepare(options) => prepare(ctl, client, options),
-        Image::Flash { image, disk, fixed_disk } => flash(ctl, image, disk, *fixed_disk),
+        Image::Flash(options) => flash(ctl, options),
     }
 }
 
@@ -113,15 +125,16 @@ fn prepare(ctl: &Ctl, client: &Client, options: &Prepare) -> Result<(), Failure>
         return Err(usage(says));
     }
     let package_name = options.package.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let is_package =
-        package_name.starts_with("tideline-") && [".deb", ".rpm"].iter().any(|ending| package_name.ends_with(ending));
-    if !is_package {
-        return Err(usage(format!(
-            "{package_name} is no package of the agent; tideline-edge_0.1.0_arm64.deb would be one"
-        )));
-    }
     let package = read(&options.package)?;
-    image::check(&options.image, &package_name).map_err(Failure::new)?;
+    let is_agent =
+        |package: &Package| AGENTS.contains(&package.name.as_str()) && package_name.ends_with(package.ending);
+    let Some(about) = package::read(&package).filter(is_agent) else {
+        return Err(usage(format!(
+            "{} is no package of the agent; tideline-edge_0.1.0_arm64.deb would be one",
+            options.package.display()
+        )));
+    };
+    image::check(&options.image, &about).map_err(Failure::new)?;
     let text = |path: &Option<PathBuf>| {
         let text = path.as_deref().map(read).transpose()?;
         let text = text.map(String::from_utf8).transpose().map_err(Failure::new)?;
@@ -129,7 +142,8 @@ fn prepare(ctl: &Ctl, client: &Client, options: &Prepare) -> Result<(), Failure>
     };
     let password = text(&options.wifi_password_file)?;
     let wifi = options.wifi.clone().map(|ssid| Wifi { ssid, password, country: options.wifi_country.clone() });
-    let (config, ssh_key) = (text(&options.config)?.map(|text| format!("{text}\n")), text(&options.ssh_key_file)?);
+    let config = options.config.as_deref().map(agent_config).transpose()?;
+    let ssh_key = text(&options.ssh_key_file)?;
     let mut made = Vec::new();
     for number in 1..=options.qty {
         let numbered = |text: &str| text.replace(NUMBER, &number.to_string());
@@ -186,10 +200,30 @@ fn prepare(ctl: &Ctl, client: &Client, options: &Prepare) -> Result<(), Failure>
     super::table::print(Format::Json, &[], &made)
 }
 
-fn flash(ctl: &Ctl, image: &Path, disk: &Path, fixed_disk: bool) -> Result<(), Failure> {
+/// The boxes' configuration, as far as it can be looked at here: `edge-agent check-config` knows the rest. It names no box, because each
+/// gets its name with its token.
+fn agent_config(path: &Path) -> Result<String, Failure> {
+    let source = Source::read(path, |path| std::fs::File::open(path)).map_err(Failure::new)?;
+    let root: toml::Table = source.parse().map_err(Failure::new)?;
+    match root.get("agent").and_then(|agent| agent.get("name")) {
+        Some(_) => Err(Failure::new(format!(
+            "use {}: agent.name stands in it; leave it out, each box gets its name with its token",
+            path.display()
+        ))),
+        None => Ok(source.text().to_owned()),
+    }
+}
+
+pub(super) fn flash(ctl: &Ctl, options: &Flash) -> Result<(), Failure> {
+    let image = options.image.as_path();
     let needed =
         std::fs::metadata(image).map_err(|error| Failure::new(format!("read {}: {error}", image.display())))?.len();
-    System::here().check(disk, needed, fixed_disk).map_err(Failure::new)?;
+    image::check_image(image).map_err(Failure::new)?;
+    let system = System::here();
+    let disk = &system.check(&options.disk, needed, options.fixed_disk).map_err(Failure::new)?;
+    if !options.yes {
+        confirm(&format!("everything on {} ({}) will be gone", disk.display(), system.describe(disk)))?;
+    }
     let bar = bar();
     let written = flash::write(image, disk, &mut |done, all, back| {
         bar.set_length(all);
@@ -203,6 +237,20 @@ fn flash(ctl: &Ctl, image: &Path, disk: &Path, fixed_disk: bool) -> Result<(), F
         return crate::say(&says);
     }
     super::print_one(ctl, &json!({ "image": image, "disk": disk, "bytes": written }))
+}
+
+/// Asks somebody, if there is somebody.
+fn confirm(consequence: &str) -> Result<(), Failure> {
+    let usage = |message: String| Failure { code: 2, message };
+    if !std::io::stdin().is_terminal() {
+        return Err(usage(format!("{consequence}, and nobody is there to be asked; say --yes")));
+    }
+    let asked = write!(std::io::stderr(), "{consequence}. Go on? [y/N] ");
+    asked.map_err(|error| Failure::new(format!("ask: {error}")))?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|error| Failure::new(format!("read the answer: {error}")))?;
+    let is_yes = matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
+    if is_yes { Ok(()) } else { Err(usage("nothing was written".to_owned())) }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

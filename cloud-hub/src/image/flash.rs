@@ -2,9 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// Opens a disk that nobody else uses, or not at all: open(2), O_EXCL without O_CREAT.
+const EXCLUSIVE: i32 = rustix::fs::OFlags::EXCL.bits() as i32;
 /// Bytes written at once.
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a sector in what Linux says of disks.
@@ -42,6 +44,15 @@ pub enum FlashError {
         part: String,
         /// Where.
         place: String,
+    },
+    /// Something that is no file system uses it.
+    #[error(
+        "write to {path}: the system has it in use, for LVM, RAID or encryption perhaps (`lsblk` shows it); end that first, if it is \
+         the right disk"
+    )]
+    Held {
+        /// The disk.
+        path: PathBuf,
     },
     /// The disk is built in.
     #[error(
@@ -89,19 +100,36 @@ impl System<'_> {
         Self { sys: Path::new("/sys"), mounts: read("/proc/mounts"), swaps: read("/proc/swaps") }
     }
 
-    /// Whether an image of so many bytes may be written to a disk.
+    /// Whether an image of so many bytes may be written to a disk. Gives the disk's own name, where another leads to it.
     ///
     /// # Errors
     /// Says why not.
-    pub fn check(&self, disk: &Path, needed: u64, fixed_disk: bool) -> Result<(), FlashError> {
-        let path = disk.to_owned();
-        let kind = fs::metadata(disk)
-            .map_err(|source| FlashError::Io { action: "find", path: path.clone(), source })?
-            .file_type();
+    pub fn check(&self, disk: &Path, needed: u64, fixed_disk: bool) -> Result<PathBuf, FlashError> {
+        let found = |source| FlashError::Io { action: "find", path: disk.to_owned(), source };
+        let path = fs::canonicalize(disk).map_err(found)?;
+        let kind = fs::metadata(&path).map_err(found)?.file_type();
         if !kind.is_block_device() {
             return Err(FlashError::NoDisk { path, what: if kind.is_dir() { "a folder" } else { "a file" } });
         }
-        self.check_named(disk, needed, fixed_disk)
+        self.check_named(&path, needed, fixed_disk)?;
+        // The system gives a disk to nobody else of which it uses a part, whatever for.
+        match File::options().read(true).custom_flags(EXCLUSIVE).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(FlashError::Held { path }),
+            // Whoever may not read it is told when it is written.
+            Ok(_) | Err(_) => Ok(path),
+        }
+    }
+
+    /// What a disk is, for whoever is asked whether it is the right one: its maker's name for it, and its size.
+    #[must_use]
+    pub fn describe(&self, disk: &Path) -> String {
+        let about = self.sys.join("class/block").join(disk.file_name().unwrap_or_default());
+        let says = |file: &str| fs::read_to_string(about.join(file)).unwrap_or_default().trim().to_owned();
+        let named: Vec<String> = ["device/vendor", "device/model", "device/name"].map(says).into();
+        let gigabytes = says("size").parse::<u64>().unwrap_or(0) as f64 * SECTOR as f64 / 1e9;
+        let named: Vec<&str> = named.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+        let name = if named.is_empty() { "a disk".to_owned() } else { named.join(" ") };
+        format!("{name}, {gigabytes:.1} GB")
     }
 
     fn check_named(&self, disk: &Path, needed: u64, fixed_disk: bool) -> Result<(), FlashError> {
@@ -125,6 +153,11 @@ impl System<'_> {
         let is_loose = says("removable").trim() == "1" || PULLED_OUT.iter().any(|how| hangs_at.contains(how));
         if !is_loose && !fixed_disk {
             return Err(FlashError::Fixed { path });
+        }
+        let is_held = |folder: &Path| fs::read_dir(folder.join("holders")).is_ok_and(|mut held| held.next().is_some());
+        let parts = fs::read_dir(&about).into_iter().flatten().flatten().map(|entry| entry.path());
+        if is_held(&about) || parts.filter(|part| part.join("partition").exists()).any(|part| is_held(&part)) {
+            return Err(FlashError::Held { path });
         }
         let bytes = says("size").trim().parse::<u64>().unwrap_or(0) * SECTOR;
         if bytes < needed { Err(FlashError::Small { path, bytes, needed }) } else { Ok(()) }
@@ -151,7 +184,11 @@ pub fn write(image: &Path, disk: &Path, done: &mut dyn FnMut(u64, u64, bool)) ->
     };
     let mut source = File::open(image).map_err(at("read", image))?;
     let all = source.seek(SeekFrom::End(0)).map_err(at("read", image))?;
-    let mut target = OpenOptions::new().read(true).write(true).open(disk).map_err(at("write", disk))?;
+    let target = OpenOptions::new().read(true).write(true).custom_flags(EXCLUSIVE).open(disk);
+    let mut target = target.map_err(|source| {
+        let is_held = source.kind() == io::ErrorKind::ResourceBusy;
+        if is_held { FlashError::Held { path: disk.to_owned() } } else { at("write", disk)(source) }
+    })?;
     let mut bytes = vec![0; CHUNK_BYTES];
     source.seek(SeekFrom::Start(0)).map_err(at("read", image))?;
     let mut written = 0;
@@ -241,6 +278,17 @@ mod tests {
         for (found, because) in refused {
             assert!(found.clone().is_err_and(|says| says.contains(because)), "{because}: {found:?}");
         }
+        let held = sys.join("devices/pci0/usb1/1-2/block/sdb/sdb2");
+        fs::create_dir_all(held.join("holders/dm-0")).expect("makes");
+        fs::write(held.join("partition"), "2").expect("writes");
+        let says = look("", "", "/dev/sdb", 1, false).expect_err("an encrypted part is open");
+        assert!(says.contains("the system has it in use"), "{says}");
+        fs::remove_dir(held.join("holders/dm-0")).expect("removes");
+        let device = sys.join("devices/pci0/usb1/1-2/block/sdb/device");
+        fs::create_dir_all(&device).expect("makes");
+        fs::write(device.join("model"), "Ultra Fit       \n").expect("writes");
+        let system = System { sys: &sys, mounts: String::new(), swaps: String::new() };
+        assert_eq!(system.describe(Path::new("/dev/sdb")), "Ultra Fit, 0.0 GB");
         assert_eq!(look("/dev/sdb10 /x", "", "/dev/sda", 1, true), Ok(()), "another disk is in use");
         let here = System { sys: &sys, mounts: String::new(), swaps: String::new() };
         let folder = here.check(directory.path(), 1, false).expect_err("a folder").to_string();
