@@ -12,17 +12,18 @@ mod presence;
 mod programs;
 mod renewal;
 mod self_care;
+mod showing;
 pub mod start;
 mod watchdog;
 mod wear;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 use shared::heartbeat::Part;
-use shared::ids::{AgentId, StreamId};
+use shared::ids::AgentId;
 use shared::wire::message::{EdgeToHub, HubToEdge};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -31,7 +32,7 @@ use tracing::{error, info, warn};
 
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::clock::{Clock, WallClock, Working};
-use crate::config::{Config, Publish};
+use crate::config::Config;
 use crate::core::memory::PipelineMemory;
 use crate::core::{Effect, Event, MessageContent, Millis, Published, Received};
 use crate::credentials::CredentialsError;
@@ -54,9 +55,9 @@ use crate::{infer, ingest, spool};
 use answer::Beside;
 use crashes::Crashes;
 use diagnosis::{Diagnosing, Subject};
-use presence::{MAX_SHOWN_STREAMS, Says};
 use programs::Programs;
 use self_care::SelfCare;
+use showing::Showing;
 use start::Recovered;
 use watchdog::{Parts, Watchdog};
 
@@ -168,11 +169,8 @@ struct Agent {
     programs: Programs,
     watchdog: Watchdog,
     threads: Vec<std::thread::JoinHandle<()>>,
-    publish: Publish,
     edge_node: Option<Predictions>,
-    /// What is said of each stream that was answered, for whoever looks for devices.
-    shown: BTreeMap<StreamId, Says>,
-    is_announced: bool,
+    showing: Showing,
     beside: Beside,
     care: SelfCare,
     diagnosing: Diagnosing,
@@ -188,7 +186,7 @@ impl Agent {
         let wall = WallClock::start(clock, &directory);
         let (event_sender, events) = mpsc::channel(EVENTS);
         let diagnosing = Diagnosing::new(Subject {
-            config: config_file,
+            config: config_file.clone(),
             agent: Some(name.clone()),
             directory: Some(directory.clone()),
             log: Some(log.clone()),
@@ -240,17 +238,17 @@ impl Agent {
             .mqtt
             .password()
             .map_err(|(path, source)| AgentError::Io { what: format!("read {}", path.display()), source })?;
-        let decoder = Decoder::new(&config.inputs);
         let (seed, shown) = (rand::random(), &config.publish);
+        let decoder = Decoder::new(&config.inputs).as_edge_node(shown.sparkplug_group.as_deref(), &name);
         let edge_node = presence::edge_node(shown, &config.mqtt, &name, password.clone(), (&wall, &telemetry), seed)?;
         let edge_node = edge_node.map(|(predictions, node)| (tasks.spawn(node.run()), predictions).1);
         let (ingest, client) =
             ingest::open(&config.mqtt, &name, password, decoder, wall.clone(), telemetry.clone(), seed)?;
         tasks.spawn(client.run());
         let (status, status_reader) = watch::channel(Value::Null);
+        let showing = Showing::new(config.publish.home_assistant, config.publish.thin_edge, config.page.is_some());
         if let Some(at) = config.page {
-            let page = Page::open(at)
-                .await
+            let page = Page::open(&at, config_file, clock)
                 .map_err(|source| AgentError::Io { what: format!("listen on {at} for the box's page"), source })?;
             tasks.spawn(page.serve(status_reader.clone()));
         }
@@ -282,10 +280,8 @@ impl Agent {
             programs,
             watchdog: Watchdog::new(&parts),
             threads: vec![spool_thread, infer_thread, store_thread],
-            publish: config.publish,
             edge_node,
-            shown: BTreeMap::new(),
-            is_announced: false,
+            showing,
             beside: Beside::default(),
             care,
             diagnosing,
@@ -341,10 +337,8 @@ impl Agent {
         }
         self.care.stopped();
         self.diagnosing.stop();
-        if self.publish.thin_edge {
-            // Without room for it the broker is away, and hears nothing anyway.
-            drop(self.ingest.outbox.try_send(presence::thin_edge_health("down", self.wall.unix_ms())));
-        }
+        // Without room for them the broker is away, and hears nothing anyway.
+        self.showing.last_words(self.wall.unix_ms()).map(|words| self.ingest.outbox.try_send(words));
         let mut effects = Vec::new();
         self.core.flush(&mut effects);
         self.perform(effects).await;
@@ -512,13 +506,13 @@ impl Agent {
 
     fn publish(&mut self, predictions: Vec<Published>) {
         for (index, prediction) in predictions.iter().enumerate() {
-            self.show(prediction);
             let topic = format!("tideline/{}/prediction/{}", self.name, prediction.stream);
             // The spool has every prediction; whoever acts on MQTT acts on anomalies.
             let is_anomaly = prediction.outcome.is_anomaly();
             let delivery = if is_anomaly { Delivery::AtLeastOnce } else { Delivery::AtMostOnce };
             let properties = self.beside.of(&prediction.model, is_anomaly);
             let payload = answer::to_json(prediction);
+            self.showing.take(prediction, &payload);
             let message = Outgoing { topic, payload, properties, retain: false, delivery };
             if self.ingest.outbox.try_send(message).is_err() {
                 self.telemetry.unpublished(predictions.len() - index);
@@ -533,31 +527,6 @@ impl Agent {
         }
     }
 
-    /// Notes what a stream is answered with, for whoever looks for devices.
-    fn show(&mut self, prediction: &Published) {
-        if !self.publish.home_assistant || self.shown.len() >= MAX_SHOWN_STREAMS {
-            return;
-        }
-        let says = Says::of(&prediction.outcome);
-        if self.shown.get(&prediction.stream) != Some(&says) {
-            self.shown.insert(prediction.stream.clone(), says);
-            self.is_announced = false;
-        }
-    }
-
-    /// Says who the box is to those that look for devices, once, and again where there is more to see.
-    fn announce(&mut self) {
-        if std::mem::replace(&mut self.is_announced, true) {
-            return;
-        }
-        let home_assistant = self.publish.home_assistant.then(|| presence::home_assistant(&self.name, &self.shown));
-        let thin_edge = self.publish.thin_edge.then(|| presence::thin_edge(self.wall.unix_ms()));
-        for message in home_assistant.into_iter().chain(thin_edge.into_iter().flatten()) {
-            // A full outbox means that the broker is away; then it is said with the next status.
-            self.is_announced &= self.ingest.outbox.try_send(message).is_ok();
-        }
-    }
-
     /// What is done every now and then: look after the box, and say how it is.
     async fn look_around(&mut self) {
         if let Some(max_bytes) = self.care.runs(self.clock.monotonic()) {
@@ -568,7 +537,8 @@ impl Agent {
     }
 
     fn publish_status(&mut self) {
-        self.announce();
+        let outbox = &self.ingest.outbox;
+        self.showing.announce(&self.name, self.wall.unix_ms(), |message| outbox.try_send(message).is_ok());
         let uptime = self.clock.monotonic();
         let (core, telemetry) = (&self.core, &self.telemetry);
         let mut report = status::report(&self.name, &self.device, core, telemetry, uptime, self.care.safe_mode());
@@ -583,6 +553,7 @@ impl Agent {
         let mut local = report;
         local["clock_correction_s"] = (self.wall.correction_ms() / 1_000).into();
         local["newest"] = status::newest(self.core.newest());
+        local["answers"] = self.showing.newest();
         local["rejected_messages"] = self.rejected.iter().map(Rejected::to_json).collect();
         self.status.send_replace(local);
     }

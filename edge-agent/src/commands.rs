@@ -15,7 +15,7 @@ use edge_agent::ingest::payload::MAX_PAYLOAD_BYTES;
 use edge_agent::learn::Learner;
 use edge_agent::preview::Preview;
 
-use crate::{Failure, Output, load, say, stop_signal};
+use crate::{Failure, Output, load_to_look, say, stop_signal};
 
 /// Exit code if nothing was heard.
 const EXIT_SILENT: u8 = 4;
@@ -87,7 +87,7 @@ fn parse_filter(text: &str) -> Result<String, String> {
 
 /// Shows what messages become.
 pub(crate) fn preview(options: &Try) -> Result<(), Failure> {
-    let config = load(&options.config)?;
+    let config = load_to_look(&options.config)?;
     let mut preview = Preview::new(&config.inputs);
     let show = |preview: &mut Preview, topic: &str, payload: &[u8]| {
         let seen = preview.see(topic, payload, Clock::start().unix_ms());

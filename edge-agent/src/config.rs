@@ -12,6 +12,7 @@ pub mod preset;
 mod raw;
 pub mod topic;
 
+use std::fmt;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -23,7 +24,7 @@ use shared::ids::{AgentId, ModelVersion};
 use shared::package::signature::PublicKey;
 
 use crate::core::spool::WhenFull;
-use crate::identity::IdentityFolder;
+use crate::identity::{Enrolment, IdentityFolder};
 use input::Input;
 
 /// Messages the broker may send before acks. From 1, MQTT's own least; more than 10,000 messages in memory fill no
@@ -65,6 +66,9 @@ pub const MAX_GROUP_BYTES: usize = 128;
 /// Bytes of a unit's name: the longest UCUM codes in use are shorter.
 pub const MAX_UNIT_BYTES: usize = 32;
 
+/// The name of a box that has none yet, where its file is looked at and nothing runs.
+pub const UNNAMED: &str = "unnamed";
+
 /// Everything the agent is told at start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -85,7 +89,7 @@ pub struct Config {
     /// Who else is told that the box is there.
     pub publish: Publish,
     /// Where the box's own page is, if it has one.
-    pub page: Option<SocketAddr>,
+    pub page: Option<Listen>,
     /// How the agent's own program is kept up to date.
     pub update: Update,
 }
@@ -96,11 +100,24 @@ impl Config {
     /// # Errors
     /// If the file cannot be read, or is wrong: then with every mistake that could be found.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let source = Source::read(path, |path| File::open(path))?;
-        let raw: raw::Root = source.parse()?;
-        let folder = IdentityFolder::of(&state_directory(&source, &raw));
-        let enrolment = folder.enrolment().map_err(|error| source.error_at(0..0, format!("failed to {error}")))?;
-        check::check(&source, &raw, enrolment.as_ref())
+        let (source, raw, enrolment) = read(path)?;
+        check::check(&source, &raw, enrolment.as_ref(), Naming::Needed)
+    }
+
+    /// Reads and checks the file at `path`, for those who look and do not run: the box may have no name yet, and is
+    /// [`UNNAMED`] then.
+    ///
+    /// # Errors
+    /// As with [`Self::load`].
+    pub fn load_to_look(path: &Path) -> Result<Self, ConfigError> {
+        let (source, raw, enrolment) = read(path)?;
+        check::check(&source, &raw, enrolment.as_ref(), Naming::Later)
+    }
+
+    /// Whether the box has a name.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.agent.name.as_str() != UNNAMED
     }
 
     /// Checks a file that was read already.
@@ -108,8 +125,23 @@ impl Config {
     /// # Errors
     /// If it is wrong: with every mistake that could be found.
     pub fn parse(source: &Source) -> Result<Self, ConfigError> {
-        check::check(source, &source.parse()?, None)
+        check::check(source, &source.parse()?, None, Naming::Needed)
     }
+}
+
+/// Whether a box must have a name: it gets one by its file, or when it is enrolled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    Needed,
+    Later,
+}
+
+fn read(path: &Path) -> Result<(Source, raw::Root, Option<Enrolment>), ConfigError> {
+    let source = Source::read(path, |path| File::open(path))?;
+    let raw: raw::Root = source.parse()?;
+    let folder = IdentityFolder::of(&state_directory(&source, &raw));
+    let enrolment = folder.enrolment().map_err(|error| source.error_at(0..0, format!("failed to {error}")))?;
+    Ok((source, raw, enrolment))
 }
 
 /// Where a file says that the broker is, whatever its inputs say.
@@ -117,10 +149,7 @@ impl Config {
 /// # Errors
 /// If the file cannot be read, or is wrong in what it says of the agent or the broker.
 pub fn broker(path: &Path) -> Result<Mqtt, ConfigError> {
-    let source = Source::read(path, |path| File::open(path))?;
-    let raw: raw::Root = source.parse()?;
-    let folder = IdentityFolder::of(&state_directory(&source, &raw));
-    let enrolment = folder.enrolment().map_err(|error| source.error_at(0..0, format!("failed to {error}")))?;
+    let (source, raw, enrolment) = read(path)?;
     check::broker(&source, &raw, enrolment.as_ref())
 }
 
@@ -139,6 +168,29 @@ pub fn for_enrolment(path: &Path) -> Result<(Option<AgentId>, PathBuf), ConfigEr
 fn state_directory(source: &Source, raw: &raw::Root) -> PathBuf {
     let folder = source.path().parent().unwrap_or(Path::new(""));
     folder.join(raw.agent.state_directory.get_ref())
+}
+
+/// Where the box's page is to be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// At an address of the box.
+    Address(SocketAddr),
+    /// At whatever addresses a network interface has.
+    Interface {
+        /// Its name, as `ip link` shows it.
+        name: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(at) => at.fmt(formatter),
+            Self::Interface { name, port } => write!(formatter, "{name}:{port}"),
+        }
+    }
 }
 
 /// Who the agent is and where it keeps its state.
@@ -383,7 +435,7 @@ feature = [{ name = "flow", path = "$.flow" }]
         assert_eq!(written.model.pin.take(), Some(ModelVersion(1)));
         assert_eq!(std::mem::take(&mut written.model.trust).len(), 1);
         assert_eq!(std::mem::take(&mut written.update.trust).len(), 1);
-        assert!(written.page.take().is_some_and(|at| at.ip().is_loopback()));
+        assert!(written.page.take().is_some_and(|at| matches!(at, Listen::Address(at) if at.ip().is_loopback())));
         assert_eq!(written.agent.max_disk_bytes.take(), Some(2 << 30));
         assert_eq!(written.publish.sparkplug_group.take().as_deref(), Some("plant1"));
         assert_eq!(parse(EXAMPLE).expect("valid"), written);
@@ -642,6 +694,29 @@ feature = [{ name = "flow", path = "$.flow" }]
     }
 
     #[test]
+    fn the_page_is_at_an_address_or_an_interface() {
+        let with = |listen: &str| parse(&format!("{SMALLEST}[page]\nlisten = '{listen}'\n")).map(|config| config.page);
+        let interface = |name: &str| Some(Listen::Interface { name: name.to_owned(), port: 8091 });
+        assert_eq!(with("[::1]:8091").expect("an address").map(|on| on.to_string()).as_deref(), Some("[::1]:8091"));
+        for name in ["eth0", "lo", "enp0s31f6", "br-lan", "wlan0.7"] {
+            assert_eq!(with(&format!("{name}:8091")).expect("an interface"), interface(name));
+        }
+        for nothing in [
+            "8091",
+            "eth0",
+            "eth0:",
+            "eth0:99999",
+            ":8091",
+            "10.0.0.256:8091",
+            "an interface:1",
+            "longer-than-16-bytes:1",
+        ] {
+            let says = with(nothing).expect_err(nothing).to_string();
+            assert!(says.contains("13:10: page.listen: ") && says.contains("as in eth0:8091"), "{says}");
+        }
+    }
+
+    #[test]
     fn impossible_values_of_other_tables_are_refused_at_their_places() {
         let files = "ca_file='a'\ncertificate_file='b'\nkey_file='c'";
         for (lines, expected) in [
@@ -686,6 +761,9 @@ feature = [{ name = "flow", path = "$.flow" }]
             Config::load(&path).map_err(|error| error.to_string())
         };
         let nameless = SMALLEST.replace("name = \"box\"\n", "");
+        std::fs::write(&path, &nameless).expect("writes");
+        let looked_at = Config::load_to_look(&path).expect("whoever looks needs no name");
+        assert!(!looked_at.is_named() && looked_at.mqtt == broker(&path).expect("nor whoever listens"));
         let none = load(&nameless).expect_err("nobody says a name");
         assert!(none.contains("edge-agent enroll"), "{none}");
         let place = directory.path().join("state/identity");

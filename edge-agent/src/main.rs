@@ -181,9 +181,10 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run { config, installed } => run(config, log, installed),
         Command::Enroll(options) => enroll(&options),
-        Command::CheckConfig { config } => {
-            load(&config).and_then(|_| say(&format!("{} is a good configuration", config.display())))
-        }
+        Command::CheckConfig { config } => load_to_look(&config).and_then(|checked| {
+            let name = if checked.is_named() { "" } else { "; the box gets its name when it is enrolled" };
+            say(&format!("{} is a good configuration{name}", config.display()))
+        }),
         Command::Try(options) => commands::preview(&options),
         Command::LearnInput(options) => commands::learn(&options),
         Command::Doctor(options) => commands::doctor(&options),
@@ -217,6 +218,11 @@ fn load(path: &Path) -> Result<Config, Failure> {
     Config::load(path).map_err(|error| Failure { code: EXIT_CONFIG, message: error.to_string() })
 }
 
+/// For those who do not run the box: it may have no name yet.
+fn load_to_look(path: &Path) -> Result<Config, Failure> {
+    Config::load_to_look(path).map_err(|error| Failure { code: EXIT_CONFIG, message: error.to_string() })
+}
+
 /// One thread is enough for the sockets; the disk, inference and the store have threads of their own.
 fn run(config_file: PathBuf, log: Log, installed: Option<PathBuf>) -> Result<(), Failure> {
     let config = load(&config_file)?;
@@ -231,7 +237,9 @@ fn run(config_file: PathBuf, log: Log, installed: Option<PathBuf>) -> Result<(),
     let surroundings = Surroundings { log, running: Some(running.clone()), config: Some(config_file) };
     let ended = runtime.block_on(async {
         let shutdown = stop_when_signalled()?;
-        agent::run(config, surroundings, shutdown).await.map_err(Failure::new)
+        let ended = agent::run(config, surroundings, shutdown.clone()).await.map_err(Failure::new)?;
+        // Whoever is told to stop on the way to another program starts none.
+        Ok(if shutdown.is_cancelled() { Ended::Told } else { ended })
     })?;
     match ended {
         Ended::Told => Ok(()),
@@ -281,7 +289,8 @@ fn enroll(options: &Enroll) -> Result<(), Failure> {
         }
         (None, None) => return Err(usage("give --token or --token-file".to_owned())),
     };
-    let invitation: Invitation = text.parse().map_err(Failure::new)?;
+    // What is no token does not become one by trying again.
+    let invitation: Invitation = text.parse().map_err(|error| Failure { code: EXIT_REFUSED, ..Failure::new(error) })?;
     let (named, state_directory) = edge_agent::config::for_enrolment(&options.config)
         .map_err(|error| Failure { code: EXIT_CONFIG, message: error.to_string() })?;
     let is_open = matches!(&invitation, Invitation::Token(token) if token.agent.is_none());

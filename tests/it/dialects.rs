@@ -163,7 +163,8 @@ fn what_other_software_publishes_is_taken_in_as_it_is() {
     let directory = tempfile::tempdir().expect("dir");
     let broker = Broker::without_persistence(directory.path()).expect("starts");
     let page = free_port().expect("port");
-    let seen = format!("[publish]\nhome_assistant = true\nthin_edge = true\n[page]\nlisten = \"{page}\"\n");
+    let listen = format!("[page]\nlisten = \"lo:{}\"\n", page.port());
+    let seen = format!("[publish]\nhome_assistant = true\nthin_edge = true\n{listen}");
     let config = configuration(directory.path(), &broker, &format!("{INPUTS}{seen}"));
     let status = || -> Option<Value> {
         serde_json::from_slice(&agent(&["status", "--config", &config, "--output", "json"]).stdout).ok()
@@ -202,6 +203,10 @@ fn what_other_software_publishes_is_taken_in_as_it_is() {
     let metrics = get(page, "/metrics");
     assert!(metrics.contains("\ntideline_agent_readings_accepted_total 8\n"), "{metrics}");
     are_good_metrics(&metrics);
+    let report: Value = serde_json::from_str(&get(page, "/doctor.json")).expect("JSON");
+    let agents_own = &report["checks"][1];
+    assert_eq!((&agents_own["check"], &agents_own["state"]), (&"agent".into(), &"ok".into()), "{report}");
+    assert_eq!(report["healthy"], true, "{report}");
 
     let device = retained(&broker, "homeassistant/device/tideline_box/config");
     assert_eq!(device["availability_topic"], "tideline/box/availability");
@@ -259,7 +264,20 @@ fn a_configuration_is_tried_on_what_is_published() {
     parts.iter().for_each(|(part, expected)| assert_eq!(state(part)["state"], *expected, "{report}"));
     assert!(state("messages")["saw"].as_str().unwrap_or_default().contains("\"force\" is no number"), "{report}");
 
-    let given = agent(&["try", "--config", &config, "--topic", "hall/press2/force", "--payload", "7"]);
+    // A box that was not enrolled yet has no name, and can be looked at all the same.
+    let nameless = directory.path().join("nameless.toml").display().to_string();
+    let text = fs::read_to_string(&config).expect("reads").replace("name = \"box\"\n", "");
+    fs::write(&nameless, text).expect("writes");
+    let checked = agent(&["check-config", "--config", &nameless]);
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(said.ends_with("is a good configuration; the box gets its name when it is enrolled\n"), "{said}");
+    let done = agent(&["doctor", "--config", &nameless, "--for", "1", "--output", "json"]);
+    let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    let failed = report["checks"].as_array().into_iter().flatten().filter(|check| check["state"] == "failed");
+    let failed: Vec<&Value> = failed.map(|check| &check["check"]).collect();
+    assert_eq!((done.status.code(), failed), (Some(1), vec![&Value::from("certificate")]), "{report}");
+
+    let given = agent(&["try", "--config", &nameless, "--topic", "hall/press2/force", "--payload", "7"]);
     let text = String::from_utf8_lossy(&given.stdout);
     assert_eq!(
         text,

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use shared::enrolment::{CLAIM_PREFIX, TOKEN_PREFIX};
 use shared::ids::AgentId;
 use shared::wire::diagnosis::{DiagnosisError, PackedDiagnosis};
 use shared::wire::message::EdgeToHub;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, info};
 
@@ -22,8 +21,6 @@ use crate::logging::Log;
 use crate::program::{ProgramFolder, TARGET};
 use crate::{config, crash_reports, link, machine, status};
 
-/// How long the broker is listened to.
-const LISTEN: Duration = Duration::from_secs(5);
 /// What is left out, one after another, of a document that is too large to travel.
 const DISPENSABLE: [&str; 4] = ["crashes", "log", "status", "configuration"];
 /// Stands where a secret stood.
@@ -67,17 +64,10 @@ impl Diagnosing {
         }
         info!(request, "the hub asks how this box is");
         let subject = self.subject.clone();
-        let (done, described) = oneshot::channel();
-        // A thread of its own, which nobody waits for at the end: it loads a model and tries the broker.
-        let thread = std::thread::Builder::new().name("doctor".into()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            if let Ok(runtime) = runtime {
-                done.send(runtime.block_on(subject.describe())).ok();
-            }
-        });
-        if let Err(failure) = thread {
-            return error!("failed to start a thread that looks at this box: {failure}");
-        }
+        let described = match doctor::aside(move |runtime| runtime.block_on(subject.describe())) {
+            Ok(described) => described,
+            Err(failure) => return error!("failed to start a thread that looks at this box: {failure}"),
+        };
         let newest = Arc::clone(&self.request);
         self.under_way = Some(tasks.spawn(async move {
             let Ok(document) = described.await else { return };
@@ -123,7 +113,7 @@ impl Subject {
             "log": self.log.as_ref().map(Log::newest),
         });
         if let Some(path) = &self.config {
-            document["doctor"] = doctor::examine(path, LISTEN).await.to_json();
+            document["doctor"] = doctor::examine(path, doctor::LISTEN).await.to_json();
             let text = fs::read_to_string(path).unwrap_or_else(|error| format!("{}: {error}", path.display()));
             document["configuration"] = text.into();
         }

@@ -8,15 +8,20 @@ mod hub;
 mod local;
 mod model;
 
+use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use crate::clock::{Clock, WallClock};
 use crate::config::Config;
 use crate::status;
+
+/// How long the broker is listened to, where nobody says.
+pub(crate) const LISTEN: Duration = Duration::from_secs(5);
 
 /// How a part is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,8 +128,19 @@ pub fn examine(path: &Path, listen: Duration) -> Pin<Box<dyn Future<Output = Rep
     Box::pin(look(path, listen))
 }
 
+/// Does something on a thread of its own, which nobody waits for at the end: looking at a box loads a model, and waits for the disk, the
+/// broker, and the agent's own status.
+pub(crate) fn aside<T: Send + 'static>(
+    what: impl FnOnce(&tokio::runtime::Runtime) -> T + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (done, receiver) = oneshot::channel();
+    std::thread::Builder::new().name("doctor".into()).spawn(move || done.send(what(&runtime)).ok())?;
+    Ok(receiver)
+}
+
 async fn look(path: &Path, listen: Duration) -> Report {
-    let config = match Config::load(path) {
+    let config = match Config::load_to_look(path) {
         Ok(config) => config,
         Err(error) => {
             let advice = "mend the file; deploy/config/agent.toml shows every key".to_owned();
@@ -135,9 +151,9 @@ async fn look(path: &Path, listen: Duration) -> Report {
     let clock = Clock::start();
     let wall = WallClock::start(clock, &config.agent.state_directory);
     let mut checks = vec![CONFIGURATION.good(format!(
-        "{}: the box is {}, with {} input{}",
+        "{}: the box {}, with {} input{}",
         path.display(),
-        config.agent.name,
+        if config.is_named() { format!("is {}", config.agent.name) } else { "has no name yet".to_owned() },
         config.inputs.len(),
         if config.inputs.len() == 1 { "" } else { "s" }
     ))];

@@ -3,7 +3,6 @@
 mod input;
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -24,15 +23,20 @@ use super::path::JsonPath;
 use super::{
     AgentSection, BrokerTls, COMMIT_DELAY_MS, Config, DEFAULT_MAX_ANSWER_MS, DEFAULT_MAX_PACKET_BYTES,
     DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SPOOL_BYTES, DEFAULT_STATUS_INTERVAL_MS, DEFAULT_UPDATE_INTERVAL_MS,
-    DEFAULT_UPDATE_SETTLE_MS, DISK_BYTES, Hub, HubPlace, HubProof, MAX_CLIENT_ID_BYTES, MAX_GROUP_BYTES, Model, Mqtt,
-    PACKET_BYTES, Publish, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status, Transport,
-    UPDATE_INTERVAL_MS, UPDATE_SETTLE_MS, Update, raw,
+    DEFAULT_UPDATE_SETTLE_MS, DISK_BYTES, Hub, HubPlace, HubProof, Listen, MAX_CLIENT_ID_BYTES, MAX_GROUP_BYTES, Model,
+    Mqtt, Naming, PACKET_BYTES, Publish, RECEIVE_MAXIMUM, SPOOL_BYTES, STATUS_INTERVAL_MS, Spool, Status, Transport,
+    UNNAMED, UPDATE_INTERVAL_MS, UPDATE_SETTLE_MS, Update, raw,
 };
 
 /// `enrolment` is what the box was told when it was enrolled, if it was.
-pub(super) fn check(source: &Source, raw: &raw::Root, enrolment: Option<&Enrolment>) -> Result<Config, ConfigError> {
+pub(super) fn check(
+    source: &Source,
+    raw: &raw::Root,
+    enrolment: Option<&Enrolment>,
+    naming: Naming,
+) -> Result<Config, ConfigError> {
     let folder = source.path().parent().unwrap_or(Path::new(""));
-    let mut checker = Checker { folder, enrolment, problems: Problems::new(source) };
+    let mut checker = Checker { folder, enrolment, naming, problems: Problems::new(source) };
     let config = checker.config(raw);
     checker.problems.finish(config)
 }
@@ -40,7 +44,7 @@ pub(super) fn check(source: &Source, raw: &raw::Root, enrolment: Option<&Enrolme
 /// What the file says of the broker alone.
 pub(super) fn broker(source: &Source, raw: &raw::Root, enrolment: Option<&Enrolment>) -> Result<Mqtt, ConfigError> {
     let folder = source.path().parent().unwrap_or(Path::new(""));
-    let mut checker = Checker { folder, enrolment, problems: Problems::new(source) };
+    let mut checker = Checker { folder, enrolment, naming: Naming::Later, problems: Problems::new(source) };
     let agent = checker.agent(&raw.agent);
     let mqtt = checker.mqtt(&raw.mqtt, agent.as_ref());
     checker.problems.finish(mqtt)
@@ -49,6 +53,7 @@ pub(super) fn broker(source: &Source, raw: &raw::Root, enrolment: Option<&Enrolm
 struct Checker<'a> {
     folder: &'a Path,
     enrolment: Option<&'a Enrolment>,
+    naming: Naming,
     problems: Problems<'a>,
 }
 
@@ -87,6 +92,7 @@ impl Checker<'_> {
         let enrolled = self.enrolment.map(|enrolment| enrolment.agent.clone());
         let name = match (&raw.name, enrolled) {
             (None, Some(enrolled)) => Some(enrolled),
+            (None, None) if self.naming == Naming::Later => AgentId::new(UNNAMED).ok(),
             (None, None) => self.fail(
                 &raw.state_directory,
                 "the box has no name yet; give `name` beside this, or enrol the box: edge-agent enroll --token ...",
@@ -336,10 +342,25 @@ fn parse_group(group: &str) -> Result<String, String> {
     Ok(group.to_owned())
 }
 
-fn parse_listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        format!("{text:?} is no address to listen on; it takes an IP address and a port, as in 127.0.0.1:8091")
-    })
+/// An address and a port, or the name of an interface (at most 15 bytes: IFNAMSIZ) and a port.
+fn parse_listen(text: &str) -> Result<Listen, String> {
+    if let Ok(at) = text.parse() {
+        return Ok(Listen::Address(at));
+    }
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '@');
+    let is_name = |name: &str| {
+        // What is written like an address, and is none, is no name either.
+        name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.len() <= 15 && name.chars().all(is_part)
+    };
+    text.rsplit_once(':')
+        .filter(|(name, _)| is_name(name))
+        .and_then(|(name, port)| Some(Listen::Interface { name: name.to_owned(), port: port.parse().ok()? }))
+        .ok_or_else(|| {
+            format!(
+                "{text:?} is nothing to listen on; it takes an IP address and a port, as in 127.0.0.1:8091, or a network \
+                 interface and a port, as in eth0:8091"
+            )
+        })
 }
 
 fn parse_username(name: &str) -> Result<String, String> {

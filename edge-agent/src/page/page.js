@@ -45,7 +45,25 @@ function tiles(status) {
   ];
 }
 
-function row(stream, newest) {
+const shortly = (value) => new Intl.NumberFormat(undefined, { maximumSignificantDigits: 4 }).format(value);
+
+// What a model says of a reading: whether it is anomalous, what it is, or what comes next.
+function answer(said) {
+  if (!said) return element('td');
+  const made = element('td');
+  if ('anomaly' in said) {
+    made.append(element('b', said.anomaly ? 'anomaly' : 'normal', said.anomaly ? 'mark bad' : 'mark good'));
+    made.append(element('span', ` ${shortly(said.score)} of ${shortly(said.threshold)}`, 'quiet'));
+  } else if ('label' in said) {
+    made.append(element('b', said.label, 'mark'));
+    made.append(element('span', ` ${Math.round(said.confidence * 100)} %${said.sure ? '' : ', unsure'}`, 'quiet'));
+  } else if (said.forecast?.length) {
+    made.append(element('span', 'next ', 'quiet'), element('b', shortly(said.forecast[0]), 'mark'));
+  }
+  return made;
+}
+
+function row(stream, newest, said) {
   const made = element('tr');
   const values = element('td', undefined, 'values');
   for (const [channel, value] of newest ? Object.entries(newest.values) : []) {
@@ -54,7 +72,7 @@ function row(stream, newest) {
     values.append(one);
   }
   if (newest) values.append(element('span', time(newest.time_ms), 'quiet'));
-  made.append(element('td', stream.stream), values);
+  made.append(element('td', stream.stream), values, answer(said));
   for (const count of [stream.accepted, stream.delivered, stream.pending]) made.append(element('td', number(count), 'number'));
   return made;
 }
@@ -65,7 +83,8 @@ function show(status) {
   at('release').textContent = `Tideline ${status.release}`;
   at('tiles').replaceChildren(...tiles(status));
   const newest = new Map((status.newest ?? []).map((one) => [one.stream, one]));
-  at('streams').replaceChildren(...status.streams.map((stream) => row(stream, newest.get(stream.stream))));
+  const said = new Map((status.answers ?? []).map((one) => [one.stream, one]));
+  at('streams').replaceChildren(...status.streams.map((stream) => row(stream, newest.get(stream.stream), said.get(stream.stream))));
   at('no-streams').hidden = status.streams.length > 0;
   const rejected = (status.rejected_messages ?? []).slice(-8).reverse();
   at('rejected-section').hidden = rejected.length === 0;
@@ -76,6 +95,33 @@ function show(status) {
   }));
   at('since').textContent = time(Date.now());
 }
+
+const MARKS = { ok: 'good', warning: 'doubtful', failed: 'bad', skipped: '' };
+
+function check(one) {
+  const made = element('li', undefined, `check ${MARKS[one.state] ?? ''}`);
+  made.append(element('p', one.check), element('pre', one.saw));
+  if (one.do) made.append(element('small', `Why it matters: ${one.why}.`), element('small', `What to do: ${one.do}.`));
+  return made;
+}
+
+async function examine() {
+  at('examine').disabled = true;
+  at('examined').textContent = 'Looking…';
+  try {
+    const answer = await fetch('doctor.json');
+    if (!answer.ok) throw new Error(await answer.text());
+    const report = await answer.json();
+    const failed = report.checks.filter((one) => one.state === 'failed').length;
+    at('checks').replaceChildren(...report.checks.map(check));
+    at('examined').textContent = failed ? `${failed} of ${report.checks.length} parts do not work.` : 'Every part that was looked at works.';
+  } catch (problem) {
+    at('examined').textContent = problem.message;
+  }
+  at('examine').disabled = false;
+}
+
+at('examine').addEventListener('click', examine);
 
 async function look() {
   try {

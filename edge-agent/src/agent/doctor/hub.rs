@@ -18,15 +18,20 @@ const HUB: Part =
 const DAY_MS: i64 = 24 * 3_600_000;
 
 pub(super) async fn examine(config: &Config, wall: &WallClock, running: Option<&Value>) -> Vec<Check> {
+    const LET_IN: &str = "let the box in: cloud-hub ctl enroll create at the hub, then edge-agent enroll here";
     let Some(hub) = &config.hub else {
+        if !config.is_named() {
+            let certificate =
+                CERTIFICATE.bad("there is none: the box was not enrolled yet, and does not start", LET_IN);
+            return vec![certificate, HUB.skipped("the token says where it is")];
+        }
         let none = "there is none: the box works by itself";
         return vec![CERTIFICATE.skipped(none), HUB.skipped(none)];
     };
     let (credentials, _) = match credentials(hub, config, wall) {
         Ok(found) => found,
         Err(error) => {
-            let advice = "let the box in: cloud-hub ctl enroll create at the hub, then edge-agent enroll here";
-            return vec![CERTIFICATE.bad(format!("failed to {error}"), advice), HUB.skipped("no certificate")];
+            return vec![CERTIFICATE.bad(format!("failed to {error}"), LET_IN), HUB.skipped("no certificate")];
         }
     };
     let certificate = certificate(config, hub, wall);
