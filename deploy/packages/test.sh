@@ -17,11 +17,11 @@ packages=(tideline-edge tideline-hub)
 [ -x "target/cross/$target/cloud-hub" ] || packages=(tideline-edge)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-inside() { chroot "$work/root" "$@"; }
+inside() { chroot "$work/debian" "$@"; }
 
 # The files of a root, without what dpkg and the system itself write down.
 files() {
-    (cd "$work/root" && find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run -o -path ./tmp -o -path ./packages \
+    (cd "$work/debian" && find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run -o -path ./tmp -o -path ./packages \
         -o -path ./var/lib/dpkg -o -path ./var/log -o -path ./var/cache \) -prune -o -print | sort)
 }
 
@@ -40,9 +40,9 @@ if [ "$(dpkg --print-architecture)" != "$arch" ]; then
 fi
 
 say "a clean Debian $suite for $arch"
-mmdebstrap --quiet --variant=minbase --architectures="$arch" --include=systemd,init-system-helpers "$suite" "$work/root"
-mkdir "$work/root/packages"
-cp target/packages/tideline-*_"$arch".deb "$work/root/packages/"
+mmdebstrap --quiet --variant=minbase --architectures="$arch" --include=systemd,init-system-helpers "$suite" "$work/debian"
+mkdir "$work/debian/packages"
+cp target/packages/tideline-*_"$arch".deb "$work/debian/packages/"
 files >"$work/before"
 
 for package in "${packages[@]}"; do
@@ -54,23 +54,23 @@ for package in "${packages[@]}"; do
     [ "$(inside systemctl is-enabled "$unit")" = enabled ] || die "enable $unit"
     inside systemd-analyze verify "$unit" || die "verify $unit"
     # Somebody changed the configuration: an upgrade keeps it.
-    config=$(cat "$work/root/var/lib/dpkg/info/$package.conffiles")
-    echo '# changed here' >>"$work/root$config"
+    config=$(cat "$work/debian/var/lib/dpkg/info/$package.conffiles")
+    echo '# changed here' >>"$work/debian$config"
     inside dpkg -i "/packages/${package}_${version}_$arch.deb" >/dev/null
     if [ "$package" = tideline-edge ]; then
         # tideline-edge-gpu takes its place with the same state, and then this package is purged.
-        mkdir -p "$work/root/var/lib/private/tideline"
-        touch "$work/root/var/lib/private/tideline/kept"
+        mkdir -p "$work/debian/var/lib/private/tideline"
+        touch "$work/debian/var/lib/private/tideline/kept"
         inside sh /var/lib/dpkg/info/tideline-edge.postrm purge
-        [ -e "$work/root/var/lib/private/tideline/kept" ] || die "keep the state of what took the place of $package"
+        [ -e "$work/debian/var/lib/private/tideline/kept" ] || die "keep the state of what took the place of $package"
     fi
-    grep -q 'changed here' "$work/root$config" || die "keep $config over an upgrade"
+    grep -q 'changed here' "$work/debian$config" || die "keep $config over an upgrade"
     inside dpkg -i "/packages/${package}_0.0.9_$arch.deb" >/dev/null
-    grep -q 'changed here' "$work/root$config" || die "keep $config over a downgrade"
+    grep -q 'changed here' "$work/debian$config" || die "keep $config over a downgrade"
     # What it would have written.
-    mkdir -p "$work/root/var/lib/private/${package/-edge/}" && ln -s "private/${package/-edge/}" "$work/root/var/lib/${package/-edge/}"
+    mkdir -p "$work/debian/var/lib/private/${package/-edge/}" && ln -s "private/${package/-edge/}" "$work/debian/var/lib/${package/-edge/}"
     inside dpkg --remove "$package" >/dev/null
-    [ -f "$work/root$config" ] || die "keep $config when the package is removed"
+    [ -f "$work/debian$config" ] || die "keep $config when the package is removed"
     inside dpkg --purge "$package" >/dev/null
 done
 files >"$work/after"

@@ -228,7 +228,6 @@ enum End {
 impl Client {
     /// Connects, and connects again, until the agent's side is dropped; then says good-bye to the broker.
     pub async fn run(mut self) {
-        let mut is_known_away = false;
         loop {
             let ended = match self.broker.dial().await {
                 Ok(network) => Ok(self.converse(network).await),
@@ -239,11 +238,9 @@ impl Client {
                 Ok(End::Stopped) => return,
                 Err(problem) => problem,
             };
-            let has_stood = self.backoff.disconnected(self.clock.monotonic());
-            if has_stood || !is_known_away {
+            if self.backoff.disconnected(self.clock.monotonic()) {
                 warn!("the broker is away: {problem}; trying again");
             }
-            is_known_away = true;
             self.telemetry.broker_away(problem);
             let wait = Duration::from_millis(self.backoff.next_ms());
             tokio::select! {

@@ -12,6 +12,7 @@ pub struct Backoff {
     attempts: u32,
     random: u64,
     stands_since: Option<Millis>,
+    is_known_away: bool,
 }
 
 impl Backoff {
@@ -19,7 +20,15 @@ impl Backoff {
     /// connection that stood for `stable_after_ms`. Who is let in and thrown out at once waits longer and longer, too.
     #[must_use]
     pub fn new(first_ms: u64, longest_ms: u64, stable_after_ms: u64, seed: u64) -> Self {
-        Self { first_ms, longest_ms, stable_after_ms, attempts: 0, random: seed, stands_since: None }
+        Self {
+            first_ms,
+            longest_ms,
+            stable_after_ms,
+            attempts: 0,
+            random: seed,
+            stands_since: None,
+            is_known_away: false,
+        }
     }
 
     /// The connection stands.
@@ -27,13 +36,13 @@ impl Backoff {
         self.stands_since = Some(now);
     }
 
-    /// The connection is gone, if there was one; true if it stood for long enough.
+    /// The connection is gone, or did not come about; true if that is news: at first, and after one that stood for long enough.
     pub fn disconnected(&mut self, now: Millis) -> bool {
         let is_stable = self.stands_since.take().is_some_and(|since| now >= since.plus(self.stable_after_ms));
         if is_stable {
             self.attempts = 0;
         }
-        is_stable
+        !std::mem::replace(&mut self.is_known_away, true) || is_stable
     }
 
     /// The next wait in milliseconds.
@@ -73,13 +82,13 @@ mod tests {
         let mut longest = 0;
         for attempt in 0..100 {
             backoff.connected(Millis(attempt * 60_000));
-            assert!(!backoff.disconnected(Millis(attempt * 60_000 + 29_999)));
+            assert_eq!(backoff.disconnected(Millis(attempt * 60_000 + 29_999)), attempt == 0, "news at first alone");
             longest = longest.max(backoff.next_ms());
         }
         assert!(longest > 50_000, "{longest}");
         backoff.connected(Millis(7_000_000));
         assert!(backoff.disconnected(Millis(7_030_000)));
-        assert!(!backoff.disconnected(Millis(9_000_000)), "there is none any more");
+        assert!(!backoff.disconnected(Millis(9_000_000)), "that it is away is known");
         assert!(backoff.next_ms() <= 500);
     }
 

@@ -36,7 +36,6 @@ pub struct Task {
     telemetry: Telemetry,
     backoff: Backoff,
     predictions: mpsc::Receiver<Vec<Published>>,
-    is_known_away: bool,
     out: BytesMut,
 }
 
@@ -66,7 +65,6 @@ pub fn open(
         telemetry,
         backoff: backoff(seed),
         predictions,
-        is_known_away: false,
         out: BytesMut::new(),
     };
     Ok((sender, task))
@@ -83,8 +81,7 @@ impl Task {
                 Err(problem) => Some(problem),
             };
             let Some(problem) = ended else { return };
-            let has_stood = self.backoff.disconnected(self.clock.monotonic());
-            if has_stood || !std::mem::replace(&mut self.is_known_away, true) {
+            if self.backoff.disconnected(self.clock.monotonic()) {
                 warn!("the broker is away for the Sparkplug edge node: {problem}; trying again");
             }
             let wait = tokio::time::sleep(Duration::from_millis(self.backoff.next_ms()));
