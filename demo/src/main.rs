@@ -102,7 +102,7 @@ fn exit(result: anyhow::Result<bool>) -> ExitCode {
 }
 
 fn run(arguments: &Arguments, scenario: &Scenario) -> anyhow::Result<bool> {
-    arguments.device.open()?;
+    arguments.device.open().context("open the device")?;
     let directory = directory(arguments.data.as_deref())?;
     start_logging(&directory)?;
     let json = arguments.output == Output::Json;

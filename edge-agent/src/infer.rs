@@ -83,7 +83,7 @@ pub fn start(
     events: mpsc::Sender<Event>,
 ) -> Result<(mpsc::Sender<Request>, std::thread::JoinHandle<()>), StartError> {
     if let DeviceChoice::Fixed(device) = settings.device {
-        device.open()?;
+        device.check_built_in()?;
     }
     let (sender, requests) = mpsc::channel(REQUESTS);
     let worker = Worker::new(settings, working.clock, wall, telemetry);
@@ -96,7 +96,7 @@ pub fn start(
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The device is not built in.
-    #[error("{0}")]
+    #[error("open the device: {0}")]
     Device(#[from] DeviceError),
     /// No thread can be started.
     #[error("start the inference thread: {0}")]
@@ -252,9 +252,7 @@ impl Worker {
             ));
         }
         let clock_us = || self.clock.monotonic_us();
-        let load = || package.load_on(self.settings.device, &clock_us).map_err(|error| error.to_string());
-        let chosen =
-            catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| Err("it broke off as it was loaded".to_owned()))?;
+        let chosen = package.load_on(self.settings.device, &clock_us).map_err(|error| error.to_string())?;
         if !chosen.reason.is_empty() {
             info!("{}", chosen.reason);
         }

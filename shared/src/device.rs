@@ -1,6 +1,8 @@
 //! The devices a pipeline runs on, chosen at run time among those built in.
 
 use std::fmt;
+#[cfg(feature = "wgpu")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
 pub use burn::tensor::Device;
@@ -63,6 +65,14 @@ pub enum DeviceError {
     /// This program was built without it.
     #[error("this program was built without the device {0}; build it with `--features {0}`")]
     NotBuiltIn(DeviceKind),
+    /// It is built in, and this machine has none.
+    #[error(
+        "this machine has no adapter for the device {0}: no driver says that it has one, or this user may not open it (/dev/dri)"
+    )]
+    Absent(DeviceKind),
+    /// It is there, and broke off as it was opened.
+    #[error("the device {0} is there, and its driver broke off as it was opened")]
+    Broken(DeviceKind),
 }
 
 impl DeviceKind {
@@ -79,10 +89,18 @@ impl DeviceKind {
         }
     }
 
+    /// Proves that this program was built with it.
+    ///
+    /// # Errors
+    /// If it was not.
+    pub fn check_built_in(self) -> Result<(), DeviceError> {
+        if self.is_built_in() { Ok(()) } else { Err(DeviceError::NotBuiltIn(self)) }
+    }
+
     /// The device.
     ///
     /// # Errors
-    /// If this program was built without it.
+    /// If this program was built without it, or the machine has none.
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             Self::Flex => Ok(Device::flex()),
@@ -91,11 +109,36 @@ impl DeviceKind {
             Self::Ndarray => Ok(Device::ndarray()),
             #[cfg(not(feature = "ndarray"))]
             Self::Ndarray => Err(DeviceError::NotBuiltIn(self)),
+            // Where there is none, burn would panic at its first use.
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu if Device::enumerate(burn::tensor::DeviceType::Wgpu).is_empty() => {
+                Err(DeviceError::Absent(self))
+            }
             #[cfg(feature = "wgpu")]
             Self::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
             #[cfg(not(feature = "wgpu"))]
             Self::Wgpu => Err(DeviceError::NotBuiltIn(self)),
         }
+    }
+
+    /// What a GPU calls itself; nothing for what has no name. It is opened for that, which takes a while.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    #[cfg(feature = "wgpu")]
+    pub fn adapter(self) -> Result<Option<String>, DeviceError> {
+        let device = self.open()?;
+        let name = catch_unwind(AssertUnwindSafe(|| device.identity().map(|identity| identity.name)));
+        name.map_err(|_| DeviceError::Broken(self))
+    }
+
+    /// What a GPU calls itself; nothing for what has no name.
+    ///
+    /// # Errors
+    /// If this program was built without it.
+    #[cfg(not(feature = "wgpu"))]
+    pub fn adapter(self) -> Result<Option<String>, DeviceError> {
+        self.check_built_in().map(|()| None)
     }
 }
 

@@ -160,7 +160,7 @@ async fn look(path: &Path, listen: Duration) -> Report {
     let running = status::ask(&config.agent.state_directory).ok();
     checks.push(local::agent(running.as_ref()));
     checks.push(local::disk(&config, &clock));
-    checks.push(local::clock(&clock, &wall));
+    checks.push(local::clock(&clock, &wall, running.as_ref()));
     let (at_broker, at_hub) =
         tokio::join!(broker::examine(&config, &clock, listen), hub::examine(&config, &wall, running.as_ref()));
     checks.extend(at_broker);

@@ -36,19 +36,16 @@ impl Package {
             DeviceChoice::Fixed(kind) => kind,
             DeviceChoice::Auto => return self.choose(clock_us),
         };
-        let device = kind.open().map_err(|error| NoDevice(error.to_string()))?;
-        let runner = self.load(&device).map_err(|error| NoDevice(error.to_string()))?;
-        Ok(Chosen { device: kind, runner, reason: String::new() })
+        let runner =
+            unbroken(|| self.load(&kind.open().map_err(|error| error.to_string())?).map_err(|error| error.to_string()));
+        Ok(Chosen { device: kind, runner: runner.map_err(NoDevice)?, reason: String::new() })
     }
 
     fn choose(&self, clock_us: &dyn Fn() -> u64) -> Result<Chosen, NoDevice> {
         let mut reason = String::new();
         let mut best: Option<(u64, DeviceKind, Runner)> = None;
         for kind in DeviceKind::ALL.into_iter().filter(|kind| kind.is_built_in()) {
-            // A device that is built in and not there, a GPU without a driver, panics where it is first used.
-            let tried = catch_unwind(AssertUnwindSafe(|| self.try_on(kind, clock_us)));
-            let tried = tried.unwrap_or_else(|_| Err("it is not there".to_owned()));
-            match tried {
+            match unbroken(|| self.try_on(kind, clock_us)) {
                 Ok((us, runner)) => {
                     reason.push_str(&format!("{kind} {us} us; "));
                     if best.as_ref().is_none_or(|(fastest, ..)| us < *fastest) {
@@ -81,4 +78,9 @@ impl Package {
         }
         Ok((fastest, runner))
     }
+}
+
+/// What `load` gives. A driver that cannot do what is asked of it panics where a device is first used.
+fn unbroken<T>(load: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| Err("it broke off as it was loaded".to_owned()))
 }

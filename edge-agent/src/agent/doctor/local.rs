@@ -25,8 +25,10 @@ const WRITES: usize = 5;
 const WRITE_BYTES: usize = 4096;
 /// A write that takes longer than this holds up a group commit of the default 20 ms several times over.
 const SLOW_WRITE_MS: u64 = 200;
-/// A clock that is further from the least the time can be than this was never set.
+/// A clock that is further behind the least the time can be than this was never set.
 const CLOCK_TOLERANCE_MS: i64 = 2_000;
+/// A clock that is further ahead of that least, and that no hub spoke of, is wrong: no box goes so long without another release.
+const SERVICE_MS: i64 = 10 * 366 * 24 * 3_600_000;
 
 /// Whether the agent runs, by its own word.
 pub(super) fn agent(running: Option<&Value>) -> Check {
@@ -91,16 +93,24 @@ pub(super) fn disk(config: &Config, clock: &Clock) -> Check {
 }
 
 /// Whether the clock can be right.
-pub(super) fn clock(clock: &Clock, wall: &WallClock) -> Check {
-    let (own_ms, known_ms) = (clock.unix_ms(), wall.unix_ms());
-    let saw = format!("it shows {}", time(own_ms));
-    if known_ms - own_ms > CLOCK_TOLERANCE_MS {
-        return CLOCK.doubtful(
-            format!("{saw}, and it is at least {}", time(known_ms)),
-            "set it: timedatectl set-ntp true; until then the agent goes by its hub's time",
-        );
+pub(super) fn clock(clock: &Clock, wall: &WallClock, running: Option<&Value>) -> Check {
+    let saw = format!("it shows {}", time(clock.unix_ms()));
+    let is_corrected = running.and_then(|status| status["clock_correction_s"].as_i64()).filter(|seconds| *seconds != 0);
+    let problem = if let Some(seconds) = is_corrected {
+        Some(format!("the hub says that it is {} s {}", seconds.abs(), if seconds > 0 { "slow" } else { "fast" }))
+    } else if wall.unix_ms() - clock.unix_ms() > CLOCK_TOLERANCE_MS {
+        Some(format!("it is at least {}", time(wall.unix_ms())))
+    } else {
+        let floor_ms = wall.doubtful_floor_ms(SERVICE_MS);
+        floor_ms.map(|floor_ms| format!("all that is known is that it is at least {}", time(floor_ms)))
+    };
+    match problem {
+        Some(problem) => CLOCK.doubtful(
+            format!("{saw}, and {problem}"),
+            "set it: timedatectl set-ntp true; until then a box goes by the time of its hub, if it has one",
+        ),
+        None => CLOCK.good(saw),
     }
-    CLOCK.good(saw)
 }
 
 fn durable_write_ms(folder: &Path, clock: &Clock) -> io::Result<u64> {

@@ -1,7 +1,7 @@
 //! The model: whether it runs on the box's device, and how long until it says something.
 
 use serde_json::Value;
-use shared::device::{DeviceChoice, DeviceKind};
+use shared::device::{DeviceChoice, DeviceError, DeviceKind};
 use shared::package::Package;
 use shared::package::signature;
 use shared::pipeline::runner::RunnerInput;
@@ -13,6 +13,10 @@ use crate::config::Config;
 
 const DEVICE: Part = Part { name: "device", why: "models run on it" };
 const MODEL: Part = Part { name: "model", why: "without one readings are kept and delivered, and nobody answers them" };
+
+/// What to do where a GPU is not seen.
+const DRIVER: &str = "install the GPU's Vulkan driver (Debian: mesa-vulkan-drivers), let the agent's user into the groups video and render, \
+                      or take model.device = \"flex\"";
 
 /// Milliseconds from a start to the first prediction that are promised for a small model.
 const PROMISED_MS: u64 = 150;
@@ -44,16 +48,32 @@ pub(super) fn examine(config: &Config, running: Option<&Value>, clock: &Clock) -
 }
 
 fn device(choice: DeviceChoice) -> Check {
-    let built_in: Vec<String> =
-        DeviceKind::ALL.into_iter().filter(|kind| kind.is_built_in()).map(|kind| kind.to_string()).collect();
-    let saw = format!("{choice} is asked for; built in are {}", built_in.join(", "));
-    match choice {
-        DeviceChoice::Fixed(kind) => match kind.open() {
-            Ok(_) => DEVICE.good(saw),
-            Err(error) => DEVICE
-                .bad(format!("{saw}: {error}"), "install tideline-edge-gpu for wgpu, or take model.device = \"flex\""),
-        },
-        DeviceChoice::Auto => DEVICE.good(saw),
+    let built_in = DeviceKind::ALL.into_iter().filter(|kind| kind.is_built_in());
+    let asked: Vec<DeviceKind> = match choice {
+        DeviceChoice::Fixed(kind) => vec![kind],
+        DeviceChoice::Auto => built_in.clone().collect(),
+    };
+    let built_in: Vec<String> = built_in.map(|kind| kind.to_string()).collect();
+    let mut saw = format!("{choice} is asked for; built in are {}", built_in.join(", "));
+    let mut problem = None;
+    for kind in asked {
+        match kind.adapter() {
+            Ok(Some(adapter)) => saw.push_str(&format!("; {kind} is {adapter}")),
+            Ok(None) => {}
+            Err(error) => {
+                saw.push_str(&format!("; {error}"));
+                problem = Some(error);
+            }
+        }
+    }
+    match (problem, choice) {
+        (None, _) => DEVICE.good(saw),
+        (Some(DeviceError::NotBuiltIn(_)), _) => {
+            DEVICE.bad(saw, "install tideline-edge-gpu for wgpu, or take model.device = \"flex\"")
+        }
+        (Some(_), DeviceChoice::Fixed(_)) => DEVICE.bad(saw, DRIVER),
+        // Another one runs the model, and somebody put the program with this one on the box.
+        (Some(_), DeviceChoice::Auto) => DEVICE.doubtful(saw, DRIVER),
     }
 }
 
