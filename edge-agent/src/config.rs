@@ -66,6 +66,12 @@ pub const MAX_GROUP_BYTES: usize = 128;
 /// Bytes of a unit's name: the longest UCUM codes in use are shorter.
 pub const MAX_UNIT_BYTES: usize = 32;
 
+/// Whether a text can name a unit.
+#[must_use]
+pub fn is_unit(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_UNIT_BYTES && !text.chars().any(char::is_control)
+}
+
 /// The name of a box that has none yet, where its file is looked at and nothing runs.
 pub const UNNAMED: &str = "unnamed";
 

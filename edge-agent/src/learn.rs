@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::event::UnixMillis;
 
 use crate::config::input::{FormatName, TimeUnit};
+use crate::config::is_unit;
 use crate::ingest::payload::survey::{Scalar, Survey, as_time};
 
 pub use propose::Proposal;
@@ -55,6 +56,8 @@ struct Field {
     least: f64,
     greatest: f64,
     texts: BTreeSet<String>,
+    /// What messages said that it is measured in.
+    units: BTreeSet<String>,
     distinct: BTreeSet<String>,
     /// How often it was a time near that of arrival, and how it said so.
     times: u64,
@@ -106,6 +109,12 @@ impl Learner {
                 known.fields.entry(name).or_default().take(&value, arrival_ms);
             }
         }
+        for (name, unit) in survey.units {
+            let field = known.fields.get_mut(&name).filter(|field| is_unit(&unit) && field.units.len() < MAX_TEXTS);
+            if let Some(field) = field {
+                field.units.insert(unit);
+            }
+        }
     }
 }
 
@@ -151,6 +160,7 @@ impl Field {
         self.times += other.times;
         self.time = self.time.or(other.time);
         self.texts.extend(other.texts.iter().take(MAX_TEXTS).cloned());
+        self.units.extend(other.units.iter().take(MAX_TEXTS).cloned());
         self
     }
 

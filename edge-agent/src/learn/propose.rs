@@ -260,14 +260,24 @@ impl<'a> Cluster<'a> {
                 states.iter().map(|(text, value)| format!("{} = {value}", quoted(text))).collect();
             write!(line, ", values = {{ {} }}", states.join(", ")).ok()?;
         }
-        if let Some(unit) = unit(&name) {
-            write!(line, ", unit = \"{unit}\"").ok()?;
+        let told: Vec<&str> = field.units.iter().map(String::as_str).collect();
+        let unit = match told.as_slice() {
+            [] => unit(&name),
+            [told] => Some(*told),
+            // No single one is right for all streams.
+            [..] => None,
+        };
+        if let Some(unit) = unit {
+            write!(line, ", unit = {}", quoted(unit)).ok()?;
         }
         line.push_str(" },");
         match (field.numbers, field.least < field.greatest) {
             (0, _) => {}
             (_, true) => write!(line, " # {} to {}", field.least, field.greatest).ok()?,
             (_, false) => write!(line, " # always {}", field.least).ok()?,
+        }
+        if told.len() > 1 {
+            write!(line, "{}in {}", if field.numbers == 0 { " # " } else { ", " }, told.join(" and in ")).ok()?;
         }
         names.insert(name);
         Some(Feature { line, is_in_every_message: field.seen >= self.messages() })

@@ -97,6 +97,11 @@ fn presets_lines_and_packs_are_seen_for_what_they_are() {
     let packs = vec![("senml", text(r#"[{"bn": "dev1:", "n": "t", "v": 1}, {"n": "u", "v": 2}]"#))];
     let found = proposals(&packs);
     assert!(found[0].contains("key = \"{base}\"\nformat = \"senml\""), "{}", found[0]);
+    let pack = |base: &str, unit: &str| text(&format!(r#"[{{"bn": "{base}:", "n": "t", "u": "{unit}", "v": 1}}]"#));
+    let found = proposals(&[("senml", pack("dev1", "Cel"))]);
+    assert!(found[0].contains(r#"{ name = "t", unit = "Cel" }, # always 1"#), "{}", found[0]);
+    let found = proposals(&[("senml", pack("dev1", "Cel")), ("senml", pack("dev2", "Far"))]);
+    assert!(found[0].contains(r#"{ name = "t" }, # always 1, in Cel and in Far"#), "{}", found[0]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::config::input::{
 use crate::config::path::JsonPath;
 use crate::config::preset::{Preset, SPARKPLUG_KEY, SPARKPLUG_TOPIC};
 use crate::config::topic::{Named, StreamKey, TopicPattern};
-use crate::config::{MAX_UNIT_BYTES, raw};
+use crate::config::{MAX_UNIT_BYTES, is_unit, raw};
 use crate::core::spool::{Shedding, WhenFull};
 
 impl Checker<'_> {
@@ -336,7 +336,7 @@ fn parse_preset(name: &str) -> Result<Preset, String> {
 }
 
 fn parse_unit(unit: &str) -> Result<String, String> {
-    if unit.is_empty() || unit.len() > MAX_UNIT_BYTES || unit.chars().any(char::is_control) {
+    if !is_unit(unit) {
         return Err(format!("{unit:?} is no unit; it takes 1 to {MAX_UNIT_BYTES} bytes of printable text"));
     }
     Ok(unit.to_owned())

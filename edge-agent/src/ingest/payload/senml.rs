@@ -64,6 +64,21 @@ pub(super) fn read(payload: &[u8], arrival_ms: UnixMillis) -> Result<Vec<Group>,
     Ok(groups.into_iter().map(|((time_ms, base), fields)| Group { time_ms, base, fields }).collect())
 }
 
+/// What the values of a message are measured in, by their own names, as they say it (RFC 8428, section 4.3): for whoever looks at
+/// them the first time.
+pub(super) fn units(payload: &[u8]) -> BTreeMap<String, String> {
+    let pack = serde_json::from_slice::<Pack>(payload).map(|pack| pack.records).unwrap_or_default();
+    let mut base = None;
+    let mut units = BTreeMap::new();
+    for record in pack {
+        base = record.bu.or(base);
+        if let Some(unit) = record.u.or_else(|| base.clone()) {
+            units.insert(record.n.unwrap_or_default(), unit);
+        }
+    }
+    units
+}
+
 fn malformed(problem: String) -> Rejection {
     Rejection::Malformed { format: "SenML pack", problem }
 }
@@ -101,9 +116,11 @@ struct Record {
     bn: Option<String>,
     bt: Option<f64>,
     bv: Option<f64>,
+    bu: Option<String>,
     bver: Option<u32>,
     n: Option<String>,
     t: Option<f64>,
+    u: Option<String>,
     v: Option<f64>,
     vs: Option<String>,
     vb: Option<bool>,
@@ -189,6 +206,9 @@ mod tests {
             ["urn:dev:mac:0024befffe804ff1:voltage", "voltage", "urn:dev:mac:0024befffe804ff1:current", "current"]
         );
         assert_eq!(found[1].fields().last(), Some(("current", &Found::Number(1.7))));
+        let told = units(br#"[{"bu": "A", "n": "voltage", "u": "V", "v": 120.1}, {"n": "current", "v": 1.2}]"#);
+        let expected = [("current", "A"), ("voltage", "V")].map(|(name, unit)| (name.to_owned(), unit.to_owned()));
+        assert_eq!(told, BTreeMap::from(expected));
     }
 
     #[test]

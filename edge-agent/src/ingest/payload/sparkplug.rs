@@ -6,6 +6,7 @@
 //! is lacking is asked to be born anew.
 
 pub(in crate::ingest) mod payload;
+mod units;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,6 +99,11 @@ pub(in crate::ingest) fn named_metrics(
     let payload = Payload::read(bytes).ok()?;
     let metrics = payload.metrics.iter().filter(|metric| !metric.name().is_empty());
     Some(metrics.map(|metric| (metric.name().to_owned(), metric.value(metric.data_type()))).collect())
+}
+
+/// What metrics of a message are measured in, as far as it tells.
+pub(in crate::ingest) fn told_units(bytes: &[u8]) -> BTreeMap<String, String> {
+    units::told(bytes)
 }
 
 /// Every edge node that was heard of.

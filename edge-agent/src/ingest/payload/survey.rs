@@ -1,5 +1,7 @@
 //! What is in a message, for whoever has no configuration yet: which format it is, and which values it holds.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use shared::event::UnixMillis;
 
@@ -26,6 +28,8 @@ pub struct Survey {
     pub fields: Vec<(String, Scalar)>,
     /// What else the key of a stream may use.
     pub names: Vec<String>,
+    /// What they are measured in, by their names, as far as the message tells.
+    pub units: BTreeMap<String, String>,
 }
 
 /// A value.
@@ -46,7 +50,8 @@ impl Survey {
         if let Some(topic) = SparkplugTopic::parse(topic) {
             let metrics = sparkplug::named_metrics(&topic, payload)?;
             let fields = metrics.into_iter().filter_map(|(name, value)| Some((name, scalar(&value)?))).collect();
-            return Some(Self { format: FormatName::SparkplugB, fields, names: Vec::new() });
+            let units = sparkplug::told_units(payload);
+            return Some(Self { format: FormatName::SparkplugB, fields, names: Vec::new(), units });
         }
         let json = serde_json::from_slice(payload).ok();
         match json {
@@ -58,12 +63,13 @@ impl Survey {
                     fields.extend(own.filter_map(|(name, value)| Some((name.to_owned(), scalar(value)?))));
                 }
                 let names = groups.iter().any(|group| !group.base().is_empty()).then(|| "base".to_owned());
-                Some(Self { format: FormatName::Senml, fields, names: names.into_iter().collect() })
+                let names = names.into_iter().collect();
+                Some(Self { format: FormatName::Senml, fields, names, units: senml::units(payload) })
             }
             Some(json @ (Value::Object(_) | Value::Array(_))) => {
                 let mut fields = Vec::new();
                 walk(&json, &mut "$".to_owned(), MAX_DEPTH, &mut fields);
-                Some(Self { format: FormatName::Json, fields, names: Vec::new() })
+                Some(Self { format: FormatName::Json, fields, names: Vec::new(), units: BTreeMap::new() })
             }
             Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => bare(payload),
             None => lines(payload).or_else(|| bare(payload)),
@@ -93,7 +99,8 @@ fn bare(payload: &[u8]) -> Option<Survey> {
         Scalar::Number(_) | Scalar::Bool(_) => true,
         Scalar::Text(text) => text.len() <= 32 && !text.chars().any(char::is_control),
     };
-    is_value.then(|| Survey { format: FormatName::Value, fields: vec![(String::new(), value)], names: Vec::new() })
+    let fields = vec![(String::new(), value)];
+    is_value.then(|| Survey { format: FormatName::Value, fields, names: Vec::new(), units: BTreeMap::new() })
 }
 
 fn lines(payload: &[u8]) -> Option<Survey> {
@@ -102,7 +109,7 @@ fn lines(payload: &[u8]) -> Option<Survey> {
     let names = std::iter::once("measurement".to_owned()).chain(first.tag_names().map(str::to_owned)).collect();
     let fields = lines.iter().flat_map(influx::Line::fields);
     let fields = fields.filter_map(|(name, value)| Some((name.to_owned(), scalar(value)?))).take(MAX_FIELDS).collect();
-    Some(Survey { format: FormatName::Influx, fields, names })
+    Some(Survey { format: FormatName::Influx, fields, names, units: BTreeMap::new() })
 }
 
 fn walk(value: &Value, path: &mut String, depth: usize, fields: &mut Vec<(String, Scalar)>) {
