@@ -24,6 +24,8 @@ use table::{Column, print};
 const WAIT_S: u64 = 600;
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(500);
+/// The heading of what says which hub is meant, in the help.
+const WHOSE: &str = "Whose hub";
 /// Bytes of a password that is read from standard input.
 const MAX_PASSWORD_BYTES: u64 = 1_024;
 
@@ -45,23 +47,23 @@ pub(crate) mod exit {
 )]
 pub(crate) struct Ctl {
     /// The hub's address.
-    #[arg(long, env = "TIDELINE_HUB_URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, global = true, help_heading = WHOSE, env = "TIDELINE_HUB_URL", default_value = "http://127.0.0.1:8080")]
     hub: String,
     /// A file with a token.
-    #[arg(long, env = "TIDELINE_TOKEN_FILE", conflicts_with = "data")]
+    #[arg(long, global = true, help_heading = WHOSE, env = "TIDELINE_TOKEN_FILE", conflicts_with = "data")]
     token_file: Option<PathBuf>,
     /// From the environment alone: what stands on a command line is seen by others.
-    #[arg(long, env = "TIDELINE_TOKEN", hide = true, hide_env_values = true)]
+    #[arg(long, global = true, env = "TIDELINE_TOKEN", hide = true, hide_env_values = true)]
     token: Option<String>,
     /// The authority that signed the certificate of the hub, or of what stands in front of it, PEM; without it, those that
     /// browsers trust.
-    #[arg(long, env = "TIDELINE_CA_FILE")]
+    #[arg(long, global = true, help_heading = WHOSE, env = "TIDELINE_CA_FILE")]
     ca_file: Option<PathBuf>,
     /// The hub's data folder, on its own machine: the token in it is used.
-    #[arg(long, env = "TIDELINE_HUB_DATA")]
+    #[arg(long, global = true, help_heading = WHOSE, env = "TIDELINE_HUB_DATA")]
     data: Option<PathBuf>,
-    /// How to print: table, json or csv. For `image prepare`, the image to write.
-    #[arg(long, short, global = true, default_value = "table", value_parser = output)]
+    /// How to print: table, json or csv.
+    #[arg(long, short, global = true, value_name = "FORMAT", default_value = "table", value_parser = output)]
     output: Output,
     #[command(subcommand)]
     command: Command,

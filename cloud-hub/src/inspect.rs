@@ -1,5 +1,7 @@
 //! Looking into packages: what one holds, whether it is sound, what two differ in.
 
+mod program;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -7,10 +9,11 @@ use serde_json::{Value, json};
 use shared::device::DeviceKind;
 use shared::event::UnixMillis;
 use shared::ids::Digest;
-use shared::limits::MAX_PACKAGE_BYTES;
+use shared::limits::{MAX_PACKAGE_BYTES, MAX_PROGRAM_FILE_BYTES};
 use shared::package::signature::{NEVER, PublicKey, ReleaseKey};
 use shared::package::{Package, signature};
 use shared::pipeline::weights::Weights;
+use shared::program::ProgramFile;
 
 use crate::clock;
 use crate::view::{Timestamp, show_range};
@@ -39,25 +42,40 @@ impl InspectError {
     }
 }
 
-fn open(path: &Path) -> Result<Opened, InspectError> {
+/// The bytes of a package or a program.
+fn read(path: &Path) -> Result<Vec<u8>, InspectError> {
+    const MAX_BYTES: u64 =
+        if MAX_PROGRAM_FILE_BYTES > MAX_PACKAGE_BYTES { MAX_PROGRAM_FILE_BYTES } else { MAX_PACKAGE_BYTES };
     let wrong = |problem: String| InspectError::new(path, problem);
     let size = std::fs::metadata(path).map_err(|source| wrong(source.to_string()))?.len();
-    if size > MAX_PACKAGE_BYTES {
-        return Err(wrong(format!("{size} bytes, at most {MAX_PACKAGE_BYTES} are allowed")));
+    if size > MAX_BYTES {
+        return Err(wrong(format!("{size} bytes, at most {MAX_BYTES} are allowed")));
     }
-    let bytes = std::fs::read(path).map_err(|source| wrong(source.to_string()))?;
-    let (package, digest) = Package::open(&bytes, None).map_err(|source| wrong(source.to_string()))?;
+    std::fs::read(path).map_err(|source| wrong(source.to_string()))
+}
+
+fn open(path: &Path) -> Result<Opened, InspectError> {
+    opened(path, read(path)?)
+}
+
+fn opened(path: &Path, bytes: Vec<u8>) -> Result<Opened, InspectError> {
+    let (package, digest) = Package::open(&bytes, None).map_err(|source| InspectError::new(path, source))?;
     Ok(Opened { package, digest, bytes })
 }
 
 /// Checks everything that an agent checks before it serves a package: a signature by one of the `trusted` keys, if there are
-/// any, every hash, every name and shape, every weight, and the golden vectors on `device`. Returns a report.
+/// any, every hash, every name and shape, every weight, and the golden vectors on `device`. Of a program for boxes, what an agent
+/// checks before it begins with it. Returns a report.
 ///
 /// # Errors
 /// The first thing that does not hold.
 pub fn verify(path: &Path, trusted: &[PublicKey], device: DeviceKind) -> Result<Value, InspectError> {
     let wrong = |problem: String| InspectError::new(path, problem);
-    let Opened { package, digest, bytes } = open(path)?;
+    let bytes = read(path)?;
+    if ProgramFile::is_one(&bytes) {
+        return program::verify(&bytes, trusted, clock::unix_ms()).map_err(wrong).map(|report| named(path, report));
+    }
+    let Opened { package, digest, bytes } = opened(path, bytes)?;
     if !trusted.is_empty() {
         let vouched = signature::verify(&bytes, trusted).map_err(|error| wrong(error.to_string()))?;
         vouched.at(clock::unix_ms()).map_err(|error| wrong(error.to_string()))?;
@@ -65,14 +83,20 @@ pub fn verify(path: &Path, trusted: &[PublicKey], device: DeviceKind) -> Result<
     let opened = device.open().map_err(|error| wrong(error.to_string()))?;
     package.load(&opened).map_err(|error| wrong(error.to_string()))?;
     let signers = signature::signers(&bytes).map_err(|error| wrong(error.to_string()))?;
-    Ok(json!({
-        "package": path.display().to_string(),
+    let report = json!({
         "digest": digest.to_string(),
         "signed_by": signers.iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>(),
         "trusted": !trusted.is_empty(),
         "golden_readings": package.golden.readings.len(),
         "device": device.to_string(),
-    }))
+    });
+    Ok(named(path, report))
+}
+
+/// With the file that a report is of.
+fn named(path: &Path, mut report: Value) -> Value {
+    report["package"] = path.display().to_string().into();
+    report
 }
 
 /// What is different in package `b` from package `a`, part by part, and how many bytes an agent that has `a` must fetch.
@@ -130,12 +154,16 @@ pub fn sign(path: &Path, key: &ReleaseKey, expires_ms: UnixMillis) -> Result<Dig
     Ok(digest)
 }
 
-/// What a package holds, after every hash in it was checked.
+/// What a package, or a program for boxes, holds, after every hash in it was checked.
 ///
 /// # Errors
 /// If the file cannot be read or is no sound package.
 pub fn inspect(path: &Path) -> Result<Value, InspectError> {
-    let Opened { package, digest, bytes } = open(path)?;
+    let bytes = read(path)?;
+    if ProgramFile::is_one(&bytes) {
+        return program::inspect(&bytes).map_err(|error| InspectError::new(path, error));
+    }
+    let Opened { package, digest, bytes } = opened(path, bytes)?;
     let signers = signature::signers(&bytes).map_err(|source| InspectError::new(path, source))?;
     let manifest = &package.manifest;
     let lineage = &manifest.lineage;
@@ -172,10 +200,9 @@ pub fn inspect(path: &Path) -> Result<Value, InspectError> {
 /// The same for people.
 #[must_use]
 pub fn to_text(report: &Value) -> String {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let list = |value: &Value| {
-        value.as_array().map(|items| items.iter().map(text).collect::<Vec<_>>().join(", ")).unwrap_or_default()
-    };
+    if is_of_program(report) {
+        return program::to_text(report);
+    }
     let mut lines = vec![
         format!("{} version {}, made {}", text(&report["model"]), report["version"], text(&report["created"])),
         format!("digest      {}", text(&report["digest"])),
@@ -203,6 +230,19 @@ pub fn to_text(report: &Value) -> String {
     lines.join("\n")
 }
 
+/// Whether a report is of a program for boxes, and not of a model.
+fn is_of_program(report: &Value) -> bool {
+    report["target"].is_string()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn list(value: &Value) -> String {
+    value.as_array().map(|items| items.iter().map(text).collect::<Vec<_>>().join(", ")).unwrap_or_default()
+}
+
 /// Whose signatures there are, and until when those hold that end.
 fn signatures(report: &Value) -> String {
     let [keys, ends] = ["signed_by", "signed_until"].map(|name| report[name].as_array().into_iter().flatten());
@@ -228,20 +268,19 @@ fn shortened(value: &Value) -> Value {
 /// What was verified, for people.
 #[must_use]
 pub fn verified_to_text(report: &Value) -> String {
-    let text = |name: &str| report[name].as_str().unwrap_or_default().to_owned();
-    let signers: Vec<&str> = report["signed_by"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let signed = match (signers.as_slice(), report["trusted"].as_bool()) {
-        ([], _) => "not signed".to_owned(),
-        (signers, Some(true)) => format!("signed by {}, which is trusted", signers.join(", ")),
-        (signers, _) => format!("signed by {}; no --trust was given", signers.join(", ")),
+    let signers = list(&report["signed_by"]);
+    let signed = match (signers.as_str(), report["trusted"].as_bool()) {
+        ("", _) => "not signed".to_owned(),
+        (signers, Some(true)) => format!("signed by {signers}, which is trusted"),
+        (signers, _) => format!("signed by {signers}; no --trust was given"),
     };
-    format!(
-        "{} is sound\ndigest  {}\nhashes, names, shapes and weights hold; {} golden readings are reproduced on {}\n{signed}",
-        text("package"),
-        text("digest"),
-        report["golden_readings"],
-        text("device"),
-    )
+    let holds = if is_of_program(report) {
+        format!("hashes hold; program {} runs on {}", text(&report["release"]), text(&report["target"]))
+    } else {
+        let (golden, device) = (&report["golden_readings"], text(&report["device"]));
+        format!("hashes, names, shapes and weights hold; {golden} golden readings are reproduced on {device}")
+    };
+    format!("{} is sound\ndigest  {}\n{holds}\n{signed}", text(&report["package"]), text(&report["digest"]))
 }
 
 /// A difference, for people.

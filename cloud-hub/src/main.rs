@@ -37,6 +37,8 @@ use packages::{PackageCommand, Signing, look_into};
 
 /// Exit code for a configuration that cannot be used (EX_CONFIG), so that a service manager does not try again.
 const EXIT_CONFIG: u8 = 78;
+/// What is logged unless RUST_LOG says otherwise. The library that writes FAT warns of layouts that stock images have.
+const LOGGED: &str = "info,fatfs=error";
 /// Steps of a progress bar.
 const BAR_STEPS: u64 = 1_000;
 
@@ -494,8 +496,14 @@ fn certify(command: CaCommand) -> Result<(), Failure> {
     let issued = match command {
         CaCommand::Init { directory } => authority::init(&directory).map_err(Failure::new)?,
         CaCommand::Issuer { directory, root_key } => {
-            let root_key = root_key.unwrap_or_else(|| directory.join("ca.key"));
-            authority::new_issuer(&directory, &root_key).map_err(Failure::new)?
+            let own = directory.join("ca.key");
+            let elsewhere = if root_key.is_none() && !own.exists() {
+                "; if the root's key is kept elsewhere, say where with --root-key"
+            } else {
+                ""
+            };
+            let issued = authority::new_issuer(&directory, &root_key.unwrap_or(own));
+            issued.map_err(|error| Failure::new(format!("{error}{elsewhere}")))?
         }
         CaCommand::RotateRoot { directory } => authority::rotate_root(&directory).map_err(Failure::new)?,
         CaCommand::Issue { directory, output, agent, hub } => {
@@ -520,7 +528,7 @@ fn say(text: &str) -> Result<(), Failure> {
 }
 
 fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A journal is no terminal, whatever it is read with.
     let builder = if std::io::stderr().is_terminal() { builder } else { builder.with_ansi(false) };

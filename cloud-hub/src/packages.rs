@@ -15,7 +15,7 @@ use crate::{Failure, Output, say};
 
 #[derive(Subcommand)]
 pub(crate) enum PackageCommand {
-    /// Shows what a package holds, after checking every hash in it.
+    /// Shows what a package, or a program for boxes, holds, after checking every hash in it.
     Inspect {
         /// The package.
         file: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) enum PackageCommand {
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
-    /// Checks all that an agent checks before it serves a package, and says what does not hold.
+    /// Checks all that an agent checks before it serves a package or begins with a program, and says what does not hold.
     Verify {
         /// The package.
         file: PathBuf,

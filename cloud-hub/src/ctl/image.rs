@@ -65,6 +65,10 @@ pub(super) struct Prepare {
     /// The agent's package for it, .deb or .rpm.
     #[arg(long)]
     package: PathBuf,
+    /// The image to write.
+    // The name of the option that stands for a format elsewhere; what is said of the one is said of the other.
+    #[arg(long, short, value_name = "IMAGE", value_parser = super::output)]
+    output: Option<Output>,
     /// Say what was made in JSON.
     #[arg(long)]
     json: bool,
@@ -106,14 +110,14 @@ pub(super) struct Prepare {
 
 pub(super) fn image(ctl: &Ctl, client: &Client, image: &Image) -> Result<(), Failure> {
     match image {
-        Image::Prepare(options) => prepare(ctl, client, options),
+        Image::Prepare(options) => prepare(client, options),
         Image::Flash(options) => flash(ctl, options),
     }
 }
 
-fn prepare(ctl: &Ctl, client: &Client, options: &Prepare) -> Result<(), Failure> {
+fn prepare(client: &Client, options: &Prepare) -> Result<(), Failure> {
     let usage = |message: String| Failure { code: 2, message };
-    let Output::File(output) = &ctl.output else {
+    let Some(Output::File(output)) = &options.output else {
         return Err(usage("say with --output which image to write".to_owned()));
     };
     let output = output.display().to_string();
