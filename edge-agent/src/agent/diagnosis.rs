@@ -17,6 +17,7 @@ use tracing::{error, info};
 
 use super::doctor;
 use crate::clock::Clock;
+use crate::identity::IdentityFolder;
 use crate::logging::Log;
 use crate::program::{ProgramFolder, TARGET};
 use crate::{config, crash_reports, link, machine, status};
@@ -92,8 +93,10 @@ impl Subject {
     /// The box whose configuration lies at `path`.
     #[must_use]
     pub fn at(path: &Path) -> Self {
-        let (agent, directory) =
-            config::for_enrolment(path).map_or((None, None), |(agent, directory)| (agent, Some(directory)));
+        let (named, directory) =
+            config::for_enrolment(path).map_or((None, None), |(named, directory)| (named, Some(directory)));
+        let enrolment = || IdentityFolder::of(directory.as_deref()?).enrolment().ok()?;
+        let agent = named.or_else(|| enrolment().map(|enrolment| enrolment.agent));
         Self { config: Some(path.to_owned()), agent, directory, log: None }
     }
 
