@@ -147,6 +147,7 @@ fn status() -> Value {
             "readings": object("accepted = delivered + pending + dropped; beside them duplicates, rejected by reason, held, overflowed."),
             "predictions": object("Answered, unanswered by reason, unpublished, and the mean time an answer takes."),
             "spool_bytes": { "type": "integer" },
+            "spool_max_bytes": { "type": "integer", "description": "What the spool may take: with a budget for everything, what the rest leaves." },
             "gone_sequences": object("Events that are gone, by reason."),
             "streams": { "type": "array", "items": { "type": "object" }, "description": "The same counts for each stream." },
         },

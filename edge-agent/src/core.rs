@@ -198,6 +198,12 @@ impl EdgeCore {
         }
     }
 
+    /// Bytes that the spool may take now: what it was given, or what a budget for everything leaves it.
+    #[must_use]
+    pub fn spool_max_bytes(&self) -> u64 {
+        self.spool.max_bytes()
+    }
+
     /// The newest reading of each stream: its channels, its time, its values.
     pub fn newest(&self) -> impl Iterator<Item = (&StreamSchema, UnixMillis, &[f64])> {
         self.live.newest()

@@ -112,6 +112,7 @@ pub fn report(
             "mean_inference_us": counters.inference_us,
         },
         "spool_bytes": status.spool_bytes,
+        "spool_max_bytes": core.spool_max_bytes(),
         "gone_sequences": counts(&status.gone),
         "streams": status.ledger.iter().map(|entry| json!({
             "stream": entry.stream.as_str(),
@@ -237,7 +238,7 @@ pub fn to_text(report: &Value) -> String {
             report["predictions"]["answered"],
             report["predictions"]["mean_inference_us"].as_f64().unwrap_or(0.0)
         ),
-        format!("spool        {} bytes", report["spool_bytes"]),
+        format!("spool        {} of {} bytes", report["spool_bytes"], report["spool_max_bytes"]),
     ];
     if let Some(written) = report["disk"]["written_bytes"].as_u64() {
         let a_day = report["disk"]["written_bytes_a_day"].as_f64();

@@ -1,9 +1,11 @@
 //! A box that is asked from afar how it is, and says it all but its secrets.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use tests::wait_until;
+use serde_json::Value;
+use tests::{Process, program, wait_until};
 
 use crate::enrolment::Site;
 
@@ -61,4 +63,39 @@ fn a_box_says_everything_but_its_secrets_to_an_operator_who_asks() {
     assert!(wait_until(DEADLINE, || !site.is_connected("pump-7")));
     let away = site.ctl(&["diagnose", "pump-7"]);
     assert_eq!(away.status.code(), Some(5), "{}", String::from_utf8_lossy(&away.stderr));
+
+    // On the box itself the same can be had without an agent that runs and a hub that asks.
+    let document = pump.command(&["diag"]).output().expect("runs");
+    let document: Value = serde_json::from_slice(&document.stdout).expect("JSON");
+    assert_eq!((&document["agent"], &document["status"]), (&"pump-7".into(), &Value::Null), "{document:#}");
+    let checks = document["doctor"]["checks"].as_array().map_or(0, Vec::len);
+    assert!(checks > 8 && !document.to_string().contains("hunter2"), "{document:#}");
+}
+
+#[test]
+fn the_spool_gets_what_the_rest_of_the_state_leaves_of_a_budget() {
+    const MIB: u64 = 1024 * 1024;
+    let directory = tempfile::tempdir().expect("dir");
+    let config = directory.path().join("agent.toml");
+    let text = format!(
+        "[agent]\nname = \"box\"\nstate_directory = \"state\"\nmax_disk_bytes = {}\n[mqtt]\nurl = \"mqtt://127.0.0.1:1\"\n\
+         [[input]]\nname = \"x\"\ntopic = \"a/{{b}}\"\nkey = \"{{b}}\"\nfeature = [{{ name = \"t\", path = \"$.t\" }}]\n",
+        64 * MIB
+    );
+    fs::write(&config, text).expect("writes");
+    let programs = directory.path().join("state/programs");
+    fs::create_dir_all(&programs).expect("makes");
+    fs::write(programs.join("ballast"), vec![0; 30 * MIB as usize]).expect("writes");
+    let config = config.display().to_string();
+    let log = directory.path().join("log");
+    let agent = Process::start("edge-agent", &["run", "--config", &config], &log).expect("starts");
+    let limit = || {
+        let asked = ["status", "--config", &config, "--output", "json"];
+        let said = Command::new(program("edge-agent").expect("built")).args(asked).output().expect("runs");
+        let status: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
+        status["spool_max_bytes"].as_u64().unwrap_or(0)
+    };
+    let is_left = wait_until(DEADLINE, || (30 * MIB..=34 * MIB).contains(&limit()));
+    assert!(is_left, "{} bytes: {}", limit(), fs::read_to_string(&log).unwrap_or_default());
+    agent.stop().expect("stops");
 }

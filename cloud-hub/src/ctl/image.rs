@@ -66,7 +66,7 @@ pub(super) struct Prepare {
     #[arg(long)]
     package: PathBuf,
     /// The image to write.
-    // The name of the option that stands for a format elsewhere; what is said of the one is said of the other.
+    // By its name it is the option that `ctl` hands down to all of its commands, so it is of that one's type: a file here, not a format.
     #[arg(long, short, value_name = "IMAGE", value_parser = super::output)]
     output: Option<Output>,
     /// Say what was made in JSON.

@@ -171,6 +171,11 @@ impl SpoolState {
         self.bytes
     }
 
+    /// What it may take.
+    pub(super) fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
     pub(super) fn is_flushed(&self) -> bool {
         self.open.events.is_empty() && self.in_flight.is_empty()
     }

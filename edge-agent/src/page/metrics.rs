@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 /// One metric: its name without the prefix, its type, what it is, where it stands in the status.
-const NUMBERS: [(&str, &str, &str, &str); 14] = [
+const NUMBERS: [(&str, &str, &str, &str); 15] = [
     ("uptime_seconds", "gauge", "Time since the agent's start", "/uptime_s"),
     ("readings_accepted_total", "counter", "Readings taken in", "/readings/accepted"),
     ("readings_delivered_total", "counter", "Readings that the hub has", "/readings/delivered"),
@@ -25,6 +25,7 @@ const NUMBERS: [(&str, &str, &str, &str); 14] = [
     ("log_lines_left_out_total", "counter", "Lines of the log that repeated others", "/log_lines_left_out"),
     ("crash_reports", "gauge", "Reports of crashes that are kept", "/crashes/reports"),
     ("spool_bytes", "gauge", "Bytes of the spool on the disk", "/spool_bytes"),
+    ("spool_max_bytes", "gauge", "Bytes that the spool may take", "/spool_max_bytes"),
     ("model_version", "gauge", "The version in service, 0 if none is", "/model/version"),
 ];
 

@@ -41,7 +41,7 @@ function tiles(status) {
     tile('Model', ...served),
     tile('Answers', '', number(predictions.answered), `${Math.round(predictions.mean_inference_us)} µs each`),
     tile('Readings', dropped ? 'doubtful' : '', number(readings.accepted), `${number(readings.pending)} wait for the hub, ${number(dropped)} dropped`),
-    tile('Spool', '', bytes(status.spool_bytes), `up for ${duration(status.uptime_s)}`),
+    tile('Spool', '', bytes(status.spool_bytes), `of at most ${bytes(status.spool_max_bytes)}; up for ${duration(status.uptime_s)}`),
   ];
 }
 
